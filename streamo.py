@@ -1,0 +1,800 @@
+"""Streamo's model, from text and pixels to logits: tokenizer, configs, vision encoder, connector,
+decoder, KV cache, loading and saving of weights.
+
+    tokenizer = Tokenizer.from_pretrained("assets/tiny")
+    model = Streamo.from_pretrained("assets/tiny", dtype=torch.float32)
+    features = model.encode_frames(preprocess(image, 64)[None]).flatten(0, 1)     # (N, hidden)
+    logits = model(input_ids, features)          # (B, T, V); N <frame> placeholders in input_ids
+
+Submodules carry the names of the public checkpoints, so a checkpoint loads by prefix rules, strictly.
+"""
+import heapq
+import json
+import os
+import re
+import sys
+import unicodedata
+from collections import Counter
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+
+SILENCE, STANDBY, RESPONSE = STATES = ("</Silence>", "</Standby>", "</Response>")
+FRAME = "<frame>"
+CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+# ---------------------------------------------------------------------------------------------
+# Tokenizer: byte-level BPE in the tokenizer.json layout
+# ---------------------------------------------------------------------------------------------
+
+QWEN_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+                r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# "user\n", "s-", "s>\n" and every number below 1000 can be one token of the toy vocabulary
+TOY_PATTERN = (r"s[->]\n?|\p{N}{1,3}| ?\p{L}+\n?| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+               r"\s*[\r\n]+|\s+(?!\S)|\s+")
+# Unicode White_Space: Python's \s also holds U+001C..U+001F, which the tokenizers library does not
+WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+
+
+@lru_cache
+def unicode_class(major):
+    """All characters of a general category, "L" or "N", as the inside of a `re` class."""
+    codes = [c for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] == major]
+    starts = [c for i, c in enumerate(codes) if i == 0 or codes[i - 1] != c - 1]
+    ends = [c for i, c in enumerate(codes) if i + 1 == len(codes) or codes[i + 1] != c + 1]
+    return "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in zip(starts, ends))
+
+
+@lru_cache
+def compile_pattern(pattern):
+    r"""A Split pattern with \p{L}, \p{N}, \s, \S as a Python regex. ValueError names other \p{..}."""
+    classes = {r"\s": WHITE_SPACE, r"\p{L}": unicode_class("L"), r"\p{N}": unicode_class("N")}
+    out, inside = [], False
+    for piece in re.findall(r"\\[pP]\{\^?\w+\}|\\.|.", pattern, re.S):
+        if piece in classes:
+            piece = classes[piece] if inside else f"[{classes[piece]}]"
+        elif piece == r"\S" and not inside:
+            piece = f"[^{WHITE_SPACE}]"
+        elif piece[:2] in (r"\p", r"\P", r"\S"):
+            raise ValueError(f"tokenizer pattern {pattern!r}: {piece} is not supported here")
+        inside = piece == "[" or (inside and piece != "]")
+        out.append(piece)
+    return re.compile("".join(out))
+
+
+@lru_cache
+def byte_alphabet():
+    """GPT-2's printable stand-in for each of the 256 bytes, in the order of its vocabulary."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+
+def merge_word(ids, ranks):
+    """Byte-pair merges of one word, lowest rank first, leftmost first among equals.
+
+    A heap over a linked list: n log n, so that a word of 100 KB costs no more than text."""
+    ids, after, before = list(ids), list(range(1, len(ids) + 1)), list(range(-1, len(ids) - 1))
+    heap = [(*ranks[pair], i, pair) for i, pair in enumerate(zip(ids, ids[1:])) if pair in ranks]
+    heapq.heapify(heap)
+    while heap:
+        _, new, i, pair = heapq.heappop(heap)
+        j = after[i]
+        if j >= len(ids) or (ids[i], ids[j]) != pair:
+            continue                                    # one of the two has been merged since
+        ids[i], ids[j], after[i] = new, None, after[j]
+        if after[j] < len(ids):
+            before[after[j]] = i
+        for a, b in ((before[i], i), (i, after[i])):
+            if a >= 0 and b < len(ids) and (ids[a], ids[b]) in ranks:
+                heapq.heappush(heap, (*ranks[ids[a], ids[b]], a, (ids[a], ids[b])))
+    return [i for i in ids if i is not None]
+
+
+class Tokenizer:
+    """Byte-level BPE: vocab {token: id} in GPT-2's byte alphabet, merges [(a, b)], Split patterns
+    applied one after another, added {token: id} that are never split. Equal to the `tokenizers`
+    library with add_special_tokens=False."""
+
+    def __init__(self, vocab, merges, patterns, added=None, nfc=False, ignore_merges=False):
+        self.vocab, self.merges, self.patterns = vocab, [tuple(m) for m in merges], tuple(patterns)
+        self.nfc, self.ignore_merges, self.added = nfc, ignore_merges, {}
+        self.ranks = {(vocab[a], vocab[b]): (rank, vocab[a + b])
+                      for rank, (a, b) in enumerate(self.merges)}
+        self.splits = [compile_pattern(p) for p in self.patterns]
+        alphabet = byte_alphabet()
+        self.byte_ids = [vocab[alphabet[b]] for b in range(256)]
+        to_byte = {c: b for b, c in alphabet.items()}
+        self.bytes = {i: bytes(to_byte[c] for c in token) for token, i in vocab.items()
+                      if all(c in to_byte for c in token)}
+        self.words = {}                                 # word -> ids: text repeats its words
+        self._set_added(added or {})
+
+    def _set_added(self, added):
+        self.added.update(added)
+        self.bytes.update({i: token.encode() for token, i in added.items()})
+        longest_first = sorted(self.added, key=len, reverse=True)
+        self.added_split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+    def __len__(self):
+        return 1 + max([*self.vocab.values(), *self.added.values()])
+
+    def id(self, token):
+        if token not in self.added and token not in self.vocab:
+            raise KeyError(f"token {token!r} is not in the vocabulary")
+        return self.added[token] if token in self.added else self.vocab[token]
+
+    def add_tokens(self, tokens):
+        """Give each absent token the next id after the last."""
+        for token in tokens:
+            if token not in self.added:
+                self._set_added({token: self.vocab.get(token, len(self))})
+
+    @property
+    def state_ids(self):
+        return tuple(self.id(token) for token in STATES)
+
+    @property
+    def frame_id(self):
+        return self.id(FRAME)
+
+    @property
+    def pad_id(self):
+        return self.id("<|endoftext|>")
+
+    def _encode_word(self, word):
+        data = word.encode()
+        if self.ignore_merges:
+            whole = self.vocab.get("".join(map(byte_alphabet().get, data)))
+            if whole is not None:
+                return [whole]
+        return merge_word([self.byte_ids[b] for b in data], self.ranks)
+
+    def _encode_plain(self, text):
+        pieces = [unicodedata.normalize("NFC", text) if self.nfc else text]
+        for split in self.splits:                       # matches and the gaps between them
+            pieces = [p for piece in pieces for p in split_all(split, piece)]
+        ids = []
+        for word in pieces:
+            known = self.words.get(word)
+            if known is None:
+                known = self._encode_word(word)
+                if len(self.words) < 100_000 and len(word) < 100:
+                    self.words[word] = known
+            ids += known
+        return ids
+
+    def encode(self, text, special=True):
+        """Token ids of text. special=False reads added tokens inside the text as plain text, so
+        that a user cannot inject them."""
+        if not special:
+            return self._encode_plain(text)
+        ids = []
+        for i, piece in enumerate(self.added_split.split(text)):
+            ids += [self.added[piece]] if i % 2 else self._encode_plain(piece) if piece else []
+        return ids
+
+    def decode(self, ids):
+        """The text of ids, added tokens too; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(self.bytes[int(i)] for i in ids).decode("utf-8", errors="replace")
+
+    @classmethod
+    def train(cls, texts, vocab_size, pattern=TOY_PATTERN):
+        """A small vocabulary learnt from texts: 256 bytes, a token for each number below 1000,
+        then the most frequent pair again and again (ties: the lower ids) up to vocab_size."""
+        vocab = {c: i for i, c in enumerate(byte_alphabet().values())}
+        names, merges, ranks = list(vocab), [], {}
+
+        def merge(a, b):
+            ranks[a, b] = (len(merges), len(names))
+            merges.append((names[a], names[b]))
+            names.append(names[a] + names[b])
+
+        for number in range(10, 1000):
+            merge(*merge_word([vocab[digit] for digit in str(number)], ranks))
+        counts = Counter(w for text in texts for w in split_all(compile_pattern(pattern), text))
+        alphabet = byte_alphabet()
+        words = [[merge_word([vocab[alphabet[b]] for b in w.encode()], ranks), n]
+                 for w, n in sorted(counts.items())]
+        while len(names) < vocab_size:
+            pairs = Counter()
+            for ids, n in words:
+                for pair in zip(ids, ids[1:]):
+                    pairs[pair] += n
+            if not pairs:
+                break
+            best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+            merge(*best)
+            for word in words:
+                if best in zip(word[0], word[0][1:]):
+                    word[0] = merge_word(word[0], {best: ranks[best]})
+        tokenizer = cls({name: i for i, name in enumerate(names)}, merges, [pattern])
+        tokenizer.add_tokens(CHAT_TOKENS)
+        return tokenizer
+
+    @classmethod
+    def from_pretrained(cls, folder):
+        """Read tokenizer.json of a folder, or vocab.json + merges.txt (Qwen's pattern and NFC)."""
+        path = Path(folder) / "tokenizer.json"
+        data = read_json(path)
+        model = data["model"]
+        patterns, steps = [], [data["pre_tokenizer"]]
+        for step in steps:
+            if step["type"] == "Sequence":
+                steps += step["pretokenizers"]
+            elif step["type"] == "Split":
+                patterns.append(step["pattern"]["Regex"])
+        added = {t["content"]: t["id"] for t in data["added_tokens"]}
+        merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        return cls(model["vocab"], merges, patterns, added, data["normalizer"] is not None,
+                   model.get("ignore_merges", False))
+
+    def save_pretrained(self, folder):
+        """Write folder/tokenizer.json, which the `tokenizers` library reads too."""
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
+                      "use_regex": False}
+        splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated",
+                   "invert": False} for p in self.patterns]
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        write_json(Path(folder) / "tokenizer.json", {
+            "version": "1.0", "truncation": None, "padding": None,
+            "added_tokens": [{"id": i, "content": t, **flags, "special": True}
+                             for t, i in sorted(self.added.items(), key=lambda item: item[1])],
+            "normalizer": {"type": "NFC"} if self.nfc else None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
+            "post_processor": byte_level, "decoder": byte_level,
+            "model": {"type": "BPE", "dropout": None, "unk_token": None,
+                      "continuing_subword_prefix": "", "end_of_word_suffix": "",
+                      "fuse_unk": False, "byte_fallback": False,
+                      "ignore_merges": self.ignore_merges, "vocab": self.vocab,
+                      "merges": [" ".join(m) for m in self.merges]}})
+
+
+def split_all(split, text):
+    """The matches of a pattern and the gaps between them, in order; nothing is lost."""
+    start = 0
+    for match in split.finditer(text):
+        if match.start() > start:
+            yield text[start:match.start()]
+        if match.group():
+            yield match.group()
+        start = match.end()
+    if start < len(text):
+        yield text[start:]
+
+
+# ---------------------------------------------------------------------------------------------
+# Configs
+# ---------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """A SigLIP vision tower; the defaults are what the public config.json files leave out."""
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 16
+    layer_norm_eps: float = 1e-6
+    hidden_act: str = "gelu_pytorch_tanh"
+
+    @property
+    def side(self):
+        return self.image_size // self.patch_size       # patches per row; pixels over are cut off
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A Qwen2 / Qwen2.5 / Qwen3 / Llama-family decoder."""
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rope_theta: float = 1e6
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 32768
+    tie_word_embeddings: bool = True
+    attention_bias: bool = False                        # on q, k, v (Qwen2); o_proj has none
+    qk_norm: bool = False                               # RMSNorm of each query and key head (Qwen3)
+
+
+@dataclass(frozen=True)
+class StreamoConfig:
+    """vision_feature_layer -1: the last layer with its norm; -2: the layer before, without norm.
+    grid, coarse_grid: side of the grid of visual tokens of a frame, and of a compressed frame.
+    window: seconds of stream the model was trained for. frame_token_id: the id of <frame>."""
+    vision: VisionConfig
+    decoder: DecoderConfig
+    frame_token_id: int
+    vision_feature_layer: int = -2
+    pooling: str = "bilinear"                           # or "average"
+    grid: int = 7
+    coarse_grid: int = 3
+    window: int = 60
+
+    def to_dict(self):
+        return {"model_type": "streamo", **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data):
+        data = dict(data)
+        if data.pop("model_type", None) != "streamo":
+            raise ValueError("not a Streamo config: model_type is not 'streamo'")
+        vision, decoder = VisionConfig(**data.pop("vision")), DecoderConfig(**data.pop("decoder"))
+        return cls(vision=vision, decoder=decoder, **data)
+
+
+# ---------------------------------------------------------------------------------------------
+# Vision encoder (SigLIP) and connector
+# ---------------------------------------------------------------------------------------------
+
+ACTIVATIONS = {"gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"), "gelu": F.gelu}
+
+
+class VisionAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            self.add_module(name, nn.Linear(config.hidden_size, config.hidden_size))
+
+    def forward(self, x):
+        B, N, _ = x.shape
+        q, k, v = (proj(x).view(B, N, self.heads, -1).transpose(1, 2)
+                   for proj in (self.q_proj, self.k_proj, self.v_proj))     # (B, H, N, D)
+        if plain_attention(x):
+            y = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(y.transpose(1, 2).reshape(B, N, -1))
+
+
+class VisionMLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.act = ACTIVATIONS[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x):
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class VisionLayer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = VisionAttention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = VisionMLP(config)
+
+    def forward(self, x):
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class VisionEmbeddings(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.side = config.side
+        self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size,
+                                         config.patch_size, stride=config.patch_size)
+        self.position_embedding = nn.Embedding(config.side ** 2, config.hidden_size)
+
+    def forward(self, pixels):
+        # the convolution's stride is its width, so it is one matrix product over cut patches
+        weight, bias, n = self.patch_embedding.weight, self.patch_embedding.bias, self.side
+        B, C, p = len(pixels), weight.shape[1], weight.shape[-1]
+        x = pixels[:, :, :n * p, :n * p].to(weight.dtype).reshape(B, C, n, p, n, p)
+        x = x.permute(0, 2, 4, 1, 3, 5).reshape(B, n * n, C * p * p)         # (B, N, C*p*p)
+        return F.linear(x, weight.flatten(1), bias) + self.position_embedding.weight
+
+
+class VisionEncoder(nn.Module):
+    """SigLIP: pixels (B, 3, H, W) in [-1, 1] -> (B, N, D), the last hidden state; with
+    feature_layer=-2 the output of the layer before the last, without the final norm."""
+
+    def __init__(self, config, feature_layer=-1):
+        super().__init__()
+        self.config = config
+        self.vision_model = model = nn.Module()
+        model.embeddings = VisionEmbeddings(config)
+        model.encoder = nn.Module()
+        model.encoder.layers = nn.ModuleList(
+            VisionLayer(config) for _ in range(config.num_hidden_layers + 1 + feature_layer))
+        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        model.post_layernorm = norm if feature_layer == -1 else None
+
+    def forward(self, pixels):
+        config, model = self.config, self.vision_model
+        wanted = (config.num_channels, config.image_size, config.image_size)
+        if pixels.shape[1:] != wanted:
+            raise ValueError(f"pixels are {tuple(pixels.shape[1:])}, the encoder reads {wanted}")
+        x = model.embeddings(pixels)
+        for layer in model.encoder.layers:
+            x = layer(x)
+        return x if model.post_layernorm is None else model.post_layernorm(x)
+
+
+class Connector(nn.Module):
+    def __init__(self, vision_size, hidden_size):
+        super().__init__()
+        self.linear_1 = nn.Linear(vision_size, hidden_size)
+        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x):
+        return self.linear_2(F.gelu(self.linear_1(x)))
+
+
+@lru_cache
+def pooling_matrix(side, grid, pooling):
+    """(grid*grid, side*side): pooling a square of features is linear, so it is one matrix."""
+    eye = torch.eye(side * side).view(1, side * side, side, side)
+    if pooling == "average":
+        pooled = F.adaptive_avg_pool2d(eye, grid)
+    elif pooling == "bilinear":
+        pooled = F.interpolate(eye, size=(grid, grid), mode="bilinear", align_corners=False)
+    else:
+        raise ValueError(f"pooling {pooling!r}: 'average' and 'bilinear' are supported")
+    return pooled.flatten(2)[0].T.contiguous()
+
+
+# ---------------------------------------------------------------------------------------------
+# Decoder (LLaMA-style) and its KV cache
+# ---------------------------------------------------------------------------------------------
+
+def plain_attention(x):
+    # On the CPU the backward of the fused attention takes half of a training step
+    return x.device.type == "cpu" and torch.is_grad_enabled()
+
+
+def rope(positions, config, dtype):
+    """cos and sin (T, head_dim) of RoPE angles, made in float32; sin carries rotate-half's sign."""
+    D = config.head_dim
+    inv_freq = config.rope_theta ** -(torch.arange(0, D, 2, device=positions.device).float() / D)
+    angles = positions[:, None].float() * inv_freq                           # (T, D/2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
+
+
+def rotate(x, cos, sin):
+    """Rotate-half (NEOX) RoPE over the last dimension: x1 cos - x2 sin, x2 cos + x1 sin."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def causal_attention(q, k, v, mask):
+    """q (B, H, T, D), k and v (B, K, S, D): the T last of S positions look back -> (B, T, H*D).
+
+    mask: from causal_mask, or None. The query heads of a key head are rows of one product, so
+    keys are never copied to each of them."""
+    B, H, T, D = q.shape
+    K, S = k.shape[1:3]
+    if q.device.type != "cpu" and T == S:
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return y.transpose(1, 2).reshape(B, T, H * D)
+    q = (q * D ** -0.5).reshape(B * K, H // K * T, D)
+    scores = q @ k.flatten(0, 1).transpose(1, 2)                             # (B*K, G*T, S)
+    if mask is not None:
+        scores = scores + mask
+    y = scores.softmax(-1) @ v.flatten(0, 1)                                 # (B*K, G*T, D)
+    return y.view(B, H, T, D).transpose(1, 2).reshape(B, T, H * D)
+
+
+def causal_mask(T, S, groups, dtype, device):
+    """(groups*T, S) to add to scores: -inf where key j comes after query i (at S-T+i)."""
+    mask = torch.full((T, S), -torch.inf, dtype=dtype, device=device).triu(S - T + 1)
+    return mask.repeat(groups, 1)
+
+
+class KVCache:
+    """Keys and values of every layer, (batch, kv_heads, capacity, head_dim), and one length that
+    the caller advances. drop() removes slots: the one primitive that makes streams endless."""
+
+    def __init__(self, config, batch=1, capacity=4096, dtype=torch.float32, device="cpu"):
+        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity,
+                 config.head_dim)
+        self.config, self.capacity, self.length = config, capacity, 0
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+
+    @property
+    def nbytes(self):
+        return self.keys.nbytes + self.values.nbytes
+
+    def update(self, layer, k, v):
+        """Write k, v (B, K, T, D) after the filled slots; return all keys and values so far."""
+        end = self.length + k.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the KV cache holds {self.capacity} tokens: {self.length} are filled "
+                             f"and {k.shape[2]} more do not fit")
+        self.keys[layer, :, :, self.length:end] = k
+        self.values[layer, :, :, self.length:end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def advance(self, n):
+        self.length += n
+
+    def drop(self, start, end):
+        """Remove slots [start, end): later ones move left and their keys turn back as far, which
+        is exact, for RoPE is a rotation."""
+        if not 0 <= start <= end <= self.length:
+            raise ValueError(f"drop({start}, {end}): the cache holds slots 0 to {self.length}")
+        back = torch.tensor([start - end], device=self.keys.device)
+        cos, sin = rope(back, self.config, torch.float32)
+        for keys, values in zip(self.keys, self.values):    # layer by layer: a small temporary
+            later = keys[:, :, end:self.length].float()
+            keys[:, :, start:start + later.shape[2]] = rotate(later, cos, sin).to(keys.dtype)
+            values[:, :, start:start + later.shape[2]] = values[:, :, end:self.length].clone()
+        self.length -= end - start
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
+
+    def forward(self, x):
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        D, H, K = config.head_dim, config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = D
+        self.q_proj = nn.Linear(config.hidden_size, H * D, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, K * D, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, K * D, bias=config.attention_bias)
+        self.o_proj = nn.Linear(H * D, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(self, x, cos, sin, mask, cache, layer):
+        B, T, _ = x.shape
+        q = self.q_norm(self.q_proj(x).view(B, T, -1, self.head_dim)).transpose(1, 2)
+        k = self.k_norm(self.k_proj(x).view(B, T, -1, self.head_dim)).transpose(1, 2)
+        v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)     # (B, K, T, D)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.update(layer, k, v)                                 # (B, K, S, D)
+        return self.o_proj(causal_attention(q, k, v, mask))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x, *attention_args):
+        x = x + self.self_attn(self.input_layernorm(x), *attention_args)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """Token ids (B, T), or embeddings (B, T, D) in their place -> logits.
+
+    select: None, all positions (B, T, V); "last" (B, V); a bool mask (B, T) -> (n, V).
+    With a cache the T tokens are appended at positions cache.length, ..."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.model = model = nn.Module()
+        model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        model.layers = nn.ModuleList(DecoderLayer(config)
+                                     for _ in range(config.num_hidden_layers))
+        model.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, input_ids=None, embeds=None, cache=None, select=None):
+        config, model = self.config, self.model
+        x = model.embed_tokens(input_ids) if embeds is None else embeds
+        T, start = x.shape[1], cache.length if cache else 0
+        dtype = (torch.get_autocast_dtype(x.device.type)
+                 if torch.is_autocast_enabled(x.device.type) else x.dtype)
+        cos, sin = rope(torch.arange(start, start + T, device=x.device), config, dtype)
+        groups = config.num_attention_heads // config.num_key_value_heads
+        mask = causal_mask(T, start + T, groups, dtype, x.device) if T > 1 else None
+        for i, layer in enumerate(model.layers):
+            x = layer(x, cos, sin, mask, cache, i)
+        if cache is not None:
+            cache.advance(T)
+        if select is not None:                          # the head is wide: only where it is read
+            x = x[:, -1] if isinstance(select, str) else x[select]
+        x = model.norm(x)
+        head = model.embed_tokens if config.tie_word_embeddings else self.lm_head
+        return F.linear(x, head.weight)
+
+
+# ---------------------------------------------------------------------------------------------
+# Streamo
+# ---------------------------------------------------------------------------------------------
+
+class Streamo(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.vision_tower = VisionEncoder(config.vision, config.vision_feature_layer)
+        self.multi_modal_projector = Connector(config.vision.hidden_size,
+                                               config.decoder.hidden_size)
+        self.language_model = Decoder(config.decoder)
+        self.apply(init_weights)
+
+    def _pool(self, x, grid):
+        # the matrix takes the features' dtype: every entry of an average of 2^n is exact
+        matrix = pooling_matrix(self.config.vision.side, grid, self.config.pooling)
+        return matrix.to(x.device, x.dtype) @ x                              # (U, grid*grid, D)
+
+    def encode_frames(self, pixels, grid=None):
+        """pixels (F, 3, H, W) in [-1, 1] -> (F, grid*grid, hidden_size), rows of the grid first."""
+        x = self.multi_modal_projector(self.vision_tower(pixels))            # (F, N, D)
+        return self._pool(x, grid or self.config.grid)
+
+    def features(self, pixels, frames, grids):
+        """The visual tokens of a batch: for each of its frames f in order, the grids[f]**2 tokens
+        of pixels[frames[f]]. pixels (U, 3, H, W), frames and grids (F,) -> (N, hidden_size)."""
+        x = self.multi_modal_projector(self.vision_tower(pixels))            # (U, N, D)
+        sides = grids.unique().tolist()
+        bank = torch.cat([self._pool(x, side).flatten(0, 1) for side in sides])
+        offsets, base = torch.zeros(max(sides) + 1, dtype=torch.long, device=grids.device), 0
+        for side in sides:                              # where the tokens of a side begin in bank
+            offsets[side] = base
+            base += len(pixels) * side ** 2
+        counts = grids ** 2
+        frame = torch.repeat_interleave(counts)                              # (N,) which of F
+        within = torch.arange(len(frame), device=grids.device) - (counts.cumsum(0) - counts)[frame]
+        rows = (offsets[grids] + frames * counts)[frame] + within
+        return bank.index_select(0, rows)
+
+    def forward(self, input_ids, features=None, cache=None, select=None, *,
+                pixels=None, frames=None, grids=None):
+        """input_ids (B, T) -> logits as Decoder gives them. The <frame> placeholders, row by row,
+        take the rows of features (N, hidden_size), or of features(pixels, frames, grids)."""
+        if pixels is not None:
+            features = self.features(pixels, frames, grids)
+        embeds = self.language_model.model.embed_tokens(input_ids)
+        places = (input_ids == self.config.frame_token_id).flatten().nonzero()[:, 0]
+        given = 0 if features is None else len(features)
+        if len(places) != given:
+            raise ValueError(f"{len(places)} <frame> placeholders, but {given} visual tokens")
+        if given:
+            flat = embeds.flatten(0, 1).index_copy(0, places, features.to(embeds.dtype))
+            embeds = flat.view_as(embeds)
+        return self.language_model(embeds=embeds, cache=cache, select=select)
+
+    def save_pretrained(self, folder):
+        """Write config.json and model.safetensors in the dtype of the parameters."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", self.config.to_dict())
+        partial = folder / "model.safetensors.partial"
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, partial,
+                  metadata={"format": "pt"})
+        os.replace(partial, folder / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder, dtype=None, device=None):
+        config = StreamoConfig.from_dict(read_json(Path(folder) / "config.json"))
+        with torch.device("meta"):
+            model = cls(config)
+        return load_weights(model, folder, dtype, device)
+
+
+def init_weights(module):
+    if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d)):
+        nn.init.normal_(module.weight, std=0.02)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
+
+
+def preprocess(image, size):
+    """A PIL image or uint8 (H, W, 3) array -> float32 (3, size, size) in [-1, 1], as SigLIP's
+    processor does it: bicubic to the exact square."""
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    image = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)              # (3, size, size)
+    return pixels.float() / 127.5 - 1
+
+
+# ---------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------
+
+def read_json(path):
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: not JSON ({error})") from None
+
+
+def write_json(path, data):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
+    os.replace(partial, path)
+
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def read_headers(path):
+    """The tensors of a safetensors file: name -> (path, dtype, shape, first byte, bytes)."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        if size < 8 or start > size:
+            raise ValueError(f"{path}: truncated safetensors file")
+        header = json.loads(file.read(start - 8))
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, info in header.items():
+        begin, end = info["data_offsets"]
+        if start + end > size:
+            raise ValueError(f"{path}: truncated, tensor {name} ends at byte {start + end} of {size}")
+        tensors[name] = (path, DTYPES[info["dtype"]], tuple(info["shape"]), start + begin, end - begin)
+    return tensors
+
+
+def read_tensor(entry, dtype, device):
+    """Read one tensor in blocks straight to its dtype and device: no second copy in memory."""
+    path, stored, shape, start, size = entry
+    out = torch.empty(shape, dtype=dtype, device=device)
+    flat, block = out.view(-1), 1 << 24
+    with open(path, "rb") as file:
+        file.seek(start)
+        for done in range(0, size, block):
+            data = bytearray(file.read(min(block, size - done)))
+            values = torch.frombuffer(data, dtype=stored)
+            first = done // stored.itemsize
+            flat[first:first + len(values)].copy_(values)
+    return out
+
+
+def load_weights(model, folder, dtype=None, device=None):
+    """Fill a model built on the meta device from folder's safetensors, strictly."""
+    tensors = read_headers(Path(folder) / "model.safetensors")
+    wanted = model.state_dict()
+    for name in wanted:
+        if name not in tensors:
+            raise ValueError(f"{folder}: tensor {name} is missing")
+        if tensors[name][2] != wanted[name].shape:
+            raise ValueError(f"{folder}: tensor {name} is {tensors[name][2]}, "
+                             f"wanted {tuple(wanted[name].shape)}")
+    for name in tensors:
+        if name not in wanted:
+            raise ValueError(f"{folder}: unexpected tensor {name}")
+    state = {name: read_tensor(tensors[name], dtype or tensors[name][1], device or "cpu")
+             for name in wanted}
+    model.load_state_dict(state, assign=True)
+    return model

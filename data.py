@@ -304,6 +304,8 @@ class Augment:
     shift: float = 0.5
     compress: float = 0.3
     window: float = 0.15
+    double_rate: float = 0.1
+    noise: float = 0.1
 
 
 CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Grounding"}
@@ -311,7 +313,7 @@ CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Gro
 
 def make_item(tokenizer, config, record, seconds, frame, fps, name, rng=None, augment=None):
     """One training item (see collate) of a record. frame(j) is frame j of the stream, uint8 (S, S, 3)."""
-    rng, augment = rng or random.Random(0), augment or Augment(0, (0, 0), 0, 0, 0)
+    rng, augment = rng or random.Random(0), augment or Augment(0, (0, 0), 0, 0, 0, 0, 0)
     perturbed, shifted, compressed, windowed = (
         rng.random() < p for p in (augment.perturb, augment.shift, augment.compress, augment.window))
     offset = rng.randrange(900 if rng.random() < 0.9 else 100_000) if shifted else 0
@@ -346,12 +348,21 @@ class ToyDataset(Dataset):
     def __len__(self):
         return self.length
 
-    def __getitem__(self, i):
-        clip, record = toy.sample(self.seed, i)
-        size = self.config.vision.image_size
-        return make_item(self.tokenizer, self.config, record, clip.seconds,
-                         lambda j: clip.frame(j / self.fps, size), self.fps, f"toy {self.seed}/{i}",
-                         random.Random(f"{self.seed}/{i}/augment"), self.augment)
+    def __getitem__(self, key):                     # a number, or ("short", number): see toy.sample
+        kind, i = key if isinstance(key, tuple) else ("full", key)
+        clip, record = toy.sample(self.seed, i, kind)
+        rng = random.Random(f"{self.seed}/{kind}/{i}/augment")
+        fps = self.fps * (2 if rng.random() < self.augment.double_rate else 1)
+        noise = np.random.default_rng(rng.getrandbits(64))
+        level = rng.uniform(0, 4) if rng.random() < self.augment.noise else 0
+
+        def frame(j):                               # noise as a codec leaves it; none when augment is off
+            image = clip.frame(j / fps, self.config.vision.image_size)
+            return image if not level else np.clip(
+                image + noise.normal(0, level, image.shape), 0, 255).astype(np.uint8)
+
+        return make_item(self.tokenizer, self.config, record, clip.seconds, frame, fps,
+                         f"toy {self.seed}/{kind}/{i}", rng, self.augment)
 
 
 def video_path(record, folder):

@@ -456,6 +456,9 @@ def pooling_matrix(side, grid, pooling):
 # Decoder (LLaMA-style) and its KV cache
 # ---------------------------------------------------------------------------------------------
 
+BLOCK = 128     # queries at a time: skips keys of their future, and scores stay small in memory
+
+
 def plain_attention(x):
     # On the CPU the backward of the fused attention takes half of a training step
     return x.device.type == "cpu" and torch.is_grad_enabled()
@@ -475,28 +478,28 @@ def rotate(x, cos, sin):
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
-def causal_attention(q, k, v, mask):
+def causal_attention(q, k, v):
     """q (B, H, T, D), k and v (B, K, S, D): the T last of S positions look back -> (B, T, H*D).
 
-    mask: from causal_mask, or None. The query heads of a key head are rows of one product, so
-    keys are never copied to each of them."""
+    The query heads of a key head are rows of one product, so keys are never copied to each."""
     B, H, T, D = q.shape
     K, S = k.shape[1:3]
     if q.device.type != "cpu" and T == S:
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return y.transpose(1, 2).reshape(B, T, H * D)
-    q = (q * D ** -0.5).reshape(B * K, H // K * T, D)
-    scores = q @ k.flatten(0, 1).transpose(1, 2)                             # (B*K, G*T, S)
-    if mask is not None:
-        scores = scores + mask
-    y = scores.softmax(-1) @ v.flatten(0, 1)                                 # (B*K, G*T, D)
-    return y.view(B, H, T, D).transpose(1, 2).reshape(B, T, H * D)
-
-
-def causal_mask(T, S, groups, dtype, device):
-    """(groups*T, S) to add to scores: -inf where key j comes after query i (at S-T+i)."""
-    mask = torch.full((T, S), -torch.inf, dtype=dtype, device=device).triu(S - T + 1)
-    return mask.repeat(groups, 1)
+    q = (q * D ** -0.5).reshape(B * K, H // K, T, D)
+    k, v = k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)         # (B*K, D, S), (B*K, S, D)
+    out = []
+    for i in range(0, T, BLOCK):
+        n = min(BLOCK, T - i)
+        end = S - T + i + n                             # the block's last query sees keys [0, end)
+        scores = q[:, :, i:i + n].reshape(B * K, -1, D) @ k[:, :, :end]      # (B*K, G*n, end)
+        if n > 1:
+            # detached: where the weight is 0 so is the gradient, and no copy is made for it
+            future = torch.full((n, n), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+            scores.detach().view(B * K, -1, n, end)[..., -n:] += future
+        out.append((scores.softmax(-1) @ v[:, :end]).view(B, H, n, D))
+    return torch.cat(out, 2).transpose(1, 2).reshape(B, T, H * D)
 
 
 class KVCache:
@@ -562,7 +565,7 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(self, x, cos, sin, mask, cache, layer):
+    def forward(self, x, cos, sin, cache, layer):
         B, T, _ = x.shape
         q = self.q_norm(self.q_proj(x).view(B, T, -1, self.head_dim)).transpose(1, 2)
         k = self.k_norm(self.k_proj(x).view(B, T, -1, self.head_dim)).transpose(1, 2)
@@ -570,7 +573,7 @@ class Attention(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update(layer, k, v)                                 # (B, K, S, D)
-        return self.o_proj(causal_attention(q, k, v, mask))
+        return self.o_proj(causal_attention(q, k, v))
 
 
 class MLP(nn.Module):
@@ -621,10 +624,8 @@ class Decoder(nn.Module):
         dtype = (torch.get_autocast_dtype(x.device.type)
                  if torch.is_autocast_enabled(x.device.type) else x.dtype)
         cos, sin = rope(torch.arange(start, start + T, device=x.device), config, dtype)
-        groups = config.num_attention_heads // config.num_key_value_heads
-        mask = causal_mask(T, start + T, groups, dtype, x.device) if T > 1 else None
         for i, layer in enumerate(model.layers):
-            x = layer(x, cos, sin, mask, cache, i)
+            x = layer(x, cos, sin, cache, i)
         if cache is not None:
             cache.advance(T)
         if select is not None:                          # the head is wide: only where it is read

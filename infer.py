@@ -1,0 +1,475 @@
+"""Watch a video or a live stream with Streamo: every second it is silent, stands by, or answers.
+
+    python infer.py assets/demo.mp4                                  describes every event
+    python infer.py video.mp4 --ask "What is happening?" --ask "1:05:What did the man do?"
+    python infer.py video.mp4 --jsonl out.jsonl --srt out.srt --render out.mp4 --timeline out.png
+    python infer.py camera:0                                         type questions while it runs
+    python infer.py rtsp://host/stream --window 300 --prune 60 --compress
+    ffmpeg -i in.mp4 -r 1 -s 64x64 -pix_fmt rgb24 -f rawvideo - | python infer.py - --size 64x64
+
+As a library:
+
+    for turn in stream(model, tokenizer, data.frames("video.mp4"), [(0, "Describe every event.")]):
+        print(turn.start, turn.end, turn.state, turn.probs, turn.text)
+"""
+import argparse
+import json
+import os
+import queue
+import re
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import chain, groupby, islice
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import data
+import render
+from streamo import KVCache, Streamo, Tokenizer
+
+STATES = ("silence", "standby", "response")              # in the order of streamo.STATES
+TEXT, FRAME, PINNED = range(3)                           # what a slot of the cache holds
+
+
+@dataclass
+class StreamTurn:
+    """What the model said about one second of a stream."""
+    start: int                                           # seconds
+    end: int
+    state: str                                           # one of STATES
+    probs: tuple[float, float, float]                    # of STATES, adding up to 1
+    text: str                                            # of a response, else ""
+    question: str | None                                 # asked in this turn
+    ms: float                                            # from the frames at hand to the last word
+    kv: tuple[int, int] = (0, 0)                         # slots of the cache: in use, in all
+
+
+# ---- One second
+
+def by_second(frames, fps):
+    """(seconds, image), ... -> (second, [at most fps images]), ...
+
+    A second is handed on with its last frame: a live stream need not wait for the next second."""
+    for second, group in groupby(frames, lambda frame: int(frame[0] + 1e-6)):
+        yield second, [image for _, image in islice(group, fps)]
+
+
+def due(questions, asked, second):
+    """What is to be asked at `second`, a line each, or None. asked: indices, updated."""
+    now = [i for i, (when, _) in enumerate(questions) if when <= second and i not in asked]
+    asked.update(now)
+    return "\n".join(questions[i][1] for i in now) or None
+
+
+def see(model, images, compressor=None):
+    """F images -> (tokens of each, features (N, hidden) of all), in one vision forward."""
+    weight = next(model.parameters())
+    if torch.is_tensor(images[0]):                       # encoded before: (tokens, hidden) each
+        if compressor:
+            raise ValueError("compress needs pictures, not encoded frames")
+        return [len(image) for image in images], torch.cat(images).to(weight)
+    images = [np.asarray(i.convert("RGB") if isinstance(i, Image.Image) else i) for i in images]
+    images = [data.resized(image, model.config.vision.image_size) for image in images]
+    grids = [compressor(image) if compressor else model.config.grid for image in images]
+    pixels = torch.from_numpy(np.stack(images)).to(weight.device).permute(0, 3, 1, 2)
+    pixels = (pixels.float() / 127.5 - 1).to(weight.dtype)                   # (F, 3, S, S)
+    which, sides = torch.tensor([range(len(grids)), grids], device=weight.device)
+    return [side ** 2 for side in grids], model.features(pixels, which, sides)
+
+
+def decide(logits, state_ids, threshold):
+    """Logits (V,) at the end of a user part -> (index into STATES, probabilities of the three)."""
+    probs = logits[list(state_ids)].float().softmax(-1).tolist()
+    if threshold is None:
+        return probs.index(max(probs)), probs
+    return 2 if probs[2] >= threshold else probs.index(max(probs[:2])), probs
+
+
+def unspoken(model, tokenizer):
+    """A bias (V,) of -inf on what no answer may hold: added tokens but <|im_end|>, spare rows."""
+    bias = next(model.parameters()).new_zeros(model.config.decoder.vocab_size)
+    bias[list(tokenizer.added.values())] = bias[len(tokenizer):] = -torch.inf
+    bias[tokenizer.id("<|im_end|>")] = 0
+    return bias
+
+
+# ---- What is in the cache
+
+class Memory:
+    """The KV cache, with the second and the kind (TEXT, FRAME or PINNED) of each of its slots.
+
+    A policy is a mask of slots that leave; what stays moves together (KVCache.drop)."""
+    ANSWER, QUESTIONS = 16, 256      # slots of a default cache for each second's answer, for pins
+
+    def __init__(self, model, tokenizer, fps, reserve, window, prune, capacity, counts):
+        self.model, self.tokenizer, self.reserve = model, tokenizer, reserve
+        self.prune, self.counts, self.pending = prune, counts, []
+        self.window = model.config.window if window is None else window
+        limit, system = model.config.decoder.max_position_embeddings, data.system_part(tokenizer)
+        turn = len(data.user_part(tokenizer, 99_999, [model.config.grid ** 2] * fps)) + self.ANSWER
+        needed = len(system) + self.QUESTIONS + (self.window + 1) * turn + reserve
+        self.capacity = capacity or (min(limit, needed) if self.window else limit)
+        if self.capacity > limit:
+            raise ValueError(f"capacity {capacity}: the decoder has {limit} positions")
+        self.most_pinned = len(system) + (self.capacity - len(system)) // 4
+        weight = next(model.parameters())
+        self.cache = KVCache(model.config.decoder, 1, self.capacity, weight.dtype, weight.device)
+        self.second, self.kind = np.zeros((2, self.capacity), int)
+        self.read(system, 0, PINNED)
+
+    def read(self, ids, second, kind, features=None):
+        """One decoder forward: append ids to the cache -> logits (V,) after the last of them."""
+        new = slice(self.cache.length, self.cache.length + len(ids))
+        ids = torch.tensor([ids], device=self.cache.keys.device)
+        logits = self.model(ids, features, cache=self.cache, select="last")[0]
+        self.second[new], self.kind[new] = second, kind
+        return logits
+
+    def accept(self, question):
+        """The question, or None where the open ones would fill over a quarter of the cache."""
+        slots = len(data.pinned_part(self.tokenizer, question)) if question else 0
+        if slots + (self.kind[:self.cache.length] == PINNED).sum() <= self.most_pinned:
+            return question
+        self.counts["questions refused: too many are open"] += 1
+        return None
+
+    def listen(self, second, user, features, question):
+        """Append what is pending and a user part -> logits (V,) at its last token."""
+        frame = self.tokenizer.frame_id
+        kinds = np.where(np.equal(user, frame), FRAME, TEXT)
+        if question:                                     # what data.pinned_part writes is to stay
+            end = len(user) - user[::-1].index(frame)    # of <|im_end|>\n, after the last frame
+            kinds[:len(data.pinned_part(self.tokenizer, question)) - 2] = PINNED
+            kinds[end:end + 2] = PINNED
+        self.make_room(second, len(self.pending) + len(user) + self.reserve)
+        n, last = len(self.pending), self.second[self.cache.length - 1]
+        return self.read(self.pending + user, np.append([last] * n, [second] * len(user)),
+                         np.append([TEXT] * n, kinds), features)
+
+    def make_room(self, second, need):
+        """Before a turn of `need` slots: old frames leave, then old turns. An eighth of the turns at
+        a time: a drop moves all that stays, so that now and then is cheaper than every second."""
+        if self.prune:
+            self.drop((FRAME,), second - self.prune)
+        seconds = self.turns()
+        if self.window and len(seconds) and seconds[0] <= second - self.window:
+            self.drop((TEXT, FRAME), second - self.window + self.window // 8)
+        while self.cache.length + need > self.capacity:
+            seconds = self.turns()
+            if not self.window or not len(seconds):
+                raise ValueError(f"second {second}: the cache is full, {self.cache.length} + {need} "
+                                 f"of {self.capacity} slots: give --window or fewer questions")
+            self.drop((TEXT, FRAME), seconds[len(seconds) // 8])
+
+    def turns(self):
+        """The seconds whose turns are in the cache, in order."""
+        n = self.cache.length
+        return np.unique(self.second[:n][self.kind[:n] != PINNED])
+
+    def drop(self, kinds, second):
+        """Slots of these kinds leave, of every turn up to and with `second`."""
+        n = self.cache.length
+        gone = np.isin(self.kind[:n], kinds) & (self.second[:n] <= second)
+        ends = np.flatnonzero(np.diff(gone, prepend=False, append=False)).reshape(-1, 2)
+        for start, end in ends[::-1].tolist():           # from the right: the others stay in place
+            self.cache.drop(start, end)
+        what = "turns dropped" if TEXT in kinds else "turns without their frames"
+        self.counts[what] += len(np.unique(self.second[:n][gone]))
+        for array in (self.second, self.kind):
+            array[:self.cache.length] = array[:n][~gone]
+        if not len(self.turns()):
+            self.pending = []
+
+
+# ---- The loop
+
+@torch.inference_mode()
+def stream(model, tokenizer, frames, questions=(), *, fps=1, threshold=None, max_new_tokens=64,
+           window=None, prune=None, compress=None, capacity=None, counts=None):
+    """Yield a StreamTurn a second; a silent one costs one vision and one decoder forward.
+
+    frames: (seconds, image), fps a second; an image is uint8 (H, W, 3), PIL, or (tokens, hidden).
+    questions: (second, text) pairs; each joins the first turn with start >= second. They are read
+        anew every second, so another thread may append. A question stays open, and in the cache,
+        until the stream ends; what would take over a quarter of the cache is refused and counted.
+    threshold: respond when P(response) reaches it; None: when it is the likeliest state.
+    window: seconds that stay. None: config.window. 0: all, and ValueError when the cache is full.
+    prune: seconds that keep their frames; of older ones only the text stays. None: all.
+    compress: a frame that differs less from the last kept one is coarse (data.Compressor).
+    capacity: slots of the cache, never exceeded: the oldest turns leave. None: as the window needs.
+    counts: a Counter of what was dropped, compressed and refused."""
+    counts = Counter() if counts is None else counts
+    memory = Memory(model, tokenizer, fps, max_new_tokens, window, prune, capacity, counts)
+    full, coarse = model.config.grid, model.config.coarse_grid
+    compressor = None if compress is None else data.Compressor(full, coarse, compress)
+    asked, close, bias = set(), tokenizer.encode("<|im_end|>\n"), unspoken(model, tokenizer)
+    for second, images in by_second(frames, fps):
+        began = time.perf_counter()
+        question = memory.accept(due(questions, asked, second))
+        tokens, features = see(model, images, compressor)
+        counts["frames compressed"] += sum(n < full ** 2 for n in tokens) if compressor else 0
+        user = data.user_part(tokenizer, second, tokens, question)
+        logits = memory.listen(second, user, features, question)
+        state, probs = decide(logits, tokenizer.state_ids, threshold)
+        said, token = [], tokenizer.state_ids[state]     # token: chosen, not yet in the cache
+        while state == 2 and token != close[0] and len(said) < max_new_tokens:
+            token = int((memory.read([token], second, TEXT) + bias).argmax())
+            said += [token] if token != close[0] else []
+        memory.pending = close if token == close[0] else [token, *close]
+        yield StreamTurn(second, second + 1, STATES[state], tuple(probs),
+                         tokenizer.decode(said).strip(), question,
+                         1000 * (time.perf_counter() - began),
+                         (memory.cache.length, memory.capacity))
+
+
+@torch.inference_mode()
+def stream_naive(model, tokenizer, frames, questions=(), *, fps=1, threshold=None,
+                 max_new_tokens=64):
+    """The oracle of `stream`: no cache; all that was seen and said is read anew for every token."""
+    ids, seen, asked = data.system_part(tokenizer), [], set()
+    end, bias = tokenizer.id("<|im_end|>"), unspoken(model, tokenizer)
+    for second, images in by_second(frames, fps):
+        question, seen = due(questions, asked, second), seen + images
+        ids = ids + data.user_part(tokenizer, second, see(model, images)[0], question)
+        said = []                                        # the state token, then the text
+        while not said or (state == 2 and said[-1] != end and len(said) <= max_new_tokens):
+            logits = model(torch.tensor([ids + said]), see(model, seen)[1])[0, -1]
+            if not said:
+                state, probs = decide(logits, tokenizer.state_ids, threshold)
+            said.append(int((logits + bias).argmax()) if said else tokenizer.state_ids[state])
+        said = said[:-1] if said[-1] == end else said
+        ids += said + tokenizer.encode("<|im_end|>\n")
+        yield StreamTurn(second, second + 1, STATES[state], tuple(probs),
+                         tokenizer.decode(said[1:]).strip(), question, 0.0)
+
+
+# ---- Sources
+
+class Live:
+    """Frames read in a thread of their own: the newest few wait, older ones are dropped, counted."""
+
+    def __init__(self, frames, paced=False, size=4):
+        self.waiting, self.dropped, self.came = queue.Queue(size), 0, 0.0
+        threading.Thread(target=self.read, args=(frames, paced), daemon=True).start()
+
+    def read(self, frames, paced):
+        start = time.monotonic()
+        try:
+            for frame in chain(frames, [None]):
+                if paced and frame:                      # a file, as if it happened now
+                    time.sleep(max(0.0, start + frame[0] - time.monotonic()))
+                self.put(frame)
+        except (OSError, ValueError, av.FFmpegError) as error:
+            self.put(error)
+
+    def put(self, item):
+        with suppress(queue.Empty):                      # taken meanwhile: nothing to drop
+            if self.waiting.full():
+                self.waiting.get_nowait()
+                self.dropped += 1
+        self.waiting.put((time.monotonic(), item))
+
+    def __iter__(self):
+        while (entry := self.waiting.get())[1] is not None:
+            self.came, item = entry
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+def received(container, source, fps):
+    """Frames of a URL or camera: by a file's own clock, or by the time of arrival when live."""
+    start, k = None, 0
+    try:
+        for frame in container.decode(video=0):
+            now = frame.time if container.duration else time.monotonic()
+            start = now if start is None else start
+            if (now - start) * fps >= k - 1e-3:
+                k = int((now - start) * fps + 1e-3) + 1
+                yield (k - 1) / fps, frame.to_ndarray(format="rgb24")
+    except av.error.ExitError:
+        print(f"{source}: nothing came for 5 s, taken as its end", file=sys.stderr)
+
+
+def raw_frames(file, width, height, fps):
+    """rgb24 frames from a binary file, fps of them a second."""
+    size = 3 * width * height
+    for k, raw in enumerate(iter(lambda: file.read(size), b"")):
+        if len(raw) < size:
+            raise ValueError(f"standard input ends in frame {k}: is it --size {width}x{height}?")
+        yield k / fps, np.frombuffer(raw, np.uint8).reshape(height, width, 3)
+
+
+def open_source(source, fps, size):
+    """-> (frames, seconds or None where unknown, whether it is live). A bad one fails here."""
+    if source == "-":
+        return raw_frames(sys.stdin.buffer, *map(int, size.split("x")), fps), None, False
+    camera = re.fullmatch(r"(?:camera:|/dev/video)(\w+)", source)
+    if camera or "://" in source:
+        name, form = (f"/dev/video{camera[1]}", "v4l2") if camera else (source, None)
+        if camera and sys.platform == "darwin":
+            name, form = camera[1], "avfoundation"
+        container = av.open(name, format=form, timeout=(10, 5), options={"overrun_nonfatal": "1"})
+        seconds = (container.duration or 0) / 1e6 or None
+        return received(container, source, fps), seconds, not seconds
+    frames, seconds = data.frames(source, fps), None
+    frames = chain([next(frames)], frames)
+    if Path(source).is_file():
+        with av.open(source) as container:
+            seconds = (container.duration or 0) / 1e6 or None
+    return frames, seconds, False
+
+
+# ---- The command line
+
+def ask(text):
+    """ "What?", "12:What?" or "1:05:What?" -> (second, question)."""
+    when, question = re.fullmatch(r"(?:([-\d.:]*):)?\s*(.*?)\s*", text, re.DOTALL).groups()
+    if when == "" or not question:
+        raise ValueError(f'{text!r} is not "[second:]question"')
+    return data.parse_time(when) or 0, question
+
+
+def parse(argv):
+    """The arguments; ValueError for a bad one, before anything starts."""
+    def error(message):
+        raise ValueError(message)
+    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.mps.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error, add = error, parser.add_argument
+    add("source", help="video file, GIF, folder of images, URL, camera:0, or - for raw frames")
+    add("--ask", action="append", default=[], metavar="[SECOND:]QUESTION", help="also MM:SS:")
+    add("--ask-file", metavar="FILE", help="questions, one a line, each as --ask takes it")
+    add("--model", metavar="FOLDER", default=Path(__file__).parent / "assets/tiny")
+    add("--device", choices=devices, default="cuda" if "cuda" in devices else "cpu")
+    add("--dtype", choices=("float32", "bfloat16"), help="bfloat16 on a GPU, else float32")
+    add("--fps", type=int, default=1, help="frames a second")
+    add("--size", metavar="WxH", help="of raw frames, rgb24, --fps of them a second")
+    add("--threshold", type=float, help="respond when P(response) reaches this")
+    add("--max-new-tokens", type=int, default=64, help="of one answer")
+    add("--window", type=int, help="seconds that stay in the cache; 0: all, until it is full")
+    add("--prune", type=int, help="seconds that keep their frames; older ones only their text")
+    add("--compress", type=float, nargs="?", const=3.0, metavar="LEVELS", help="fewer tokens for "
+        "frames that differ less from the last one kept (3 levels of 255)")
+    add("--realtime", action="store_true", help="play a file at its own speed, like a live source")
+    add("--jsonl", help="a line for each second, as it happens")
+    add("--srt", help="subtitles")
+    add("--vtt", help="subtitles")
+    add("--render", help="captioned video, .mp4 or .gif")
+    add("--timeline", help="the whole stream as one picture, .png")
+    add("--quiet", action="store_true", help="answers only")
+    args = parser.parse_args(argv)
+    least = {"fps": 1, "threshold": 0, "max_new_tokens": 1, "window": 0, "prune": 1, "compress": 0}
+    for name, low in least.items():
+        if getattr(args, name) is not None and not getattr(args, name) >= low:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least {low}")
+    if args.source == "-" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size or ""):
+        raise ValueError("raw frames on standard input need --size WIDTHxHEIGHT")
+    if args.render and Path(args.render).suffix.lower() not in (".mp4", ".gif"):
+        raise ValueError(f"--render {args.render}: .mp4 or .gif")
+    if args.render and not Path(args.source).exists():
+        raise ValueError(f"--render reads the video again, which {args.source} does not allow")
+    for path in filter(None, (args.jsonl, args.srt, args.vtt, args.render, args.timeline)):
+        if not Path(path).absolute().parent.is_dir():
+            raise ValueError(f"{path}: no such folder")
+    lines = Path(args.ask_file).read_text("utf-8").splitlines() if args.ask_file else []
+    args.ask = [ask(text) for text in args.ask + [line for line in lines if line.strip()]]
+    args.ask = args.ask or [(0, "Describe every event.")]
+    return args
+
+
+def typed(questions):
+    """Lines typed on the terminal are questions for the next second."""
+    while line := os.read(sys.stdin.fileno(), 4096):
+        questions += [(0, line.decode(errors="replace").strip())] if line.strip() else []
+
+
+def status(turn, speed, frames):
+    """The state, its three probabilities as bars, x real time, lag, share of the cache in use."""
+    bars = "".join(" ▁▂▃▄▅▆▇█"[round(8 * p)] for p in turn.probs)
+    lag = time.monotonic() - frames.came if isinstance(frames, Live) else 0.0
+    return (f"{render.clock(turn.start)} {turn.state:8} |{bars}| {speed:.1f} x real time, "
+            f"lag {lag:.1f} s, KV {turn.kv[0] / turn.kv[1]:.0%}")
+
+
+def watch(args):
+    """Stream the source, show what is said, write the files -> exit code."""
+    frames, seconds, live = open_source(args.source, args.fps, args.size)
+    late = [text for when, text in args.ask if seconds and when >= seconds]
+    if late:
+        raise ValueError(f"--ask {late[0]!r}: the video ends after {seconds:.1f} s")
+    tokenizer = Tokenizer.from_pretrained(args.model)
+    dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
+    model = Streamo.from_pretrained(args.model, getattr(torch, dtype), args.device)
+    if args.source != "-" and sys.stdin.isatty():
+        threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
+    frames = Live(frames, args.realtime) if live or args.realtime else frames
+    options = ("fps", "threshold", "max_new_tokens", "window", "prune", "compress")
+    counts, kept, said, n, code = Counter(), [], 0, 0, 0
+    turns = stream(model, tokenizer, frames, args.ask, counts=counts,
+                   **{name: getattr(args, name) for name in options})
+    began, jsonl = time.monotonic(), args.jsonl and open(args.jsonl, "w", encoding="utf-8")
+    bar = tqdm(total=seconds and round(seconds), disable=args.quiet or not sys.stderr.isatty(),
+               bar_format="{desc} {percentage:3.0f}%|{bar:10}|" if seconds else "{desc}")
+    try:
+        for n, turn in enumerate(turns, 1):
+            if args.srt or args.vtt or args.timeline or args.render:
+                kept.append(turn)
+            if jsonl:
+                row = {key: value for key, value in asdict(turn).items() if key != "kv"}
+                print(json.dumps(row, ensure_ascii=False), file=jsonl, flush=True)
+            if turn.state == "response":
+                said += 1
+                tqdm.write(f"[{render.clock(turn.start)}-{render.clock(turn.end)}] {turn.text}")
+                sys.stdout.flush()
+            bar.set_description_str(status(turn, n / (time.monotonic() - began), frames))
+            bar.update()
+        late = [text for when, text in args.ask if not n or when > turn.start]
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        bar.close()
+        for path, write in ((args.srt, render.write_srt), (args.vtt, render.write_vtt),
+                            (args.timeline, render.timeline)):
+            if path and kept:
+                write(kept, path)
+        counts["frames came too fast"] = frames.dropped if isinstance(frames, Live) else 0
+        notes = "".join(f", {count} {what}" for what, count in counts.items() if count)
+        if not args.quiet:
+            print(f"{n} s of video, {said} answers, {n / (time.monotonic() - began):.1f} x real "
+                  f"time{notes}{', interrupted' if code else ''}", flush=True)
+    if args.render and kept and not code:
+        folder = Path(args.source).is_dir()
+        render.captioned_video(data.frames(args.source, args.fps) if folder else args.source,
+                               kept, args.render)
+    if late:
+        raise ValueError(f"--ask {late[0]!r}: the stream ended after {n} s, it was never asked")
+    return code
+
+
+def main(argv=None):
+    """Exit code: 0; 2 for bad input, with one line on stderr; 130 after Ctrl-C or SIGTERM.
+
+    A question later than the end is bad input: before the start where the length is known, else
+    when the end has come. A live source that is silent for 5 s has ended; one that fails is 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return watch(parse(argv))
+    except (OSError, ValueError, av.FFmpegError) as error:
+        print("infer.py:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

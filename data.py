@@ -1,44 +1,59 @@
-"""From videos and annotations to training turns: the frame reader, records, the one renderer, the datasets.
+"""Instruction data: videos and annotations in, training turns out.
 
-    python data.py show                                  one toy sample, token by token
+    python data.py show                                             a toy sample, token by token
+    python data.py show raw.json --videos FOLDER --index 3 --strip frames.png
+    python data.py check raw.json --videos FOLDER                   what is wrong, what is in it
+    python data.py convert coin COIN.json --out raw.jsonl           other sources -> raw records
+    python data.py convert stream raw.json --videos FOLDER --out stream_format.json
+
+Seconds everywhere. Two public formats, Streamo-Instruct's: raw records (question / response with
+times) and stream records (messages, one second each); both become the same list of Turn.
 """
 
+import argparse
+import ast
+import csv
 import json
+import math
+import os
 import random
 import re
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 import toy
-from streamo import RESPONSE, SILENCE, STANDBY
+from streamo import RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer
 
-SYSTEM = ("You watch a video, one second at a time. Each second say </Silence>, </Standby> while something "
-          "you were asked about is going on, or </Response> and the answer as soon as it is known.")
+SYSTEM = ("You watch a video, one second at a time. Each second say </Silence>, </Standby> while "
+          "something you were asked about is going on, or </Response> and the answer as soon as it "
+          "is known.")
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+LONGEST_LINE = 1 << 26                      # bytes; a longer "line" is no record but a broken file
 
-
-# ---------------------------------------------------------------- frames
+# ------------------------------------------------------------------------------------------ Frames
 
 def frames(source, fps=1, rate=None):
-    """Yield (seconds, image uint8 (H, W, 3) RGB) at k/fps for k = 0, 1, ... from a video file, GIF or folder.
+    """Yield (seconds, image uint8 (H, W, 3) RGB) at k/fps, k = 0, 1, ..., of a video or folder.
 
-    Frame k is the first that appears in [k/fps, (k+1)/fps); when none does, the one still on screen.
-    rate: images per second of a folder of images, sorted by the numbers in their names (None: fps).
-    Raises FileNotFoundError, or ValueError that names the file: no picture in it, truncated, not a video.
+    Frame k is the first that appears in [k/fps, (k+1)/fps), or else the one still on the screen.
+    rate: images per second of a folder of images, in the order of the numbers in their names
+    (None: fps). Raises OSError, or ValueError naming a file that is no video, empty or truncated.
     """
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
-    timed = _folder(path, rate or fps) if path.is_dir() else _video(path)
-    k, shown, tiny = 0, None, 1e-3        # tiny: containers round presentation times to a millisecond
-    for start, end, frame in timed:
+    k, shown, tiny = 0, None, 1e-3          # containers round presentation times to a millisecond
+    for start, end, frame in _folder(path, rate or fps) if path.is_dir() else _video(path):
         while shown and start >= (k + 1) / fps - tiny:
             yield k / fps, _rgb(shown)
             k += 1
@@ -46,14 +61,15 @@ def frames(source, fps=1, rate=None):
             yield k / fps, _rgb(frame)
             k += 1
         shown = frame
-    while shown and (k + 1) / fps <= end + tiny:
-        yield k / fps, _rgb(shown)
-        k += 1
     if not shown:
         raise ValueError(f"{source}: no picture in it")
+    while (k + 1) / fps <= end + tiny:
+        yield k / fps, _rgb(shown)
+        k += 1
 
 
 def _folder(path, rate):
+    """Yield (start, end, image path)."""
     names = [p for p in path.iterdir() if p.suffix.lower() in IMAGES]
     names.sort(key=lambda p: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", p.name)])
     for i, name in enumerate(names):
@@ -61,7 +77,7 @@ def _folder(path, rate):
 
 
 def _video(path):
-    """Yield (start, end, av.VideoFrame) in seconds from the first frame, in order of presentation."""
+    """Yield (start, end, av.VideoFrame) by presentation time, counted from the first frame."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -71,14 +87,14 @@ def _video(path):
             step = float(1 / (stream.average_rate or 25))
             first = end = None
             for i, frame in enumerate(container.decode(stream)):
-                time = i * step if frame.time is None else frame.time
+                time = i * step if frame.time is None else frame.time    # a bare H.264 has no times
                 first = time if first is None else first
                 length = float(frame.duration * frame.time_base) if frame.duration else step
                 end = time - first + length
                 yield time - first, end, frame
             declared = float((stream.duration or 0) * stream.time_base)
             if end is not None and declared > end + 1:
-                raise ValueError(f"{path}: truncated: {end:.1f} s of {declared:.1f} s can be read")
+                raise ValueError(f"{path}: truncated: {end:.1f} s of {declared:.1f} s are there")
     except av.error.FFmpegError as error:
         raise ValueError(f"{path}: not a readable video ({error.strerror})") from error
 
@@ -90,46 +106,44 @@ def _rgb(frame):
                 return np.asarray(image.convert("RGB"))
         except OSError as error:
             raise ValueError(f"{frame}: not a readable image ({error})") from error
-    turns = round(frame.rotation / 90) % 4            # a phone held upright stores its picture lying down
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    quarter_turns = round(frame.rotation / 90) % 4      # a phone stores upright films lying
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
 
 
 def resized(image, size):
-    """uint8 (H, W, 3) -> uint8 (size, size, 3), bicubic, as streamo.preprocess does before it scales to [-1, 1]."""
+    """uint8 (H, W, 3) -> uint8 (size, size, 3), the bicubic resize of streamo.preprocess."""
     if image.shape[:2] == (size, size):
         return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
 class Compressor:
-    """Grid side for each frame of a stream: `coarse` where it hardly differs from the last frame kept at `grid`.
+    """The grid side of each frame of a stream: `coarse` for one like the last kept at `grid`.
 
-    The difference is that of the most changed 8 x 8 block, mean over its pixels in levels of 0-255: a
-    small object that moves counts, noise spread over the picture does not. Used in training and streaming.
+    Alike: no 8 x 8 block differs by more than `threshold` levels (of 255) in the mean. So a small
+    object that moves counts, and noise spread over the picture does not. Training and streaming
+    share this rule.
     """
 
     def __init__(self, grid, coarse, threshold=3.0):
         self.grid, self.coarse, self.threshold, self.kept = grid, coarse, threshold, None
 
-    def __call__(self, frame):          # uint8 (S, S, 3), at the model's size
+    def __call__(self, frame):                              # uint8 (S, S, 3), the model's size
         if self.kept is not None:
-            if self.kept is frame:
-                return self.coarse
-            side = frame.shape[0] // 8
-            moved = np.abs(frame.astype(np.int16) - self.kept)[: side * 8, : side * 8]
-            if moved.reshape(side, 8, side, 8, 3).mean((1, 3, 4)).max() <= self.threshold:
+            n = frame.shape[0] // 8
+            change = np.abs(frame.astype(np.int16) - self.kept)[: n * 8, : n * 8]
+            if change.reshape(n, 8, n, 8, 3).mean((1, 3, 4)).max() <= self.threshold:
                 return self.coarse
         self.kept = frame
         return self.grid
 
-
-# ---------------------------------------------------------------- records -> turns
+# -------------------------------------------------------------------------------- Records -> turns
 
 @dataclass
 class Turn:
-    """One second of a dialogue: what is asked, and the state (with the text of a Response) to be learnt.
+    """One second of a dialogue: what is asked in it, the state to learn and a Response's text.
 
-    said: (state, text) that stands in the dialogue where it differs from the target (a perturbed history).
+    said: the (state, text) that stands in the dialogue instead, when a history is perturbed.
     """
     second: int
     state: str = SILENCE
@@ -138,26 +152,19 @@ class Turn:
     said: tuple[str, str] | None = None
     supervised: bool = True
 
+    def ask(self, question, counts):
+        counts["questions joined"] += self.question is not None
+        self.question = question if self.question is None else f"{self.question}\n{question}"
 
-def read_records(file):
-    """Yield the raw records of a JSON list or of a .jsonl file; ValueError names the file and the line."""
-    with open(file, encoding="utf-8") as lines:
-        if Path(file).suffix == ".jsonl":
-            for n, line in enumerate(lines, 1):
-                try:
-                    if line.strip():
-                        yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{file}:{n}: not JSON ({error.msg})") from error
-        else:
-            try:
-                yield from json.load(lines)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}:{error.lineno}: not JSON ({error.msg})") from error
+    def answer(self, text, counts):
+        counts["responses joined"] += self.state == RESPONSE
+        counts["response in the standby of another event"] += self.state == STANDBY
+        self.text = f"{self.text} {text}" if self.state == RESPONSE else text
+        self.state = RESPONSE
 
 
 def parse_time(value):
-    """Seconds as a float from a number, "5", "5.5", "MM:SS" or "HH:MM:SS[.f]"; None when absent (None or "")."""
+    """Seconds from a number, "5", "5.5", "MM:SS" or "HH:MM:SS.f"; None from None and ""."""
     if value is None or value == "":
         return None
     try:
@@ -165,50 +172,130 @@ def parse_time(value):
         for part in str(value).split(":"):
             seconds = seconds * 60 + float(part)
     except ValueError:
-        raise ValueError(f"time {value!r} is not a number of seconds or HH:MM:SS") from None
-    if not 0 <= seconds < 1e7:                                  # false for NaN too
-        raise ValueError(f"time {value!r} is not a number of seconds from 0 on")
+        raise ValueError(f"time {value!r} is not seconds, MM:SS or HH:MM:SS") from None
+    if not 0 <= seconds < 1e7:                              # false for NaN too
+        raise ValueError(f"time {value!r} is negative or no time at all")
     return seconds
 
 
-def turns_from_record(record, seconds, counts=None):
-    """The `seconds` turns of a raw record (formats A1): a list of Turn, second by second.
+def times_of(entry):
+    return [parse_time(entry.get(key)) for key in ("st_time", "end_time", "time")]
 
-    A question at t stands in turn t-1; a span st-end is Standby on turns st-1 .. end-1 and Response on turn
-    `end`; an instant t is Response on turn t-1 (the released meaning). A Response beats a Standby; what falls
-    after the last turn moves to it; two questions (responses) of a turn are joined by a newline (space).
-    counts: a Counter of what was moved, joined and clamped. Raises ValueError for a broken field.
+
+def faults(record):
+    """Yield what is wrong with a raw or stream record, field by field."""
+    if not isinstance(record, dict):
+        yield "not a JSON object"
+        return
+    for key in ("task_type", "source") + (() if "messages" in record else ("video_path",)):
+        if not isinstance(record.get(key), str) or not record[key]:
+            yield f"{key}: missing or not text"
+    if "messages" in record:
+        try:
+            video_path(record, "")
+            turns_of_messages(record["messages"], Counter())
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            yield f"messages: {error}"
+        return
+    for kind in ("question", "response"):
+        if not isinstance(record.get(kind), list):
+            yield f"{kind}: missing or not a list"
+            continue
+        for n, entry in enumerate(record[kind]):
+            where = f"{kind}[{n}]"
+            if not isinstance(entry, dict):
+                yield f"{where}: not a JSON object"
+                continue
+            if not isinstance(entry.get("content"), str) or not entry["content"].strip():
+                yield f"{where}.content: missing, empty or not text"
+            try:
+                start, end, time = times_of(entry)
+                "".join(str(v) for v in entry.values()).encode()    # half an emoji is no text
+            except ValueError as error:
+                yield f"{where}: {error}"
+                continue
+            if kind == "response" and (start is None) != (end is None):
+                yield f"{where}: st_time without end_time, or the reverse"
+            elif kind == "response" and start is time is None:
+                yield f"{where}: neither st_time and end_time nor time"
+            elif start is not None and end is not None and end < start:
+                yield f"{where}: the span runs backwards, from {start} to {end}"
+
+
+def turns_from_record(record, seconds, counts=None):
+    """The turns of a raw or stream record on a video of `seconds` seconds: a list of Turn.
+
+    A question at t stands in turn t-1; a span is Standby on turns start-1 .. end-1 and Response on
+    turn `end`; an instant t is Response on turn t-1 (the released meaning). A Response beats a
+    Standby; what falls after the last turn moves to it; two questions or responses of a turn are
+    joined. counts: a Counter of all that. Raises ValueError for a broken field (see faults).
     """
     counts = Counter() if counts is None else counts
-    if seconds < 1:
-        raise ValueError("a video of no seconds has no turns")
+    fault = "the video has no whole second" if seconds < 1 else next(faults(record), None)
+    if fault:
+        raise ValueError(fault)
     turns = [Turn(second) for second in range(seconds)]
 
     def at(turn, what):
-        counts[f"{what} moved to the last turn"] += turn >= seconds
+        counts[f"{what} moved from after the end to the last turn"] += turn >= seconds
         return turns[min(max(turn, 0), seconds - 1)]
 
+    if "messages" in record:
+        for turn in turns_of_messages(record["messages"], counts):
+            if turn.second < seconds and turn.state != RESPONSE:
+                turns[turn.second].state = turn.state
+            if turn.question is not None:
+                at(turn.second, "question").ask(turn.question, counts)
+            if turn.state == RESPONSE:
+                at(turn.second, "response").answer(turn.text, counts)
+        return turns
     for question in record["question"]:
-        turn = at(int(parse_time(question.get("time")) or 0) - 1, "question")
-        counts["questions joined"] += turn.question is not None
-        turn.question = f"{turn.question}\n{question['content']}" if turn.question else question["content"]
+        turn = int(parse_time(question.get("time")) or 0) - 1
+        at(turn, "question").ask(question["content"], counts)
+    answers = []
     for response in record["response"]:
-        start, end, time = (parse_time(response.get(key)) for key in ("st_time", "end_time", "time"))
-        if (start is None) != (end is None) or (start is None and time is None):
-            raise ValueError("a response needs st_time and end_time, or time")
-        if start is not None and end < start:
-            raise ValueError(f"a span runs backwards, from {start} to {end}")
-        if start is not None:
-            for turn in turns[max(int(start) - 1, 0):int(end)]:
-                turn.state = turn.state if turn.state == RESPONSE else STANDBY
-        turn = at(int(time) - 1 if start is None else int(end), "response")
-        counts["responses joined"] += turn.state == RESPONSE
-        turn.text = f"{turn.text} {response['content']}" if turn.state == RESPONSE else response["content"]
-        turn.state = RESPONSE
+        start, end, time = times_of(response)
+        answers.append((int(time) - 1 if start is None else int(end), response["content"]))
+        for turn in turns[max(int(start) - 1, 0):int(end)] if start is not None else ():
+            turn.state = STANDBY
+    for turn, text in answers:                  # after all Standbys: a Response beats them
+        at(turn, "response").answer(text, counts)
     return turns
 
 
-# ---------------------------------------------------------------- the one renderer
+def turns_of_messages(messages, counts):
+    """The turns of a stream record. A question that stands in turn 0 and again later was only
+    repeated by the released converter: the first is left out."""
+    turns = []
+    messages = messages[messages[0]["role"] == "system":]
+    for user, assistant in zip(messages[::2], messages[1::2], strict=True):
+        tag = re.fullmatch(r"(?:(.*)\n)?<(\d+)s-\d+s>\n<stream>", user["content"], re.DOTALL)
+        state, _, text = assistant["content"].partition(" ")
+        if user["role"] != "user" or not tag or int(tag[2]) != len(turns):
+            raise ValueError(f"no user turn <{len(turns)}s-{len(turns) + 1}s> where it should be")
+        good = assistant["role"] == "assistant" and state in STATES
+        if not good or (state == RESPONSE) != bool(text):
+            raise ValueError(f"turn {len(turns)}: no state or no text: {assistant['content']!r}")
+        turns.append(Turn(len(turns), state, text, tag[1]))
+    if turns and turns[0].question in [turn.question for turn in turns[1:] if turn.question]:
+        turns[0].question = None
+        counts["repeated question of turn 0 left out"] += 1
+    return turns
+
+
+def stream_record(record, turns):
+    """The stream record of a raw record's turns."""
+    messages = [{"role": "system", "content": SYSTEM}]
+    for turn in turns:
+        asked = "" if turn.question is None else turn.question + "\n"
+        messages += [{"role": "user",
+                      "content": f"{asked}<{turn.second}s-{turn.second + 1}s>\n<stream>"},
+                     {"role": "assistant",
+                      "content": f"{turn.state} {turn.text}" if turn.text else turn.state}]
+    return {"messages": messages, "videos": [record["video_path"]],
+            **{k: record.get(k, "") for k in ("video_name", "task_type", "source")}}
+
+# --------------------------------------------------------------- Turns -> tokens: the one renderer
 
 def system_part(tokenizer):
     return tokenizer.encode(f"<|im_start|>system\n{SYSTEM}<|im_end|>\n")
@@ -216,15 +303,15 @@ def system_part(tokenizer):
 
 def pinned_part(tokenizer, question):
     """What stays of a question when the turn that it stood in has left the context."""
-    return [*tokenizer.encode("<|im_start|>user\n"), *tokenizer.encode(question + "\n", special=False),
-            *tokenizer.encode("<|im_end|>\n")]
+    return [*tokenizer.encode("<|im_start|>user\n"),
+            *tokenizer.encode(question + "\n", special=False), *tokenizer.encode("<|im_end|>\n")]
 
 
 def user_part(tokenizer, second, tokens_per_frame, question=None):
-    """Ids up to and with "assistant\\n", whose last token is where the state is read.
+    """Ids up to and with "assistant\\n", at whose last token the state is read.
 
-    The question, the time tag and the frames are separate pieces, so that a cache may be cut between them;
-    a question is plain text: no token of ours can be written by a user.
+    Question, time tag and frames are separate pieces, so that a cache can be cut between them. A
+    question is plain text: no user can write a token of ours.
     """
     return [*tokenizer.encode("<|im_start|>user\n"),
             *(tokenizer.encode(question + "\n", special=False) if question else ()),
@@ -239,10 +326,10 @@ def assistant_part(tokenizer, state, text=""):
 
 
 def render(tokenizer, turns, grids, pinned=()):
-    """(input_ids, labels) of a dialogue: two equal lists; labels are the target AT a position, or -100.
+    """(input_ids, labels), two lists of one length; a label is the token AT its position, or -100.
 
-    grids: per turn, the side of each of its frames' grids (a frame takes side * side tokens).
-    Learnt are state, text and <|im_end|> of a turn; only the state where the dialogue says something else.
+    grids: per turn, the grid side of each of its frames (a frame takes side * side tokens). Learnt
+    are state, text and <|im_end|> of a turn; where the dialogue says otherwise, the state only.
     """
     ids = system_part(tokenizer)
     for question in pinned:
@@ -251,31 +338,42 @@ def render(tokenizer, turns, grids, pinned=()):
     for turn, sides in zip(turns, grids, strict=True):
         user = user_part(tokenizer, turn.second, [side * side for side in sides], turn.question)
         answer = assistant_part(tokenizer, *(turn.said or (turn.state, turn.text)))
+        learnt = [tokenizer.id(turn.state)] if turn.said else answer[:-1]    # no newline
+        learnt = learnt if turn.supervised else []
         ids += user + answer
-        labels += [-100] * len(user)
-        if not turn.supervised:
-            labels += [-100] * len(answer)
-        elif turn.said:
-            labels += [tokenizer.id(turn.state)] + [-100] * (len(answer) - 1)
-        else:
-            labels += answer[:-1] + [-100]                      # all but the newline after <|im_end|>
+        labels += [-100] * len(user) + learnt + [-100] * (len(answer) - len(learnt))
     return ids, labels
 
+# ----------------------------------------------------------------------- Augmentation and datasets
 
-# ---------------------------------------------------------------- augmentation
+@dataclass(frozen=True)
+class Augment:
+    """Probabilities per dialogue; perturb_rate is the range of the rate per turn."""
+    perturb: float = 0.5
+    perturb_rate: tuple[float, float] = (0.03, 0.06)
+    shift: float = 0.5
+    compress: float = 0.3
+    window: float = 0.15
+    double_rate: float = 0.1            # toy clips: two frames a second; noise as a codec leaves it
+    noise: float = 0.1
 
-def shift_times(record, offset):
-    """The record with every "from 12s to 20s" of its answers moved by `offset` seconds."""
+
+PLAIN = Augment(0, (0, 0), 0, 0, 0, 0, 0)
+CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Grounding"}
+
+
+def shift(turns, offset):
+    """The stream began `offset` seconds earlier: so do its seconds and each "from 12s to 20s"."""
     def moved(match):
         return f"from {int(match[1]) + offset}s to {int(match[2]) + offset}s"
-    return {**record, "response": [
-        {**r, "content": re.sub(r"\bfrom (\d+)s to (\d+)s\b", moved, r["content"])} for r in record["response"]]}
+    return [replace(turn, second=turn.second + offset,
+                    text=re.sub(r"\bfrom (\d+)s to (\d+)s\b", moved, turn.text)) for turn in turns]
 
 
 def perturb(turns, rng, rate):
-    """Turns whose history is wrong at `rate`: states swapped, answers dropped, replaced or invented.
+    """Turns whose history is wrong at `rate`: states swapped, answers dropped, replaced, invented.
 
-    A model trained on perfect histories only copies its own past states when it streams.
+    A model trained on perfect histories copies its own past states when it streams.
     """
     texts = sorted({turn.text for turn in turns if turn.state == RESPONSE})
 
@@ -289,57 +387,47 @@ def perturb(turns, rng, rate):
 
 
 def cut(turns, rng):
-    """Number of turns to drop from the head: up to a second of silence after a second of silence, or 0."""
-    quiet = [k for k in range(2, len(turns) - 1) if turns[k].state == turns[k - 1].state == SILENCE]
+    """A number of turns that may leave the head: none, or up to a silence that follows another."""
+    quiet = [k for k in range(2, len(turns) - 1)
+             if turns[k].state == turns[k - 1].state == SILENCE]
     return rng.choice(quiet) if quiet else 0
 
 
-# ---------------------------------------------------------------- datasets
+def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, augment,
+              longest=None):
+    """One training item (see collate); frame(j), j < n_frames, is uint8 (S, S, 3).
 
-@dataclass(frozen=True)
-class Augment:
-    """Probabilities per dialogue; perturb_rate is the range of the rate per turn."""
-    perturb: float = 0.5
-    perturb_rate: tuple[float, float] = (0.03, 0.06)
-    shift: float = 0.5
-    compress: float = 0.3
-    window: float = 0.15
-    double_rate: float = 0.1
-    noise: float = 0.1
-
-
-CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Grounding"}
-
-
-def make_item(tokenizer, config, record, seconds, frame, fps, name, rng=None, augment=None):
-    """One training item (see collate) of a record. frame(j) is frame j of the stream, uint8 (S, S, 3)."""
-    rng, augment = rng or random.Random(0), augment or Augment(0, (0, 0), 0, 0, 0, 0, 0)
-    perturbed, shifted, compressed, windowed = (
-        rng.random() < p for p in (augment.perturb, augment.shift, augment.compress, augment.window))
+    longest: seconds that an item may have; a longer dialogue loses its end (its head, too, where
+    the task allows it, its questions then being pinned). Item["counts"] says what was left out.
+    """
+    chances = augment.perturb, augment.shift, augment.compress, augment.window
+    perturbed, shifted, compressed, windowed = (rng.random() < chance for chance in chances)
     offset = rng.randrange(900 if rng.random() < 0.9 else 100_000) if shifted else 0
-    turns = turns_from_record(shift_times(record, offset), seconds)
-    for turn in turns:
-        turn.second += offset
-    start = cut(turns, rng) if windowed and record.get("task_type") in CUTTABLE else 0
+    long = longest is not None and len(turns) > longest
+    start = cut(turns, rng) if (windowed or long) and task in CUTTABLE else 0
+    stop = min(len(turns), start + longest) if long else len(turns)
+    counts = Counter({"turns beyond `longest` left out": len(turns) + start - stop if long else 0})
     pinned = [turn.question for turn in turns[:start] if turn.question]
-    turns = turns[start:]
+    turns = shift(turns[start:stop], offset)
     if perturbed:
         turns = perturb(turns, rng, rng.uniform(*augment.perturb_rate))
     side = Compressor(config.grid, config.coarse_grid) if compressed else lambda _: config.grid
     pixels, index, grids = [], [], []
-    for j in range(start * fps, seconds * fps):
-        image = frame(j)
-        if not pixels or not np.array_equal(image, pixels[-1]):
-            pixels.append(image)                                # a still scene is encoded once
-        index.append(len(pixels) - 1)
-        grids.append(side(pixels[-1]))
-    ids, labels = render(tokenizer, turns, [grids[k * fps:(k + 1) * fps] for k in range(len(turns))], pinned)
-    return {"input_ids": ids, "labels": labels, "pixels": np.stack(pixels), "frames": index,
-            "grids": grids, "name": name, "length": len(ids)}
+    for turn in range(start, stop):
+        grids.append([])
+        for j in range(turn * fps, min((turn + 1) * fps, n_frames)):
+            image = frame(j)
+            if not pixels or not np.array_equal(image, pixels[-1]):
+                pixels.append(image)                        # a still scene is encoded once
+            index.append(len(pixels) - 1)
+            grids[-1].append(side(pixels[-1]))
+    ids, labels = render(tokenizer, turns, grids, pinned)
+    return {"input_ids": ids, "labels": labels, "length": len(ids), "pixels": np.stack(pixels),
+            "frames": index, "grids": sum(grids, []), "name": name, "counts": counts}
 
 
 class ToyDataset(Dataset):
-    """Item i is toy.sample(seed, i), drawn on the fly at the model's size, and augmented: always the same for i."""
+    """Item i, or ("short", i), is drawn by toy.sample, augmented, and always the same."""
 
     def __init__(self, tokenizer, config, seed, length=10**9, fps=1, augment=Augment()):
         self.tokenizer, self.config, self.seed = tokenizer, config, seed
@@ -348,7 +436,7 @@ class ToyDataset(Dataset):
     def __len__(self):
         return self.length
 
-    def __getitem__(self, key):                     # a number, or ("short", number): see toy.sample
+    def __getitem__(self, key):
         kind, i = key if isinstance(key, tuple) else ("full", key)
         clip, record = toy.sample(self.seed, i, kind)
         rng = random.Random(f"{self.seed}/{kind}/{i}/augment")
@@ -356,35 +444,39 @@ class ToyDataset(Dataset):
         noise = np.random.default_rng(rng.getrandbits(64))
         level = rng.uniform(0, 4) if rng.random() < self.augment.noise else 0
 
-        def frame(j):                               # noise as a codec leaves it; none when augment is off
+        def frame(j):
             image = clip.frame(j / fps, self.config.vision.image_size)
             return image if not level else np.clip(
                 image + noise.normal(0, level, image.shape), 0, 255).astype(np.uint8)
 
-        return make_item(self.tokenizer, self.config, record, clip.seconds, frame, fps,
-                         f"toy {self.seed}/{kind}/{i}", rng, self.augment)
+        turns = turns_from_record(record, clip.seconds)
+        return make_item(self.tokenizer, self.config, turns, record["task_type"], frame,
+                         clip.seconds * fps, fps, f"toy {self.seed}/{kind}/{i}", rng, self.augment)
 
 
-def video_path(record, folder):
-    """The record's video inside `folder`; ValueError for a path that would leave it."""
-    path = Path(record["video_path"])
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"video_path {record['video_path']!r} leaves the video folder")
-    return Path(folder) / path
+ADVICE = "; see all faults: python data.py check "
 
 
 class RawDataset(Dataset):
-    """Annotation files with a weight each: in an epoch a file of n records is read about weight * n times.
+    """Raw or stream records of several files, each with a weight: how often an epoch reads them.
 
-    Item i is the (i mod len)-th of epoch i div len, whose order is shuffled by (seed, epoch).
+    Item i is number i mod len of epoch i // len, in an order shuffled by (seed, epoch). Raises
+    ValueError for a broken record. longest: as in make_item.
     """
 
-    def __init__(self, tokenizer, config, files, videos, weights=None, seed=0, fps=1, augment=Augment()):
-        self.tokenizer, self.config, self.videos = tokenizer, config, videos
-        self.seed, self.fps, self.augment = seed, fps, augment
-        self.files = [(str(file), list(read_records(file))) for file in files]
-        self.takes = [round(w * len(r)) for w, (_, r) in zip(weights or [1] * len(files), self.files, strict=True)]
-        self.epoch = self.order = None
+    def __init__(self, tokenizer, config, files, videos, weights=None, seed=0, fps=1,
+                 augment=PLAIN, longest=None):
+        self.tokenizer, self.config, self.videos, self.longest = tokenizer, config, videos, longest
+        self.seed, self.fps, self.augment, self.epoch = seed, fps, augment, None
+        self.files = [(str(file), list(read(file))) for file in files]
+        for name, records in self.files:
+            for n, record in enumerate(records):
+                for fault in faults(record):
+                    raise ValueError(f"{name}: record {n}: {fault}{ADVICE}{name}")
+        weights = [1] * len(files) if weights is None else weights
+        self.takes = [round(w * len(r)) for w, (_, r) in zip(weights, self.files, strict=True)]
+        if not sum(self.takes):
+            raise ValueError(f"no records in {', '.join(map(str, files))}")
 
     def __len__(self):
         return sum(self.takes)
@@ -392,34 +484,407 @@ class RawDataset(Dataset):
     def __getitem__(self, i):
         epoch, i = divmod(i, len(self))
         if epoch != self.epoch:
-            rng, self.order = random.Random(f"{self.seed}/{epoch}"), []
-            for file, take in enumerate(self.takes):
-                size = len(self.files[file][1])
-                whole = list(range(size)) * (take // size) + rng.sample(range(size), take % size)
-                self.order += [(file, n) for n in whole]
+            self.epoch, self.order, rng = epoch, [], random.Random(f"{self.seed}/{epoch}")
+            for (name, records), take in zip(self.files, self.takes):
+                every = [(name, n, record) for n, record in enumerate(records)]
+                whole, rest = divmod(take, len(every) or 1)
+                self.order += every * whole + rng.sample(every, rest)
             rng.shuffle(self.order)
-            self.epoch = epoch
-        file, n = self.order[i]
-        name, records = self.files[file]
-        size = self.config.vision.image_size
+        name, n, record = self.order[i]
+        return self.item(name, n, record, random.Random(f"{self.seed}/{epoch}/{i}/augment"))
+
+    def item(self, name, n, record, rng):
+        """The item of record n of a file; its counts say what turns_from_record mended, too."""
         try:
-            images = [resized(image, size) for _, image in frames(video_path(records[n], self.videos), self.fps)]
-            return make_item(self.tokenizer, self.config, records[n], len(images) // self.fps, images.__getitem__,
-                             self.fps, f"{name}:{n}", random.Random(f"{self.seed}/{epoch}/{i}/augment"), self.augment)
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{name}: record {n}: {error}; see: python data.py check {name}") from error
+            size, fps, counts = self.config.vision.image_size, self.fps, Counter()
+            images = [resized(image, size)
+                      for _, image in frames(video_path(record, self.videos), fps)]
+            turns = turns_from_record(record, math.ceil(len(images) / fps), counts)
+            item = make_item(self.tokenizer, self.config, turns, record["task_type"],
+                             images.__getitem__, len(images), fps, f"{name}:{n}", rng, self.augment,
+                             self.longest)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name}: record {n}: {error}{ADVICE}{name}") from error
+        item["counts"] += counts
+        return item
+
+
+def video_path(record, folder):
+    """The record's video inside `folder`; ValueError for a path that would leave it."""
+    path = record["videos"][0] if "messages" in record else record["video_path"]
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"video path {path!r} leaves the video folder")
+    return Path(folder) / path
 
 
 def collate(samples, pad_id):
-    """Right-padded batch: input_ids, labels (B, T); pixels (U, 3, H, W) in [-1, 1] of the distinct frames;
-    frames (F,), the distinct frame of each frame of the batch; grids (F,), its grid side; names."""
+    """Right-padded batch: input_ids, labels (B, T); pixels (U, 3, H, W) in [-1, 1], the distinct
+    frames; frames (F,), which of these each frame of the batch is; grids (F,), its grid side;
+    names; counts."""
     width = max(len(s["input_ids"]) for s in samples)
     batch = {key: torch.tensor([s[key] + [pad] * (width - len(s[key])) for s in samples])
              for key, pad in (("input_ids", pad_id), ("labels", -100))}
     pixels = torch.from_numpy(np.concatenate([s["pixels"] for s in samples]))
     batch["pixels"] = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-    starts = np.cumsum([0] + [len(s["pixels"]) for s in samples])
-    batch["frames"] = torch.tensor([start + f for s, start in zip(samples, starts) for f in s["frames"]])
+    firsts = np.cumsum([0] + [len(s["pixels"]) for s in samples])
+    batch["frames"] = torch.tensor([n + f for s, n in zip(samples, firsts) for f in s["frames"]])
     batch["grids"] = torch.tensor([g for s in samples for g in s["grids"]])
     batch["names"] = [s["name"] for s in samples]
+    batch["counts"] = sum((s["counts"] for s in samples), Counter())
     return batch
+
+# ---------------------------------------------- Annotation files, and other sources -> raw records
+
+def read(file):
+    """Yield what a file holds: the lines of .jsonl and the rows of .csv (in constant memory), the
+    items of a JSON list, the (key, value) pairs of a JSON object or of its "database".
+    Raises OSError, or ValueError naming file and line."""
+    path, n = Path(file), 0
+    bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=None)
+
+    def lines(errors):
+        nonlocal n
+        with open(path, "rb") as raw:
+            while line := raw.readline(LONGEST_LINE):
+                n += 1
+                if len(line) == LONGEST_LINE:
+                    raise ValueError(f"the line is longer than {LONGEST_LINE} bytes")
+                bar.update(len(line))
+                yield line.decode("utf-8-sig" if n == 1 else "utf-8", errors)
+
+    try:
+        if path.suffix == ".csv":
+            csv.field_size_limit(LONGEST_LINE)
+            yield from csv.DictReader(lines("replace"))
+        elif path.suffix == ".jsonl":
+            yield from (json.loads(line) for line in lines("strict") if line.strip())
+        else:
+            whole = json.loads("".join(lines("strict")))
+            if not isinstance(whole, (list, dict)):
+                raise ValueError("neither a JSON list nor an object")
+            yield from whole if isinstance(whole, list) else whole.get("database", whole).items()
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise ValueError(f"{file}: line {n}: {error}") from error
+    finally:
+        bar.close()
+
+
+# A source's reader gives, for one item of its file: the tasks to make of it, the video's path, its
+# duration (None: unknown) and spans (start, end, text) in seconds of that video (None: no times).
+
+def activitynet(item):
+    name, v = item
+    spans = [(*span, s) for span, s in zip(v["timestamps"], v["sentences"], strict=True)]
+    yield (caption, grounding), f"v_{name.removeprefix('v_')}.mp4", v["duration"], spans
+
+def qvhighlights(v):                            # times are relative to the clip that vid names
+    spans = [(*span, v["query"]) for span in v["relevant_windows"]]
+    yield (grounding,), f"{v['vid']}.mp4", v["duration"], spans
+
+def youcook2(item):
+    name, v = item
+    if "timestamps" in v:                       # PDVC's copy, in ActivityNet's layout
+        path, spans = name.removeprefix("v_"), zip(v["timestamps"], v["sentences"], strict=True)
+    else:
+        path = f"{v['recipe_type']}/{name}"
+        spans = [(a["segment"], a["sentence"]) for a in v["annotations"]]
+    spans = [(*span, text) for span, text in spans if text != "None"]      # the test split's
+    yield (steps, grounding), f"{path}.mp4", v["duration"], spans
+
+def hacs(item):                                 # the duration is a string, the folder the class
+    name, v = item
+    spans = [(*a["segment"], a["label"]) for a in v["annotations"]]
+    folder = spans[0][2].replace(" ", "_") if spans else ""
+    yield (steps, grounding), f"{folder}/v_{name}.mp4", v["duration"], spans
+
+def egotimeqa(v):                               # frames at 30 fps; " l " is a misread " I "
+    ask = partial(qa, question=v["question"].replace(" l ", " I "))
+    span = v["moment_start_frame"] / 30, v["moment_end_frame"] / 30
+    yield (ask,), f"{v['video_id']}.mp4", None, [(*span, v["answer"])]
+
+def didemo(v):                                  # inclusive 5-second chunks, by several annotators
+    (first, last), _ = Counter(map(tuple, v["times"])).most_common(1)[0]
+    end = min(5 * v["num_segments"], 30)
+    yield (grounding,), v["video"], end, [(5 * first, min(5 * last + 5, end), v["description"])]
+
+def coin(item):
+    name, v = item
+    goal = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", v["class"])
+    which = partial(dated, question=f'Which step of "{goal}" is being done?')
+    spans = [(*a["segment"], a["label"]) for a in v["annotation"]]
+    yield (steps, grounding, which), f"{name}.mp4", v["duration"], spans
+
+def llava_video(v):                             # no times at all
+    talk = [turn["value"].replace("<image>\n", "") for turn in v["conversations"]]
+    for asked, told in zip(talk[::2], talk[1::2], strict=True):
+        yield (partial(qa, question=asked),), v["video"], None, [(None, None, told)]
+
+def koala(v):                                   # a row is a clip; its times are the whole film's
+    start, end = (parse_time(time) for time in ast.literal_eval(v["timestamp"]))
+    yield (caption,), f"{v['videoID']}.mp4", end - start, [(0, end - start, v["caption"])]
+
+def et_instruct(v):
+    tgt, left = v.get("tgt", []), {"human": [*v.get("src", [])], "gpt": [*v.get("tgt", [])]}
+    talk = [re.sub("<vid>", lambda _: str(left[turn["from"]].pop(0)), turn["value"])
+            for turn in v["conversations"]]     # in vid files each <vid> is the next of src or tgt
+    for asked, told in zip(talk[::2], talk[1::2], strict=True):
+        asked = asked.replace("<image>\n", "")
+        part = re.split(r"(\d+(?:\.\d+)?) *- *(\d+(?:\.\d+)?) *s(?:ec\w*)?\b[,:. ]*", told)
+        spans = list(zip(part[1::3], part[2::3], (text.strip() for text in part[3::3])))
+        if not tgt or len(tgt) % 2 or v["task"] == "gvq":       # the answer is more than a span
+            when = tgt or v.get("src") or [None]
+            spans = [(when[0], when[0] + 1 if len(when) == 1 and tgt else when[-1], told)]
+            yield (partial(qa, question=asked),), v["video"], v["duration"], spans
+        elif spans and all(text for *_, text in spans):
+            yield (caption,), v["video"], v["duration"], spans
+        else:
+            spans = [(start, end, asked) for start, end in zip(tgt[::2], tgt[1::2])]
+            yield (partial(grounding, question=asked),), v["video"], v["duration"], spans
+
+
+SOURCES = {"activitynet": activitynet, "qvhighlights": qvhighlights, "youcook2": youcook2,
+           "hacs": hacs, "egotimeqa": egotimeqa, "didemo": didemo, "coin": coin,
+           "llava-video": llava_video, "koala": koala, "et-instruct": et_instruct}
+ASK = {**toy.ASK, "Action Caption": (
+    "List each step when it is done.", "Describe every action as it ends.", "Name every step.",
+    "What is being done here, step by step?", "Follow the work and report each finished step.")}
+
+
+# A task maker gives records (task, [(time, question)], [(start, end, text)]) of the spans of a
+# video; with start None the response is an instant, at second `end`.
+
+def caption(spans, duration, rng, task="Event Caption"):
+    """All spans, each told when it ends; many short ones (3 s or less) are a narration."""
+    if len(spans) > 4 and sorted(end - start for start, end, _ in spans)[len(spans) // 2] <= 3:
+        task, spans = "Real-time Narration", [(None, max(end, 1), text) for _, end, text in spans]
+    yield task, [(0, rng.choice(ASK[task]))], spans
+
+def grounding(spans, duration, rng, question=None):
+    """One event, with all of its spans: asked before the first, or after the last."""
+    event = rng.choice(spans)[2]
+    spans = sorted((start, end) for start, end, text in spans if text == event)
+    told = [f"from {int(start)}s to {int(end)}s" for start, end in spans]
+    over = int(max(end for _, end in spans)) + 2
+    if duration and over <= duration and rng.random() < 0.5:
+        task, time = "Backward Grounding", rng.randint(over, int(duration))
+        responses = [(None, time, f"The event took place {' and '.join(told)}.")]
+    else:
+        task, time = "Event Grounding", rng.randint(0, int(spans[0][0]))
+        responses = [(*span, f"The event took place {text}.") for span, text in zip(spans, told)]
+    yield task, [(time, question or rng.choice(ASK[task]).format(event))], responses
+
+def dated(spans, duration, rng, question):
+    """One question, whose answer changes as each span begins."""
+    answers = [(None, int(start) + 1, text) for start, _, text in spans]
+    yield "Time-sensitive QA", [(0, rng.choice(ASK["Time-sensitive QA"]).format(question))], answers
+
+def qa(spans, duration, rng, question):
+    """Asked as the span begins; without times early in the video, as the release does it."""
+    for start, end, text in spans:
+        start = rng.randint(2, 6) if start is None else start
+        answer = start, start + 1 if end is None else end, text
+        yield "Offline QA", [(int(start), question.strip())], [answer]
+
+steps = partial(caption, task="Action Caption")
+
+
+def clean(spans, duration, counts):
+    """The spans in float seconds, in order, inside the video; texts on one line. Empty ones go."""
+    for start, end, text in spans:
+        start, end, text = parse_time(start), parse_time(end), " ".join(text.split())
+        if start is not None:
+            counts["spans swapped"] += end < start
+            counts["spans clamped to the video"] += bool(duration and max(start, end) > duration)
+            start, end = sorted(min(time, duration or time) for time in (start, end))
+        if text and (start is None or start < end):
+            yield start, end, text
+        else:
+            counts["spans left out: no length or no text"] += 1
+
+
+def raw_records(source, item, counts):
+    """The raw records of one item of a source's file; always the same for the same item."""
+    for tasks, video, duration, spans in SOURCES[source](item):
+        duration = parse_time(duration)
+        spans = list(clean(spans, duration, counts))
+        rng = random.Random(f"{source}/{video}/{spans}")
+        for task in tasks if spans else ():
+            for name, questions, answers in task(spans, duration, rng):
+                yield {"video_name": Path(video).name, "video_path": video, "task_type": name,
+                       "source": source, "duration": duration,
+                       "question": [{"content": q, "time": str(time)} for time, q in questions],
+                       "response": [{"content": text, "st_time": "", "end_time": "",
+                                     "time": str(int(end))} if start is None else
+                                    {"content": text, "st_time": start, "end_time": end, "time": ""}
+                                    for start, end, text in answers]}
+
+
+@lru_cache(maxsize=1000)                        # the records of a video usually follow one another
+def count_seconds(video):
+    return sum(1 for _ in frames(video))
+
+
+def convert(source, files, videos, counts):
+    """Yield the records made of the items of a source's files ("stream": stream records of raw
+    ones, whose videos must be there). An item that cannot be used is reported and counted."""
+    for file in files:
+        for n, item in enumerate(read(file)):
+            try:
+                if source == "stream":
+                    seconds = count_seconds(video_path(item, videos))
+                    made = [stream_record(item, turns_from_record(item, seconds, counts))]
+                else:
+                    made = list(raw_records(source, item, counts))
+                json.dumps(made, ensure_ascii=False).encode()       # half an emoji is no text
+            except (ArithmeticError, AttributeError, LookupError, OSError, SyntaxError, TypeError,
+                    ValueError) as error:
+                counts["items refused"] += 1
+                print(f"{file}: item {n} refused: {type(error).__name__} {error}", file=sys.stderr)
+                continue
+            counts["items with nothing to learn from"] += not made
+            counts["records written"] += len(made)
+            yield from made
+
+
+def write(records, out):
+    """Write records to `out`, a JSON list (.json) or one a line (.jsonl), whole or not at all."""
+    before, between, after = ("[\n", ",\n", "\n]\n") if out.endswith(".json") else ("", "\n", "\n")
+    with open(f"{out}.tmp", "w", encoding="utf-8") as sink:
+        sink.write(before)
+        for n, record in enumerate(records):
+            sink.write((between if n else "") + json.dumps(record, ensure_ascii=False))
+        sink.write(after)
+    os.replace(f"{out}.tmp", out)
+
+
+# ---------------------------------------------------------------------------------- check and show
+
+GRAIN = {"Real-time Narration": "second", "Action Caption": "step", "Event Caption": "event",
+         "Event Grounding": "event", "Backward Grounding": "event"}
+
+
+def length(record):
+    """Seconds of a sound record by what it says itself, for want of its video."""
+    if "messages" in record:
+        return len(record["messages"]) // 2
+    times = [parse_time(r.get(k)) for r in record["response"] for k in ("end_time", "time")]
+    return math.ceil(record.get("duration") or max(filter(None, times), default=0) + 1)
+
+
+def check(file, videos=None):
+    """Print what is wrong with each record of a file, then what the file holds. Returns 2 when a
+    record cannot be used, 1 when some are to be mended (turns_from_record does it), else 0."""
+    broken, mended, holds = Counter(), Counter(), Counter()
+    for n, record in enumerate(read(file)):
+        wrong, counts = list(faults(record)), Counter()
+        try:
+            if not wrong:
+                path = video_path(record, videos or "")
+                seconds = count_seconds(path) if videos else length(record)
+                turns = turns_from_record(record, seconds, counts)
+                edge = next((edge for edge in (30, 60, 120, 240) if seconds <= edge), "more")
+                holds.update({("task", record["task_type"]), ("source", record["source"]),
+                              ("granularity", GRAIN.get(record["task_type"], "question")),
+                              ("duration up to", f"{edge} s")})
+                holds.update(("state", turn.state) for turn in turns)
+        except (OSError, ValueError) as error:
+            wrong = [str(error)]
+        for what in [*wrong, *(f"{what} (mended)" for what in +counts)]:
+            print(f"{file}: record {n}: {what}")
+        broken.update(re.sub(r"'[^']*'|[\d.]+", "*", what) for what in wrong)
+        mended += counts
+    for title, found in (("broken", broken), ("mended", mended), ("holds", holds)):
+        for what, count in found.most_common():
+            print(f"{title:8}{count:9}  {what if title != 'holds' else ' '.join(what)}")
+    states = [holds["state", state] for state in STATES]
+    ratio = " : ".join(f"{n / max(states[2], 1):.1f}" for n in states)
+    print(f"Silence : Standby : Response = {ratio}")
+    return 2 if broken else 1 if mended else 0
+
+
+def paint(tokenizer, item, colour):
+    """The text of an item, token by token: what is only read in grey; what is learnt coloured by
+    kind (the states; text), states with their loss weight alpha (paper, equation 5), which is also
+    the shade behind them. In plain text: [token] or [state weight]."""
+    hues = dict(zip(tokenizer.state_ids, (34, 33, 31)))
+    counts = Counter(label for label in item["labels"] if label in hues)
+    out = []
+    for token, label in zip(item["input_ids"], item["labels"]):
+        text = tokenizer.decode([token])
+        if label == -100:
+            out.append(f"\033[90m{text}\033[0m" if colour else text)
+            continue
+        weight = sum(counts.values()) / (3 * counts[label]) if label in hues else 1.0
+        text = f"{text.strip()} {weight:.2f}" if label in hues else text
+        shade = f"\033[{hues.get(label, 32)};48;5;{232 + min(int(weight * 3), 12)}m"
+        out.append(f"{shade}{text}\033[0m" if colour else f"[{text}]")
+    return re.sub(r"((?:\033\[90m)?<frame>(?:\033\[0m)?)\1+",
+                  lambda m: f"{m[1]}x{m[0].count('<frame>')}", "".join(out))
+
+
+def strip(item, state_ids, path, columns=10, side=96):
+    """A PNG of the frames of an item (one a second), each over the colour of its state."""
+    states = [label for label in item["labels"] if label in state_ids]
+    rows = math.ceil(len(states) / columns)
+    sheet = Image.new("RGB", (columns * (side + 8), rows * (side + 20)), "white")
+    for k, (frame, label) in enumerate(zip(item["frames"], states, strict=True)):
+        x, y = k % columns * (side + 8), k // columns * (side + 20)
+        sheet.paste(("#6baed6", "#fec44f", "#de2d26")[state_ids.index(label)],
+                    (x, y, x + side + 8, y + side + 20))
+        sheet.paste(Image.fromarray(item["pixels"][frame]).resize((side, side)), (x + 4, y + 4))
+        ImageDraw.Draw(sheet).text((x + 6, y + side + 5), f"{k}s", fill="black")
+    sheet.save(path)
+
+
+def show(args):
+    tokenizer = Tokenizer.from_pretrained(args.model)
+    config = StreamoConfig.from_dict(json.loads((Path(args.model) / "config.json").read_text()))
+    if args.file:
+        data = RawDataset(tokenizer, config, [args.file], args.videos)
+        if not 0 <= args.index < len(data):
+            raise ValueError(f"--index {args.index}: {args.file} has records 0 to {len(data) - 1}")
+        item = data.item(args.file, args.index, data.files[0][1][args.index], random.Random(0))
+    else:
+        item = ToyDataset(tokenizer, config, seed=0, augment=PLAIN)[args.index]
+    print(paint(tokenizer, item, sys.stdout.isatty()))
+    print(f"{item['name']}: {item['length']} tokens, {len(item['grids'])} frames, "
+          f"{len(item['pixels'])} distinct; counts: {dict(+item['counts'])}")
+    if args.strip:
+        strip(item, tokenizer.state_ids, args.strip)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    add = commands.add_parser("show").add_argument
+    add("file", nargs="?", help="raw or stream records; none: the toy world")
+    add("--index", type=int, default=0)
+    add("--videos", default=".", help="the folder that the records' paths start from")
+    add("--model", default="assets/tiny", help="a folder with tokenizer.json and config.json")
+    add("--strip", metavar="PNG", help="write the frames here")
+    add = commands.add_parser("check").add_argument
+    add("file")
+    add("--videos", help="without it the videos are not looked at")
+    add = commands.add_parser("convert").add_argument
+    add("source", choices=[*SOURCES, "stream"])
+    add("files", nargs="+")
+    add("--videos", default=".", help="for stream: the folder that the records' paths start from")
+    add("--out", required=True, help=".jsonl, or .json for a list")
+    args = parser.parse_args(argv)
+    if args.command == "show":
+        return show(args)
+    if args.command == "check":
+        return check(args.file, args.videos)
+    counts = Counter()
+    write(convert(args.source, args.files, args.videos, counts), args.out)
+    Path(f"{args.out}.counts.json").write_text(json.dumps(+counts, indent=1))
+    for what, count in counts.most_common():
+        print(f"{count:9}  {what}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (OSError, ValueError) as error:
+        print(f"data.py: {error}", file=sys.stderr)
+        sys.exit(2)

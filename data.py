@@ -152,16 +152,6 @@ class Turn:
     said: tuple[str, str] | None = None
     supervised: bool = True
 
-    def ask(self, question, counts):
-        counts["questions joined"] += self.question is not None
-        self.question = question if self.question is None else f"{self.question}\n{question}"
-
-    def answer(self, text, counts):
-        counts["responses joined"] += self.state == RESPONSE
-        counts["response in the standby of another event"] += self.state == STANDBY
-        self.text = f"{self.text} {text}" if self.state == RESPONSE else text
-        self.state = RESPONSE
-
 
 def parse_time(value):
     """Seconds from a number, "5", "5.5", "MM:SS" or "HH:MM:SS.f"; None from None and ""."""
@@ -193,93 +183,97 @@ def faults(record):
     if "messages" in record:
         try:
             video_path(record, "")
-            turns_of_messages(record["messages"], Counter())
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            yield f"messages: {error}"
+            spoken(record["messages"], Counter())
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            yield f"messages or videos: {error}"
         return
     for kind in ("question", "response"):
         if not isinstance(record.get(kind), list):
             yield f"{kind}: missing or not a list"
             continue
         for n, entry in enumerate(record[kind]):
-            where = f"{kind}[{n}]"
-            if not isinstance(entry, dict):
-                yield f"{where}: not a JSON object"
+            content = entry.get("content") if isinstance(entry, dict) else None
+            if not isinstance(content, str) or not content.strip():
+                yield f"{kind}[{n}]: content is missing, empty or not text"
                 continue
-            if not isinstance(entry.get("content"), str) or not entry["content"].strip():
-                yield f"{where}.content: missing, empty or not text"
             try:
                 start, end, time = times_of(entry)
-                "".join(str(v) for v in entry.values()).encode()    # half an emoji is no text
+                content.encode()                            # half an emoji (a surrogate) is no text
             except ValueError as error:
-                yield f"{where}: {error}"
+                yield f"{kind}[{n}]: {error}"
                 continue
             if kind == "response" and (start is None) != (end is None):
-                yield f"{where}: st_time without end_time, or the reverse"
+                yield f"{kind}[{n}]: st_time without end_time, or the reverse"
             elif kind == "response" and start is time is None:
-                yield f"{where}: neither st_time and end_time nor time"
-            elif start is not None and end is not None and end < start:
-                yield f"{where}: the span runs backwards, from {start} to {end}"
+                yield f"{kind}[{n}]: neither st_time and end_time nor time"
+            elif kind == "response" and start is not None and end < start:
+                yield f"{kind}[{n}]: the span runs backwards, from {start} to {end}"
+
+
+def spoken(messages, counts):
+    """(questions [(turn, text)], Standby turns, responses [(turn, text)]) of a stream record.
+
+    A question in turn 0 that stands again later was only repeated by the released converter.
+    """
+    questions, standby, responses = [], [], []
+    messages = messages[messages[0]["role"] == "system":]
+    for n, (user, reply) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
+        asked = re.fullmatch(rf"(?:(.*)\n)?<{n}s-{n + 1}s>\n<stream>", user["content"], re.DOTALL)
+        state, _, text = reply["content"].partition(" ")
+        if not asked or [user["role"], reply["role"]] != ["user", "assistant"]:
+            raise ValueError(f"turn {n} is not '[question] <{n}s-{n + 1}s> <stream>' and a reply")
+        if state not in STATES or (state == RESPONSE) != bool(text):
+            raise ValueError(f"turn {n}: no state, or no text: {reply['content']!r}")
+        questions += [(n, asked[1])] if asked[1] is not None else []
+        standby += [n] if state == STANDBY else []
+        responses += [(n, text)] if state == RESPONSE else []
+    if questions and questions[0] in [(0, text) for _, text in questions[1:]]:
+        counts["repeated question of turn 0 left out"] += 1
+        questions = questions[1:]
+    return questions, [standby], responses
+
+
+def dated_by_seconds(record):
+    """The same three of a raw record, in the released meaning: a question at t stands in turn t-1;
+    a span is Standby on turns start-1 .. end-1, Response on turn `end`; instants on turn t-1."""
+    questions = [(max(int(parse_time(q.get("time")) or 0) - 1, 0), q["content"])
+                 for q in record["question"]]
+    standby, responses = [], []
+    for response in record["response"]:
+        start, end, time = times_of(response)
+        standby += [] if start is None else [range(int(start) - 1, int(end))]
+        turn = max(int(time) - 1, 0) if start is None else int(end)
+        responses.append((turn, response["content"]))
+    return questions, standby, responses
 
 
 def turns_from_record(record, seconds, counts=None):
     """The turns of a raw or stream record on a video of `seconds` seconds: a list of Turn.
 
-    A question at t stands in turn t-1; a span is Standby on turns start-1 .. end-1 and Response on
-    turn `end`; an instant t is Response on turn t-1 (the released meaning). A Response beats a
-    Standby; what falls after the last turn moves to it; two questions or responses of a turn are
-    joined. counts: a Counter of all that. Raises ValueError for a broken field (see faults).
+    A Response beats a Standby; what falls after the last turn moves to it; two questions
+    (responses) of a turn are joined by a newline (space). counts: a Counter of all that.
+    Raises ValueError for a broken field (see faults).
     """
     counts = Counter() if counts is None else counts
     fault = "the video has no whole second" if seconds < 1 else next(faults(record), None)
     if fault:
         raise ValueError(fault)
-    turns = [Turn(second) for second in range(seconds)]
-
-    def at(turn, what):
-        counts[f"{what} moved from after the end to the last turn"] += turn >= seconds
-        return turns[min(max(turn, 0), seconds - 1)]
-
-    if "messages" in record:
-        for turn in turns_of_messages(record["messages"], counts):
-            if turn.second < seconds and turn.state != RESPONSE:
-                turns[turn.second].state = turn.state
-            if turn.question is not None:
-                at(turn.second, "question").ask(turn.question, counts)
-            if turn.state == RESPONSE:
-                at(turn.second, "response").answer(turn.text, counts)
-        return turns
-    for question in record["question"]:
-        turn = int(parse_time(question.get("time")) or 0) - 1
-        at(turn, "question").ask(question["content"], counts)
-    answers = []
-    for response in record["response"]:
-        start, end, time = times_of(response)
-        answers.append((int(time) - 1 if start is None else int(end), response["content"]))
-        for turn in turns[max(int(start) - 1, 0):int(end)] if start is not None else ():
-            turn.state = STANDBY
-    for turn, text in answers:                  # after all Standbys: a Response beats them
-        at(turn, "response").answer(text, counts)
-    return turns
-
-
-def turns_of_messages(messages, counts):
-    """The turns of a stream record. A question that stands in turn 0 and again later was only
-    repeated by the released converter: the first is left out."""
-    turns = []
-    messages = messages[messages[0]["role"] == "system":]
-    for user, assistant in zip(messages[::2], messages[1::2], strict=True):
-        tag = re.fullmatch(r"(?:(.*)\n)?<(\d+)s-\d+s>\n<stream>", user["content"], re.DOTALL)
-        state, _, text = assistant["content"].partition(" ")
-        if user["role"] != "user" or not tag or int(tag[2]) != len(turns):
-            raise ValueError(f"no user turn <{len(turns)}s-{len(turns) + 1}s> where it should be")
-        good = assistant["role"] == "assistant" and state in STATES
-        if not good or (state == RESPONSE) != bool(text):
-            raise ValueError(f"turn {len(turns)}: no state or no text: {assistant['content']!r}")
-        turns.append(Turn(len(turns), state, text, tag[1]))
-    if turns and turns[0].question in [turn.question for turn in turns[1:] if turn.question]:
-        turns[0].question = None
-        counts["repeated question of turn 0 left out"] += 1
+    questions, standby, responses = (
+        spoken(record["messages"], counts) if "messages" in record else dated_by_seconds(record))
+    turns = [Turn(n, STANDBY if any(n in span for span in standby) else SILENCE)
+             for n in range(seconds)]
+    for n, text in questions:
+        turn = turns[min(n, seconds - 1)]
+        counts["question after the end moved to the last turn"] += n >= seconds
+        counts["questions joined"] += turn.question is not None
+        turn.question = text if turn.question is None else f"{turn.question}\n{text}"
+    for n, text in responses:
+        turn = turns[min(n, seconds - 1)]
+        counts["response after the end moved to the last turn"] += n >= seconds
+        counts["response in the Standby of another event"] += n < seconds and turn.state == STANDBY
+        counts["responses joined"] += turn.state == RESPONSE
+        turn.text = f"{turn.text} {text}" if turn.state == RESPONSE else text
+        turn.state = RESPONSE
     return turns
 
 
@@ -426,6 +420,15 @@ def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, a
             "frames": index, "grids": sum(grids, []), "name": name, "counts": counts}
 
 
+def toy_texts(n=3000):
+    """What a vocabulary for the toy world is learnt from: dialogues of a seed of their own."""
+    yield from (SYSTEM, "user\n", "assistant\n", "system\n")
+    for i in range(n):
+        _, record = toy.sample(-1, i, ("full", "short", "frame")[i % 3])
+        yield from (question["content"] + "\n" for question in record["question"])
+        yield from (" " + response["content"] for response in record["response"])
+
+
 class ToyDataset(Dataset):
     """Item i, or ("short", i), is drawn by toy.sample, augmented, and always the same."""
 
@@ -435,6 +438,16 @@ class ToyDataset(Dataset):
 
     def __len__(self):
         return self.length
+
+    def task(self, key):
+        kind, i = key if isinstance(key, tuple) else ("full", key)
+        return toy.sample(self.seed, i, kind)[1]["task_type"]
+
+    def estimate(self, key):
+        """About how many tokens the item has, without making it."""
+        kind, i = key if isinstance(key, tuple) else ("full", key)
+        words = 16 if kind == "frame" else 4                    # a second's share of texts
+        return 60 + toy.seconds(self.seed, i, kind) * (14 + self.fps * self.config.grid**2 + words)
 
     def __getitem__(self, key):
         kind, i = key if isinstance(key, tuple) else ("full", key)
@@ -468,7 +481,7 @@ class RawDataset(Dataset):
                  augment=PLAIN, longest=None):
         self.tokenizer, self.config, self.videos, self.longest = tokenizer, config, videos, longest
         self.seed, self.fps, self.augment, self.epoch = seed, fps, augment, None
-        self.files = [(str(file), list(read(file))) for file in files]
+        self.files = [(str(file), list(read_records(file))) for file in files]
         for name, records in self.files:
             for n, record in enumerate(records):
                 for fault in faults(record):
@@ -481,7 +494,8 @@ class RawDataset(Dataset):
     def __len__(self):
         return sum(self.takes)
 
-    def __getitem__(self, i):
+    def pick(self, i):
+        """(file, number in it, record) of item i."""
         epoch, i = divmod(i, len(self))
         if epoch != self.epoch:
             self.epoch, self.order, rng = epoch, [], random.Random(f"{self.seed}/{epoch}")
@@ -490,8 +504,21 @@ class RawDataset(Dataset):
                 whole, rest = divmod(take, len(every) or 1)
                 self.order += every * whole + rng.sample(every, rest)
             rng.shuffle(self.order)
-        name, n, record = self.order[i]
-        return self.item(name, n, record, random.Random(f"{self.seed}/{epoch}/{i}/augment"))
+        return self.order[i]
+
+    def task(self, i):
+        return self.pick(i)[2]["task_type"]
+
+    def estimate(self, i):
+        """About how many tokens item i has, without reading its video."""
+        record = self.pick(i)[2]
+        texts = sum(len(entry["content"]) for entry in [*record.get("question", ()),
+                                                         *record.get("response", ())])
+        seconds = min(length(record), self.longest or math.inf)
+        return 60 + texts // 4 + seconds * (14 + self.fps * self.config.grid**2)
+
+    def __getitem__(self, i):
+        return self.item(*self.pick(i), random.Random(f"{self.seed}/{i}/augment"))
 
     def item(self, name, n, record, rng):
         """The item of record n of a file; its counts say what turns_from_record mended, too."""
@@ -535,7 +562,7 @@ def collate(samples, pad_id):
 
 # ---------------------------------------------- Annotation files, and other sources -> raw records
 
-def read(file):
+def read_records(file):
     """Yield what a file holds: the lines of .jsonl and the rows of .csv (in constant memory), the
     items of a JSON list, the (key, value) pairs of a JSON object or of its "database".
     Raises OSError, or ValueError naming file and line."""
@@ -728,7 +755,7 @@ def convert(source, files, videos, counts):
     """Yield the records made of the items of a source's files ("stream": stream records of raw
     ones, whose videos must be there). An item that cannot be used is reported and counted."""
     for file in files:
-        for n, item in enumerate(read(file)):
+        for n, item in enumerate(read_records(file)):
             try:
                 if source == "stream":
                     seconds = count_seconds(video_path(item, videos))
@@ -775,7 +802,7 @@ def check(file, videos=None):
     """Print what is wrong with each record of a file, then what the file holds. Returns 2 when a
     record cannot be used, 1 when some are to be mended (turns_from_record does it), else 0."""
     broken, mended, holds = Counter(), Counter(), Counter()
-    for n, record in enumerate(read(file)):
+    for n, record in enumerate(read_records(file)):
         wrong, counts = list(faults(record)), Counter()
         try:
             if not wrong:
@@ -791,7 +818,7 @@ def check(file, videos=None):
             wrong = [str(error)]
         for what in [*wrong, *(f"{what} (mended)" for what in +counts)]:
             print(f"{file}: record {n}: {what}")
-        broken.update(re.sub(r"'[^']*'|[\d.]+", "*", what) for what in wrong)
+        broken.update(re.sub(r"'[^']*'|\S*/\S*|[\d.]+", "*", what) for what in wrong)
         mended += counts
     for title, found in (("broken", broken), ("mended", mended), ("holds", holds)):
         for what, count in found.most_common():

@@ -206,13 +206,13 @@ def test_response_beats_the_standby_of_the_next_event():
     for spans in ([("a", 1, 5), ("b", 5, 8)], [("b", 5, 8), ("a", 1, 5)]):
         turns, counts = turns_of(spans)
         assert line(turns) == "sssssRssR-" and turns[5].text == "a"
-        assert counts == {"response in the standby of another event": 1}
+        assert counts == {"response in the Standby of another event": 1}
 
 
 def test_late_response_moves_to_the_last_turn():
     turns, counts = turns_of([("a", 7, 10)])
     assert line(turns) == "------sssR" and turns[9].text == "a"
-    assert counts["response moved from after the end to the last turn"] == 1
+    assert counts["response after the end moved to the last turn"] == 1
     turns, counts = turns_of([("a", "50")], questions=[("q", "60")])
     assert line(turns) == "---------R" and turns[9].question == "q" and sum(counts.values()) == 2
 
@@ -275,7 +275,7 @@ def test_stream_with_more_turns_than_the_video(tokenizer):
     stream = data.stream_record(raw, turns_from_record(raw, 10))
     turns = turns_from_record(stream, 8, counts := Counter())
     assert line(turns) == "-------R" and turns[7].text == "a b" and turns[7].question == "q"
-    assert counts["response moved from after the end to the last turn"] == 2
+    assert counts["response after the end moved to the last turn"] == 2
 
 
 def test_stream_faults():
@@ -292,8 +292,8 @@ def test_stream_faults():
 
 @pytest.mark.skipif(not SAMPLES.exists(), reason="the released samples are not here")
 def test_the_released_samples():
-    raw = list(data.read(SAMPLES / "streamo_raw_data.json"))
-    stream = list(data.read(SAMPLES / "streamo_stream_format.json"))
+    raw = list(data.read_records(SAMPLES / "streamo_raw_data.json"))
+    stream = list(data.read_records(SAMPLES / "streamo_stream_format.json"))
     for a, b, asked in zip(raw, stream, (4, 2), strict=True):
         turns = turns_from_record(a, 76)
         assert line(turns) == "-" * 4 + "ssR" + "-" * 69
@@ -461,7 +461,7 @@ def test_raw_dataset(tmp_path, tokenizer):
     item = dataset[0]
     assert len(item["frames"]) == 11                                       # at 2 fps; the last turn has one
     assert tokenizer.decode(item["input_ids"]).count("<5s-6s>\n<frame><frame><frame><frame><|im_end|>") == 1
-    assert item["counts"] == {"response moved from after the end to the last turn": 1}
+    assert item["counts"] == {"response after the end moved to the last turn": 1}
     short = data.RawDataset(tokenizer, CONFIG, files[:1], tmp_path, longest=3)[0]
     assert len(short["frames"]) == 3 and short["counts"]["turns beyond `longest` left out"] == 3
 

@@ -439,18 +439,21 @@ class ToyDataset(Dataset):
     def __len__(self):
         return self.length
 
+    @staticmethod
+    def split(key):
+        return key[::-1] if isinstance(key, tuple) else (key, "full")
+
     def task(self, key):
-        kind, i = key if isinstance(key, tuple) else ("full", key)
-        return toy.sample(self.seed, i, kind)[1]["task_type"]
+        return toy.sample(self.seed, *self.split(key))[1]["task_type"]
 
     def estimate(self, key):
         """About how many tokens the item has, without making it."""
-        kind, i = key if isinstance(key, tuple) else ("full", key)
+        i, kind = self.split(key)
         words = 16 if kind == "frame" else 4                    # a second's share of texts
         return 60 + toy.seconds(self.seed, i, kind) * (14 + self.fps * self.config.grid**2 + words)
 
     def __getitem__(self, key):
-        kind, i = key if isinstance(key, tuple) else ("full", key)
+        i, kind = self.split(key)
         clip, record = toy.sample(self.seed, i, kind)
         rng = random.Random(f"{self.seed}/{kind}/{i}/augment")
         fps = self.fps * (2 if rng.random() < self.augment.double_rate else 1)
@@ -514,7 +517,7 @@ class RawDataset(Dataset):
         record = self.pick(i)[2]
         texts = sum(len(entry["content"]) for entry in [*record.get("question", ()),
                                                          *record.get("response", ())])
-        seconds = min(length(record), self.longest or math.inf)
+        seconds = min(stated_seconds(record), self.longest or math.inf)
         return 60 + texts // 4 + seconds * (14 + self.fps * self.config.grid**2)
 
     def __getitem__(self, i):
@@ -534,6 +537,14 @@ class RawDataset(Dataset):
             raise ValueError(f"{name}: record {n}: {error}{ADVICE}{name}") from error
         item["counts"] += counts
         return item
+
+
+def stated_seconds(record):
+    """Seconds of a sound record by what it says itself: for want of its video, or of time."""
+    if "messages" in record:
+        return len(record["messages"]) // 2
+    times = [parse_time(r.get(k)) or 0 for r in record["response"] for k in ("end_time", "time")]
+    return math.ceil(parse_time(record.get("duration")) or max(times, default=0) + 1)
 
 
 def video_path(record, folder):
@@ -563,8 +574,8 @@ def collate(samples, pad_id):
 # ---------------------------------------------- Annotation files, and other sources -> raw records
 
 def read_records(file):
-    """Yield what a file holds: the lines of .jsonl and the rows of .csv (in constant memory), the
-    items of a JSON list, the (key, value) pairs of a JSON object or of its "database".
+    """Yield what a file holds: the lines of .jsonl and the rows of .csv, in constant memory; the
+    items of a JSON list; the (key, value) pairs of a JSON object, or of its "database".
     Raises OSError, or ValueError naming file and line."""
     path, n = Path(file), 0
     bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=None)
@@ -575,7 +586,7 @@ def read_records(file):
             while line := raw.readline(LONGEST_LINE):
                 n += 1
                 if len(line) == LONGEST_LINE:
-                    raise ValueError(f"the line is longer than {LONGEST_LINE} bytes")
+                    raise ValueError(f"longer than {LONGEST_LINE} bytes")
                 bar.update(len(line))
                 yield line.decode("utf-8-sig" if n == 1 else "utf-8", errors)
 
@@ -586,12 +597,12 @@ def read_records(file):
         elif path.suffix == ".jsonl":
             yield from (json.loads(line) for line in lines("strict") if line.strip())
         else:
-            whole = json.loads("".join(lines("strict")))
+            whole = json.loads(path.read_text("utf-8-sig"))
             if not isinstance(whole, (list, dict)):
                 raise ValueError("neither a JSON list nor an object")
             yield from whole if isinstance(whole, list) else whole.get("database", whole).items()
     except (ValueError, RecursionError, csv.Error) as error:
-        raise ValueError(f"{file}: line {n}: {error}") from error
+        raise ValueError(f"{file}: {f'line {n}: ' if n else ''}{error}") from error
     finally:
         bar.close()
 
@@ -790,14 +801,6 @@ GRAIN = {"Real-time Narration": "second", "Action Caption": "step", "Event Capti
          "Event Grounding": "event", "Backward Grounding": "event"}
 
 
-def length(record):
-    """Seconds of a sound record by what it says itself, for want of its video."""
-    if "messages" in record:
-        return len(record["messages"]) // 2
-    times = [parse_time(r.get(k)) for r in record["response"] for k in ("end_time", "time")]
-    return math.ceil(record.get("duration") or max(filter(None, times), default=0) + 1)
-
-
 def check(file, videos=None):
     """Print what is wrong with each record of a file, then what the file holds. Returns 2 when a
     record cannot be used, 1 when some are to be mended (turns_from_record does it), else 0."""
@@ -807,7 +810,7 @@ def check(file, videos=None):
         try:
             if not wrong:
                 path = video_path(record, videos or "")
-                seconds = count_seconds(path) if videos else length(record)
+                seconds = count_seconds(path) if videos else stated_seconds(record)
                 turns = turns_from_record(record, seconds, counts)
                 edge = next((edge for edge in (30, 60, 120, 240) if seconds <= edge), "more")
                 holds.update({("task", record["task_type"]), ("source", record["source"]),

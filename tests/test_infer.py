@@ -1,0 +1,396 @@
+"""The streaming loop: equal to training and to the cache-free oracle, at the promised cost; what the
+cache holds under every policy; the command line. The models are tiny and random."""
+import json
+import sys
+from collections import Counter
+from io import BytesIO
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import torch
+
+import data
+import infer
+from streamo import (FRAME, RESPONSE, SILENCE, STANDBY, STATES, DecoderConfig, KVCache, Streamo,
+                     StreamoConfig, Tokenizer, VisionConfig)
+
+SAY = "A red circle."
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    tokenizer = Tokenizer.train(["What moves? Describe it. A red circle. system\n user\nassistant\n"], 1270)
+    tokenizer.add_tokens([*STATES, FRAME])
+    return tokenizer
+
+
+def build(tokenizer, layers=2, positions=4096, scripted=False, **settings):
+    """A random model with weights large enough for the states to differ from second to second."""
+    torch.manual_seed(0)
+    decoder = DecoderConfig(len(tokenizer) + 3, 32, 64, layers, 4, 2, 8, rope_theta=1e4,
+                            max_position_embeddings=positions)
+    config = StreamoConfig(VisionConfig(32, 64, 1, 2, 3, 32, 8), decoder, tokenizer.frame_id, -1,
+                           "average", **{"grid": 2, "coarse_grid": 1, "window": 16, **settings})
+    model = (Scripted if scripted else Streamo)(config)
+    for parameter in model.parameters():
+        parameter.data.mul_(12 if parameter.dim() > 1 else 1)
+    model.words = tokenizer.encode(f" {SAY}", special=False) + [tokenizer.id("<|im_end|>")]
+    return model
+
+
+class Scripted(Streamo):
+    """Says SAY in each response, by a bonus on its tokens; everything else is computed."""
+    def forward(self, ids, *args, **kwargs):
+        logits = super().forward(ids, *args, **kwargs)
+        if kwargs.get("select") == "last":
+            self.said = self.said + 1 if ids.shape[1] == 1 else 0
+            if self.said:
+                logits[:, self.words[self.said - 1]] += 1e4
+        return logits
+
+
+def pictures(n, fps=1, seed=0):
+    rng = np.random.default_rng(seed)
+    return [(k / fps, rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for k in range(n * fps)]
+
+
+def scripted_states(monkeypatch, pattern):
+    """The states by second, whatever the probabilities are."""
+    real, n = infer.decide, iter(range(10**9))
+
+    def decide(logits, state_ids, threshold):
+        return pattern[next(n) % len(pattern)], real(logits, state_ids, threshold)[1]
+    monkeypatch.setattr(infer, "decide", decide)
+
+
+def trained_probs(model, tokenizer, ids, pixels, sides, places):
+    """P of the three states at `places` of a dialogue, by the forward that training uses."""
+    pixels = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    logits = Streamo.forward(model, torch.tensor([ids]), pixels=pixels,
+                             frames=torch.arange(len(sides)), grids=torch.tensor(sides))[0]
+    return logits[places][:, list(tokenizer.state_ids)].softmax(-1)
+
+
+# ---- The same as training, the same as without a cache
+
+@pytest.mark.parametrize("fps", [1, 2])
+def test_streamed_probabilities_are_those_of_the_training_forward(tokenizer, monkeypatch, fps):
+    """One renderer: what streams into the cache is, token for token, what training reads."""
+    model, frames, pattern = build(tokenizer, scripted=True), pictures(10, fps), [0, 1, 1, 2, 0]
+    scripted_states(monkeypatch, pattern)
+    asked = {0: "What moves?", 4: "Describe it.\nWhat moves?"}
+    questions = [(0, "What moves?"), (4, "Describe it."), (3.5, "What moves?")]
+    streamed = list(infer.stream(model, tokenizer, frames, questions, fps=fps, window=0))
+    assert [turn.question for turn in streamed if turn.question] == list(asked.values())
+    assert [turn.text for turn in streamed if turn.state == "response"] == [SAY, SAY]
+    turns = [data.Turn(k, STATES[pattern[k % 5]], SAY if pattern[k % 5] == 2 else "", asked.get(k))
+             for k in range(10)]
+    with torch.no_grad():
+        ids, labels = data.render(tokenizer, turns, [[2] * fps] * 10)
+        places = [i - 1 for i, label in enumerate(labels) if label in tokenizer.state_ids]
+        expected = trained_probs(model, tokenizer, ids, [image for _, image in frames],
+                                 [2] * len(frames), places)
+    torch.testing.assert_close(torch.tensor([turn.probs for turn in streamed]), expected,
+                               rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("threshold, limit, fps", [(None, 8, 1), (0.0, 3, 1), (0.25, 6, 2)])
+def test_cached_loop_says_what_the_naive_loop_says(tokenizer, threshold, limit, fps):
+    model, options = build(tokenizer), dict(threshold=threshold, max_new_tokens=limit, fps=fps)
+    questions, frames = [(0, "What moves?"), (5, "Describe it.")], pictures(9, fps)
+    fast = list(infer.stream(model, tokenizer, frames, questions, window=0, **options))
+    slow = list(infer.stream_naive(model, tokenizer, frames, questions, **options))
+    assert [(t.start, t.end, t.state, t.text, t.question) for t in fast] == [
+        (t.start, t.end, t.state, t.text, t.question) for t in slow]
+    np.testing.assert_allclose([t.probs for t in fast], [t.probs for t in slow], atol=1e-5)
+    if threshold is not None:
+        assert any(t.text for t in fast) and all(sum(t.probs) == pytest.approx(1) for t in fast)
+
+
+def test_a_silent_second_is_one_vision_and_one_decoder_forward(tokenizer):
+    model, calls = build(tokenizer), Counter()
+    model.vision_tower.register_forward_hook(lambda *_: calls.update(["vision"]))
+    model.language_model.register_forward_hook(lambda *_: calls.update(["decoder"]))
+    turns = infer.stream(model, tokenizer, pictures(12, 2), [(0, "What moves?")], fps=2,
+                         threshold=2.0, window=6, prune=2, compress=3.0)
+    for n, turn in enumerate(turns, 1):
+        assert turn.state != "response"
+        assert calls == {"vision": n, "decoder": n + 1}              # and one of the system part
+
+
+def test_a_second_is_answered_with_its_last_frame(tokenizer):
+    """A live stream must not wait for the next second's first frame."""
+    def frames():
+        yield from pictures(1, 2)
+        raise AssertionError("read on before the answer")
+    turn = next(infer.stream(build(tokenizer), tokenizer, frames(), fps=2))
+    assert (turn.start, turn.end) == (0, 1)
+    groups = [(0, "a"), (0.5, "b"), (0.9, "c"), (1.999999999, "d"), (4, "e")]
+    assert list(infer.by_second(groups, 2)) == [(0, ["a", "b"]), (2, ["d"]), (4, ["e"])]
+
+
+def test_threshold_trades_silence_for_answers(tokenizer):
+    ids, probs = (0, 1, 2), torch.tensor([0.2, 0.5, 0.3]).log()
+    assert infer.decide(probs, ids, None)[0] == 1
+    assert infer.decide(probs, ids, 0.25)[0] == 2
+    assert infer.decide(torch.tensor([0.2, 0.1, 0.7]).log(), ids, 0.8)[0] == 0
+    assert infer.decide(probs, ids, None)[1] == pytest.approx([0.2, 0.5, 0.3])
+
+
+def test_an_answer_holds_no_token_of_ours(tokenizer):
+    """Else a <frame> in an answer would ask for visual tokens that nobody has."""
+    model = build(tokenizer, scripted=True)
+    for token in (tokenizer.frame_id, tokenizer.id("<|im_start|>"), len(tokenizer) + 1):
+        model.words = [token] * 5
+        texts = [t.text for t in infer.stream(model, tokenizer, pictures(2), threshold=0.0,
+                                              max_new_tokens=4)]
+        assert all(texts) and not any("<frame>" in t or "<|im" in t for t in texts)
+
+
+def test_frames_may_be_pil_images_or_encoded_before(tokenizer):
+    from PIL import Image
+    model, frames = build(tokenizer), pictures(4)
+    with torch.no_grad():
+        pixels = torch.stack([torch.from_numpy(i) for _, i in frames]).permute(0, 3, 1, 2)
+        encoded = model.encode_frames(pixels.float() / 127.5 - 1)
+    kinds = [frames, [(s, Image.fromarray(i)) for s, i in frames],
+             [(s, e) for (s, _), e in zip(frames, encoded)]]
+    probs = [[turn.probs for turn in infer.stream(model, tokenizer, kind)] for kind in kinds]
+    np.testing.assert_allclose(probs[1], probs[0], atol=1e-6)
+    np.testing.assert_allclose(probs[2], probs[0], atol=1e-5)
+    with pytest.raises(ValueError, match="compress"):
+        next(infer.stream(model, tokenizer, kinds[2], compress=3.0))
+
+
+# ---- What the cache holds
+
+@pytest.fixture
+def shadow(monkeypatch):
+    """The ids that lie in the cache, kept by watching what is read and what is dropped."""
+    shadow = SimpleNamespace(ids=[], memory=None, drops=0)
+    read, drop, init = infer.Memory.read, KVCache.drop, infer.Memory.__init__
+
+    def watched_read(self, ids, *args):
+        shadow.memory = self
+        shadow.ids += ids
+        return read(self, ids, *args)
+
+    def watched_drop(self, start, end):
+        del shadow.ids[start:end]
+        shadow.drops += 1
+        drop(self, start, end)
+    monkeypatch.setattr(infer.Memory, "read", watched_read)
+    monkeypatch.setattr(KVCache, "drop", watched_drop)
+    return shadow
+
+
+POLICIES = [dict(), dict(window=8), dict(window=1), dict(window=20, prune=3),
+            dict(window=8, prune=1, compress=3.0), dict(window=30, compress=3.0),
+            dict(window=20, prune=5, fps=2), dict(window=40, capacity=520, prune=9, compress=3.0)]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_the_cache_is_a_rendered_dialogue_under_every_policy(tokenizer, monkeypatch, shadow, policy):
+    """System part, data.pinned_part of each question that left, the turns that stay, in training's
+    words; and with one layer, where keys and values know nothing of what has left, the
+    probabilities are those of a fresh forward on just that."""
+    model = build(tokenizer, layers=1, scripted=True)
+    pattern, asked = [0, 1, 2, 0, 0, 1, 0], {0: "What moves?", 13: "Describe it.", 30: "What is it?"}
+    scripted_states(monkeypatch, pattern)
+    fps, window = policy.get("fps", 1), policy.get("window", model.config.window)
+    frames = [(s, image // 64 * 64 if int(s) % 3 else image * 0 + 9) for s, image in pictures(45, fps)]
+    sides, compressor = [], data.Compressor(2, 1, 3.0)
+    for _, image in frames:
+        sides.append(compressor(image) if "compress" in policy else 2)
+    turns, used = [], 0
+    for k, turn in enumerate(infer.stream(model, tokenizer, frames, list(asked.items())[::-1],
+                                          max_new_tokens=len(model.words), **policy)):
+        state = pattern[k % len(pattern)]
+        turns.append(data.Turn(k, STATES[state], SAY if state == 2 else "", asked.get(k)))
+        kept = shadow.memory.turns().tolist()
+        assert kept == list(range(kept[0], k + 1)) and k - kept[0] < window
+        if "capacity" not in policy:
+            assert len(kept) >= min(k + 1, window - window // 8)
+        pinned = [q for second, q in asked.items() if second < kept[0]]
+        bare = k + 1 - policy.get("prune", 10**9)                  # turns before it have no frames
+        grids = [sides[s * fps:(s + 1) * fps] if s >= bare else [] for s in kept]
+        ids, labels = data.render(tokenizer, turns[kept[0]:], grids, pinned)
+        assert shadow.ids + shadow.memory.pending == ids
+        assert len(shadow.ids) == turn.kv[0] == shadow.memory.cache.length <= turn.kv[1]
+        used = max(used, turn.kv[0])
+        shown = [frames[s * fps + j][1] for s in kept if s >= bare for j in range(fps)]
+        with torch.no_grad():
+            last = max(i for i, label in enumerate(labels) if label in tokenizer.state_ids)
+            expected = trained_probs(model, tokenizer, ids, shown, sum(grids, []), [last - 1])[0]
+        np.testing.assert_allclose(turn.probs, expected, atol=2e-5)
+    assert k == 44 and shadow.drops > 0
+    assert turn.kv[1] == policy.get("capacity", turn.kv[1]) and used > 0.3 * turn.kv[1]
+
+
+def test_long_answers_in_a_small_cache_push_the_oldest_turns_out(tokenizer, shadow):
+    model, counts = build(tokenizer, window=60), Counter()
+    turns = list(infer.stream(model, tokenizer, pictures(80), [(0, "What moves?")], threshold=0.0,
+                              max_new_tokens=20, capacity=400, counts=counts))
+    assert len(turns) == 80 and max(turn.kv[0] for turn in turns) <= 400
+    assert counts["turns dropped"] > 60
+    question = data.pinned_part(tokenizer, "What moves?")
+    system = data.system_part(tokenizer)
+    assert shadow.ids[:len(system) + len(question)] == system + question
+
+
+def test_a_window_of_0_keeps_all_and_then_says_that_the_cache_is_full(tokenizer):
+    model = build(tokenizer, positions=400)
+    turns = []
+    with pytest.raises(ValueError, match=r"second \d+: the cache is full.*--window"):
+        for turn in infer.stream(model, tokenizer, pictures(100), window=0, threshold=2.0):
+            turns.append(turn)
+    assert len(turns) > 5 and turns[-1].kv[0] > 300
+    with pytest.raises(ValueError, match="capacity 500: the decoder has 400 positions"):
+        next(infer.stream(model, tokenizer, pictures(1), capacity=500))
+
+
+def test_a_stream_of_any_length_needs_the_same_slots_and_work(tokenizer):
+    """A short soak: the last minute of twenty is as large, and moves as little, as the third."""
+    model, image = build(tokenizer, layers=1), pictures(1)[0][1]
+    frames = ((s, image) for s in range(1000, 2200))      # numbers of four digits throughout
+    used = [turn.kv[0] for turn in infer.stream(
+        model, tokenizer, frames, [(0, "What moves?")], max_new_tokens=2, threshold=2.0)]
+    assert len(used) == 1200
+    assert max(used[120:180]) == max(used[-60:])
+
+
+def test_questions_come_at_any_second_also_from_elsewhere(tokenizer):
+    model, questions, counts = build(tokenizer), [(2, "What moves?")], Counter()
+    seen = {}
+    for turn in infer.stream(model, tokenizer, pictures(40), questions, counts=counts):
+        seen[turn.start] = turn.question
+        if turn.start == 4:
+            questions += [(0, "Describe it."), (6.5, "Later?")]
+        if turn.start == 10:
+            questions += [(0, "Why " * 900)]
+    assert {s: q for s, q in seen.items() if q} == {2: "What moves?", 5: "Describe it.", 7: "Later?"}
+    assert counts["questions refused: too many are open"] == 1
+
+
+# ---- The command line
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    """A checkpoint and a video of 5 s."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with av.open(str(folder / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for k in range(50):
+            picture = np.full((48, 64, 3), 5 * k, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return folder
+
+
+def run(folder, *arguments):
+    return infer.main([*map(str, arguments), "--model", str(folder), "--device", "cpu"])
+
+
+def test_command_line_prints_answers_and_writes_a_line_a_second(folder, capsys, tmp_path):
+    code = run(folder, folder / "clip.mp4", "--ask", "What moves?", "--ask", "0:02:Describe it.",
+               "--threshold", "0", "--max-new-tokens", "3", "--jsonl", tmp_path / "o.jsonl",
+               "--srt", tmp_path / "o.srt", "--vtt", tmp_path / "o.vtt")
+    out, err = capsys.readouterr()
+    assert code == 0 and err == ""
+    lines = out.splitlines()
+    assert [line[:13] for line in lines[:5]] == [f"[00:0{s}-00:0{s + 1}]" for s in range(5)]
+    assert lines[5].startswith("5 s of video, 5 answers, ") and "x real time" in lines[5]
+    rows = [json.loads(line) for line in open(tmp_path / "o.jsonl", encoding="utf-8")]
+    assert [set(row) for row in rows] == [
+        {"start", "end", "state", "probs", "text", "question", "ms"}] * 5
+    assert [row["question"] for row in rows] == ["What moves?", None, "Describe it.", None, None]
+    assert all(row["text"] == line[14:] and row["state"] == "response"
+               for row, line in zip(rows, lines))
+    assert (tmp_path / "o.srt").stat().st_size and (tmp_path / "o.vtt").stat().st_size
+
+
+def test_the_default_question_asks_for_every_event(folder, capsys, tmp_path):
+    assert run(folder, folder / "clip.mp4", "--quiet", "--threshold", "1",
+               "--jsonl", tmp_path / "o.jsonl") == 0
+    assert capsys.readouterr() == ("", "")
+    first = json.loads(open(tmp_path / "o.jsonl").readline())
+    assert first["question"] == "Describe every event."
+
+
+def test_raw_frames_on_standard_input(folder, capsys, monkeypatch):
+    raw = b"".join(image.tobytes() for _, image in pictures(3, 2))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO(raw), isatty=lambda: False))
+    assert run(folder, "-", "--size", "32x32", "--fps", "2", "--threshold", "1") == 0
+    assert capsys.readouterr().out.startswith("3 s of video, 0 answers")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO(raw[:-7]), isatty=lambda: False))
+    assert run(folder, "-", "--size", "32x32", "--fps", "2") == 2
+    assert "frame 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("What moves?", (0, "What moves?")), ("12:What moves?", (12, "What moves?")),
+    ("1:05: Why?", (65, "Why?")), ("1:00:05:Why?", (3605, "Why?")), ("Note: why?", (0, "Note: why?"))])
+def test_ask(text, expected):
+    assert infer.ask(text) == expected
+
+
+def spoil(folder, tmp_path, change):
+    from safetensors.torch import load_file, save_file
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    return tmp_path
+
+
+NORM = "language_model.model.norm.weight"
+BAD = {
+    "missing.mp4: no such file": ["missing.mp4"],
+    "empty.mp4: ": ["{tmp}/empty.mp4"],
+    "text.mp4: ": ["{tmp}/text.mp4"],
+    "cut.mp4: ": ["{tmp}/cut.mp4"],
+    "{tmp}: no picture": ["{tmp}"],
+    "'12:' is not": ["{clip}", "--ask", "12:"],
+    "':What?' is not": ["{clip}", "--ask", ":What?"],
+    "'-3'": ["{clip}", "--ask=-3:What?"],
+    "--ask 'Too late?'": ["{clip}", "--ask", "7:Too late?"],
+    "--ask: expected one argument": ["{clip}", "--ask"],
+    "asks.txt": ["{clip}", "--ask-file", "{tmp}/asks.txt"],
+    "--fps 0": ["{clip}", "--fps", "0"],
+    "--threshold nan": ["{clip}", "--threshold", "nan"],
+    "--window -1": ["{clip}", "--window", "-1"],
+    "--prune 0": ["{clip}", "--prune", "0"],
+    "--dtype": ["{clip}", "--dtype", "int8"],
+    "--colour": ["{clip}", "--colour", "red"],
+    "no such folder": ["{clip}", "--jsonl", "{tmp}/none/o.jsonl"],
+    "--render": ["{clip}", "--render", "{tmp}/o.avi"],
+    "--size": ["-"],
+    "video9": ["camera:97"],
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_line_and_code_2(folder, tmp_path, capsys, message):
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "cut.mp4").write_bytes((folder / "clip.mp4").read_bytes()[:900])
+    names = {"tmp": tmp_path, "clip": folder / "clip.mp4"}
+    assert run(folder, *(word.format(**names) for word in BAD[message])) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and message.format(**names) in err, err
+
+
+@pytest.mark.parametrize("change", [
+    lambda t: t.pop(NORM), lambda t: t.update({NORM: t[NORM][:5].clone()})], ids=["missing", "shape"])
+def test_a_broken_checkpoint_names_the_tensor(folder, tmp_path, capsys, change):
+    assert run(spoil(folder, tmp_path, change), folder / "clip.mp4") == 2
+    err = capsys.readouterr().err
+    assert NORM in err and err.count("\n") == 1
+    assert run(tmp_path / "nothing", folder / "clip.mp4") == 2
+    assert "nothing" in capsys.readouterr().err

@@ -8,8 +8,8 @@
     python eval.py score ovo ovo.rank*.jsonl --out ovo.json             official result files too
     python eval.py claims loss --minutes 30 --out runs/claims           trains, streams, compares
 
-Toy and run write a JSON line per item and go on where they stopped. Scores follow the official rules
-to the letter; where a rule has a known fault, the corrected figure stands beside.
+`toy` and `run` write a JSON line per item and go on where they stopped. Scores follow the official
+rules to the letter; where a rule has a known fault, the corrected figure stands beside.
 """
 import argparse
 import hashlib
@@ -23,8 +23,9 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -60,7 +61,7 @@ TASKS = {"Event Grounding": SIX[0], "Backward Grounding": SIX[1], "Real-time Nar
 
 
 def matched(predicted, gold, tolerance):
-    """The most pairs (i, j), one to one, with |predicted[i] - gold[j]| <= tolerance; both sorted."""
+    """The most pairs (i, j), one to one, no further apart than tolerance; both lists are sorted."""
     pairs, i, j = [], 0, 0
     while i < len(predicted) and j < len(gold):
         if abs(predicted[i] - gold[j]) <= tolerance:
@@ -96,8 +97,8 @@ def score_stream(rows):
         pairs = matched([s for s, _ in pred], [s for s, _ in gold], 1)
         n.update(matched=len(pairs), exact=sum(pred[i][1] == gold[j][1] for i, j in pairs),
                  said=len(pred), due=len(gold))
-        if task in SIX[:2]:                                                 # the first answer counts
-            ious[task].append(span_iou(pred[0][1] if pred else "", gold[0][1]))
+        if task in SIX[:2]:                                             # the first answer counts
+            ious[task].append(span_iou(*(said[0][1] if said else "" for said in (pred, gold))))
         elif task in SIX[2:4]:
             hits = sum(len(matched([s for s, t in pred if t == text],
                                    [s for s, t in gold if t == text], 1))
@@ -132,15 +133,11 @@ def score_stream(rows):
 def threshold_curve(rows, steps=50):
     """[(threshold, precision, recall)] of Response turns within 1 s, were p(Response) >= threshold
     the rule. Read off the probabilities of one run: its context stays as that run made it."""
-    curve = []
+    curve, gold = [], [[second for second, _ in row["gold"]["answers"]] for row in rows]
     for threshold in (k / steps for k in range(1, steps)):
-        hits = said = due = 0
-        for row in rows:
-            turns = [k for k, p in enumerate(row["pred"]["p"]) if p >= threshold]
-            gold = [second for second, _ in row["gold"]["answers"]]
-            hits += len(matched(turns, gold, 1))
-            said, due = said + len(turns), due + len(gold)
-        curve.append((threshold, percent(hits, said), percent(hits, due)))
+        said = [[k for k, p in enumerate(row["pred"]["p"]) if p >= threshold] for row in rows]
+        hits = sum(len(matched(turns, due, 1)) for turns, due in zip(said, gold))
+        curve.append((threshold, *(percent(hits, sum(map(len, turns))) for turns in (said, gold))))
     return curve
 
 
@@ -199,11 +196,6 @@ def tempcompass_match(row):
     return None if found is None else int(found in (answer, *answer.split(": ")[:2]))
 
 
-def tempcompass_rule(row):
-    """As with --disable_llm: 0 without a match. Captioning needs the judge, so it is left out."""
-    return None if row["task"] == "captioning" else tempcompass_match(row) or 0
-
-
 def first_letter(text, letters, prefixes):
     for prefix in prefixes:
         text = text.replace(prefix, "")
@@ -222,7 +214,8 @@ def videomme_rule(row):
 def longvideobench_rule(row):
     """No letter: a random choice, here drawn from the item's id so that it stays the same."""
     letter = first_letter((row["response"] or "").strip(), "ABCDE", PREFIXES)
-    return int((letter or random.Random(row["id"]).choice("ABCDE"[:row["choices"]])) == row["answer"])
+    guess = random.Random(row["id"]).choice("ABCDE"[:row["choices"]])
+    return int((letter or guess) == row["answer"])
 
 
 def corrected(row):
@@ -238,60 +231,62 @@ def corrected(row):
     return int(found is not None and found[1] == answer)
 
 
-RULES = {"ovo": ovo_rule, "mvbench": mvbench_rule, "tempcompass": tempcompass_rule,
-         "videomme": videomme_rule, "longvideobench": longvideobench_rule}
-OVO = {"backward": ("EPM", "ASI", "HLD"), "realtime": ("OCR", "ACR", "ATR", "STU", "FPD", "OJR"),
-       "forward": ("REC", "SSR", "CRR")}
+RULES = {"ovo": ovo_rule, "mvbench": mvbench_rule, "videomme": videomme_rule,
+         "longvideobench": longvideobench_rule,
+         "tempcompass": lambda row: tempcompass_match(row) or 0}        # as with --disable_llm
+OVO = {"backward": ("EPM", "ASI", "HLD"), "forward": ("REC", "SSR", "CRR"),
+       "realtime": ("OCR", "ACR", "ATR", "STU", "FPD", "OJR")}
 
 
 def averages(bench, rows, rule):
     """{name: score} of the tasks and divisions of a benchmark, and its own kind of average."""
-    groups = defaultdict(list)
-    for row in rows:
+    marks, every = defaultdict(list), []
+    for row in (row for row in rows if rule(row) is not None):
+        every.append(rule(row))
         for key in ("task", "duration", "domain", "sub_category", "duration_group"):
-            if key in row and rule(row) is not None:
-                groups[str(row[key])].append(rule(row))
-    scores = {name: 100 * mean(marks) for name, marks in groups.items()}
-    if bench == "ovo":                      # a category is the mean of its tasks, the total of three
+            marks[str(row.get(key))].append(every[-1])
+    scores = {name: 100 * mean(of) for name, of in marks.items() if name != "None"}
+    if bench == "ovo":                  # a category is the mean of its tasks, the total of three
         means = {category: mean([scores[task] for task in tasks if task in scores])
                  for category, tasks in OVO.items() if scores.keys() & set(tasks)}
-        return scores | means | ({"total": mean(list(means.values()))} if len(means) == 3 else {})
+        return scores | means | ({"total": mean([*means.values()])} if len(means) == 3 else {})
     if bench in ("mvbench", "tempcompass"):
-        return scores | {"average": mean(list(scores.values()))}
-    return scores | {"overall": 100 * mean([rule(row) for row in rows if rule(row) is not None])}
+        return scores | {"average": mean([*scores.values()])}
+    return scores | {"overall": 100 * mean(every)}
 
 
 def score(bench, rows):
-    """All scores of a benchmark's rows by its official rule, "corrected" beside where it is faulty."""
+    """All scores of a benchmark's rows by its official rule; "corrected" beside a faulty one."""
     if bench == "raw":
         return score_stream(rows)
     scores = averages(bench, rows, RULES[bench]) | {"items": len(rows)}
     if bench == "tempcompass":
-        known = [tempcompass_match(row) is not None for row in rows if row["task"] != "captioning"]
+        known = [tempcompass_match(row) is not None for row in rows]
         return scores | {"matched_without_judge": 100 * mean(known)}
     return scores | {"corrected": averages(bench, rows, corrected)}
 
 
-# ---- Data files and official result files: both are laid out alike, so one reader does for both
+# ---- Data files and official result files, which are laid out alike: one reader does for both
 
-ONLY = "Do not include any additional text or explanation in your response.\n"
-PROMPTS = {  # of OVO-Bench, verbatim
+BARE = "Do not include any additional text or explanation in your response.\n"
+YES_NO = "Answer only with “Yes” or “No”.\n" + BARE
+PROMPTS = {  # OVO-Bench's own
     "MCQ": "\nQuestion: {}\nOptions:\n{}\n\nRespond only with the letter corresponding to your "
-           "chosen option (e.g., A, B, C). \n" + ONLY,
+           "chosen option (e.g., A, B, C). \n" + BARE,
     "REC": "\nYou're watching a video in which people may perform a certain type of action "
-           "repetively. \nThe person performing this kind of action are referred to as 'they' in the "
-           "following statement.\nYou're task is to count how many times have different people in the "
-           "video perform this kind of action in total.\nOne complete motion counts as one. \nNow, "
-           "answer the following question: {}\nProvide your answer as a single number (e.g., 0, 1, 2, "
-           "3…) indicating the total count.\n" + ONLY,
-    "SSR": "\nYou're watching a tutorial video which contain a sequential of steps. \nThe following is "
-           "one step from the whole procedures: \n{}\nYour task is to determine if the man or woman in "
-           "the video is currently performing this step.\nAnswer only with “Yes” or “No”.\n" + ONLY,
-    "CRR": "\nYou're responsible of answering questions based on the video content. \nThe following "
-           "question are relevant to the latest frames, i.e. the end of the video.\n{}\nDecide whether "
-           "existing visual content, especially latest frames, i.e. frames that near the end of the "
-           "video, provide enough information for answering the question.\nAnswer only with “Yes” or "
-           "“No”.\n" + ONLY}
+           "repetively. \nThe person performing this kind of action are referred to as 'they' in "
+           "the following statement.\nYou're task is to count how many times have different people "
+           "in the video perform this kind of action in total.\nOne complete motion counts as one. "
+           "\nNow, answer the following question: {}\nProvide your answer as a single number "
+           "(e.g., 0, 1, 2, 3…) indicating the total count.\n" + BARE,
+    "SSR": "\nYou're watching a tutorial video which contain a sequential of steps. \nThe "
+           "following is one step from the whole procedures: \n{}\nYour task is to determine if "
+           "the man or woman in the video is currently performing this step.\n" + YES_NO,
+    "CRR": "\nYou're responsible of answering questions based on the video content. \nThe "
+           "following question are relevant to the latest frames, i.e. the end of the video.\n{}\n"
+           "Decide whether existing visual content, especially latest frames, i.e. frames that "
+           "near the end of the video, provide enough information for answering the question.\n"
+           + YES_NO}
 
 
 def lettered(options, form="{}. {}"):
@@ -300,79 +295,72 @@ def lettered(options, form="{}. {}"):
 
 def ovo_rows(content, stem):
     """A row for each moment asked about. online: (second, question, how the stream is read at the
-    moment): its last answer (REC), was there one (CRR), is it not silent (SSR)."""
+    moment): its last answer (REC), was there any (CRR), is its state not Silence (SSR)."""
     for r in sum(content.values(), []) if isinstance(content, dict) else content:
         for j, at in enumerate(r.get("test_info", [r])):
-            row = {"id": str(r["id"]), "task": r["task"], "video": r["video"],
+            row = {"id": f"{r['id']}_{j}", "task": r["task"], "video": r["video"],
                    "response": at.get("response"), "end": at.get("realtime")}
             if at is r:
                 answer = r["ground_truth"] if "ground_truth" in r else chr(65 + r["gt"])
-                options = "; ".join(lettered(r.get("options", ()))) + ";"
-                yield row | {"answer": answer, "prompt": PROMPTS["MCQ"].format(r["question"], options)}
-                continue
-            if r["task"] == "REC":
-                answer, question = str(at["count"]), f"How many times did they {r['activity']}?"
-                online = max(min(r.get("start_times") or [0]) - 3, 0), question, "last"
+                options, online = "; ".join(lettered(r.get("options", ()))) + ";", None
+                texts = r["question"], options
+            elif r["task"] == "REC":
+                answer, texts = str(at["count"]), [f"How many times did they {r['activity']}?"]
+                online = max(min(r.get("start_times") or [0]) - 3, 0), texts[0], "last"
             else:
-                answer, question = ("No", "Yes")[at["type"]], at.get("step", r.get("question"))
-                online = (r.get("ask_time", 0), question, "any" if r["task"] == "CRR" else "state")
-            yield row | {"id": f"{r['id']}_{j}", "answer": answer, "online": online,
-                         "prompt": PROMPTS[r["task"]].format(question)}
+                answer, texts = ("No", "Yes")[at["type"]], [at.get("step", r.get("question"))]
+                online = r.get("ask_time", 0), texts[0], "any" if r["task"] == "CRR" else "state"
+            prompt = PROMPTS[r["task"] if online else "MCQ"].format(*texts)
+            yield row | {"answer": answer, "prompt": prompt, "online": online}
 
 
 def mvbench_rows(content, stem):
-    """json/{task}.json, or the samples that lmms-eval logs, ..._samples_{task}.jsonl."""
+    """json/{task}.json: a list of questions."""
     for i, r in enumerate(content):
-        row, logged = {"id": f"{stem}/{i}", "task": stem.split("samples_")[-1]}, r.get("mvbench_accuracy")
-        if logged:
-            yield row | {"response": logged["pred_answer"], "answer": logged["gt_answer"]}
-            continue
-        options = "\n".join(lettered(r["candidates"], "({}) {}"))
-        yield row | {"prompt": f"Question:{r['question']}\nOption:\n{options}\nOnly give the best option.\n",
-                     "answer": chr(65 + r["candidates"].index(r["answer"])), "video": r["video"],
-                     "start": r.get("start"), "end": r.get("end"), "rate": r.get("fps")}
+        prompt = "\n".join((f"Question:{r['question']}", "Option:",
+                            *lettered(r["candidates"], "({}) {}"), "Only give the best option.\n"))
+        yield {"id": f"{stem}/{i}", "task": stem, "prompt": prompt, "response": r.get("response"),
+               "answer": chr(65 + r["candidates"].index(r["answer"])),
+               **{key: r.get(key) for key in ("video", "start", "end", "fps")}}
 
 
 def tempcompass_rows(content, stem):
-    """{video: {aspect: [question]}}, in a file called as the task."""
-    hints = {"yes_no": "\nPlease answer yes or no:", "captioning": ""}
-    hint = hints.get(stem, "\nPlease directly give the best option:")
-    for video, aspect, i, r in ((video, aspect, i, r) for video, aspects in content.items()
-                                for aspect, items in aspects.items() for i, r in enumerate(items)):
-        yield {"id": f"{stem}/{video}/{aspect}/{i}", "task": stem, "video": f"{video}.mp4",
-               "prompt": r["question"] + hint, "question": r["question"], "answer": r["answer"],
-               "response": r.get("prediction", r.get("response"))}
+    """{video: {aspect: [question]}} in a file called as the task. Captioning needs a judge."""
+    hint = "\nPlease directly give the best option:"
+    hint = "\nPlease answer yes or no:" if stem == "yes_no" else hint
+    for video, aspects in content.items() if stem != "captioning" else ():
+        for aspect, items in aspects.items():
+            for i, r in enumerate(items):
+                yield {"id": f"{stem}/{video}/{aspect}/{i}", "task": stem, "video": f"{video}.mp4",
+                       "prompt": r["question"] + hint, "question": r["question"],
+                       "answer": r["answer"], "response": r.get("prediction", r.get("response"))}
 
 
 def videomme_rows(content, stem):
-    """A list of questions, or the official list of videos with theirs (old and new names of keys)."""
-    for video, r in ((v, r) for v in content if not v.get("missing") for r in v.get("questions", [v])):
-        new, old = ("duration", "domain", "sub_category"), ("_category", "video_category", "video_subcategory")
-        prompt = "\n".join((
-            "Select the best answer to the following multiple-choice question based on the video. "
-            "Respond with only the letter (A, B, C, or D) of the correct option.", r["question"],
-            *r["options"], "The best answer is:"))
-        yield {"id": r["question_id"], "task": r["task_type"], "answer": r["answer"], "prompt": prompt,
-               "response": r.get("response"), "video": f"{video.get('videoID', video['video_id'])}.mp4",
-               "duration": video.get("duration", video.get("duration_category")),
-               "domain": video.get("domain", video.get("video_category")),
-               "sub_category": video.get("sub_category", video.get("video_subcategory"))}
+    """A list of questions, or the official list of videos with theirs; keys by either name."""
+    ask = ("Select the best answer to the following multiple-choice question based on the video. "
+           "Respond with only the letter (A, B, C, or D) of the correct option.")
+    keys = {"duration": "duration_category", "domain": "video_category",
+            "sub_category": "video_subcategory"}
+    for video in (video for video in content if not video.get("missing")):
+        for r in video.get("questions", [video]):
+            prompt = "\n".join((ask, r["question"], *r["options"], "The best answer is:"))
+            yield {"id": r["question_id"], "task": r["task_type"], "answer": r["answer"],
+                   "response": r.get("response"), "prompt": prompt,
+                   "video": video.get("videoID", video["video_id"]) + ".mp4",
+                   **{new: video.get(new, video.get(old)) for new, old in keys.items()}}
 
 
 def longvideobench_rows(content, stem):
-    """lvb_val.json, or the samples that lmms-eval logs."""
+    """lvb_val.json, or the Hub's copy with option0 to option4."""
     for r in content:
-        logged = r.get("lvb_acc", r)
-        row = {"id": logged["id"], "task": logged["question_category"], "choices": 5,
-               "duration_group": logged["duration_group"]}
-        if "lvb_acc" in r:
-            yield row | {"response": logged["parsed_pred"], "answer": logged["answer"]}
-            continue
-        options = r.get("candidates") or [r[f"option{i}"] for i in range(5) if r[f"option{i}"] != "N/A"]
+        options = r.get("candidates") or [r[f"option{i}"] for i in range(5)]
+        options = [option for option in options if option != "N/A"]
         prompt = "\n".join((r["question"], *lettered(options),
                             "Answer with the option's letter from the given choices directly.\n"))
-        yield row | {"video": r["video_path"], "prompt": prompt, "choices": len(options),
-                     "answer": chr(65 + r["correct_choice"])}
+        yield {"id": r["id"], "task": r["question_category"], "duration_group": r["duration_group"],
+               "video": r["video_path"], "prompt": prompt, "choices": len(options),
+               "answer": chr(65 + r["correct_choice"]), "response": r.get("response")}
 
 
 READERS = {"ovo": ovo_rows, "mvbench": mvbench_rows, "tempcompass": tempcompass_rows,
@@ -383,16 +371,15 @@ def read_rows(bench, path):
     """The rows of a data file (or a folder of them), of official results, or of a file of `run`."""
     if path.is_dir():
         return [row for file in sorted(path.glob("*.json")) for row in read_rows(bench, file)]
+    text = path.read_text(encoding="utf-8")
     try:
-        if path.suffix == ".jsonl":
-            content = list(data.read_records(path))
-            if content and "run" in content[0]:
-                return content[1:]
-        else:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        return list(READERS[bench](content, path.stem))
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a file of {bench} ({type(error).__name__}: {error})") from None
+        if path.suffix != ".jsonl":
+            return list(READERS[bench](json.loads(text), path.stem))
+        content = [json.loads(line) for line in text.splitlines()]
+        return content[1:] if "run" in content[0] else list(READERS[bench](content, path.stem))
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: not a file of {bench} ({fault})") from None
 
 
 # ---- Running
@@ -405,7 +392,7 @@ def load_model(folder, device):
 
 @torch.inference_mode()
 def encode(model, pictures):
-    """[(second, picture)] -> [(second, (tokens, hidden))]: the one vision pass over a video."""
+    """[(second, picture)] -> [(second, (tokens, hidden))]: the only vision pass over a video."""
     out = []
     for k in range(0, len(pictures), 32):
         tokens, features = see(model, [picture for _, picture in pictures[k:k + 32]])
@@ -416,55 +403,53 @@ def encode(model, pictures):
 @torch.inference_mode()
 def answer_at_once(model, tokenizer, features, question, max_new_tokens=64):
     """Offline: all frames in one turn, the question last, the state forced to Response -> text."""
-    tail, limit = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n"), model.config.decoder.max_position_embeddings
+    tail, end = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n"), tokenizer.id("<|im_end|>")
     turn = data.user_part(tokenizer, len(features) - 1, [len(f) for f in features])[:-len(tail)]
     chunk = [*data.system_part(tokenizer), *turn, *tokenizer.encode("\n" + question, special=False),
              *tail, tokenizer.id(RESPONSE)]
+    need, config = len(chunk) + max_new_tokens, model.config.decoder
+    if need > config.max_position_embeddings:
+        raise ValueError(f"{need} tokens of frames, question and answer do not fit the decoder's "
+                         f"{config.max_position_embeddings} positions; lower --max-frames")
     features, bias, said = torch.cat(features), unspoken(model, tokenizer), []
-    if len(chunk) + max_new_tokens > limit:
-        raise ValueError(f"{len(chunk)} tokens of frames and question are too many for the decoder's "
-                         f"{limit} positions: use a smaller --max-frames")
-    cache = KVCache(model.config.decoder, 1, limit, features.dtype, features.device)
-    while len(said) < max_new_tokens:
-        logits = model(torch.tensor([chunk], device=features.device), None if said else features, cache, "last")
-        chunk = [int((logits[0] + bias).argmax())]
-        if chunk[0] == tokenizer.id("<|im_end|>"):
-            break
-        said += chunk
-    return tokenizer.decode(said).strip()
+    cache = KVCache(config, 1, need, features.dtype, features.device)
+    while len(said) < max_new_tokens and end not in chunk[-1:]:
+        ids = torch.tensor([chunk], device=features.device)
+        logits = model(ids, None if said else features, cache, "last")[0]
+        said += (chunk := [int((logits + bias).argmax())])
+    return tokenizer.decode([token for token in said if token != end]).strip()
 
 
-def streamed(model, tokenizer, features, record, fps, options):
-    """One dialogue of Streamo-Bench: what is annotated and what the stream says (see score_stream)."""
-    gold = data.turns_from_record(record, len(features) // fps)
+def streamed(model, tokenizer, features, record, options):
+    """A dialogue of Streamo-Bench: the annotation, and what the stream says (see score_stream)."""
+    gold = data.turns_from_record(record, math.ceil(len(features) / options["fps"]))
     questions = [(turn.second, turn.question) for turn in gold if turn.question]
-    turns = list(stream(model, tokenizer, features[:len(gold) * fps], questions, **options))
-    return {"gold": {"states": "".join(str(STATES.index(turn.state)) for turn in gold),
-                     "answers": [[turn.second, turn.text] for turn in gold if turn.state == RESPONSE]},
+    turns = list(stream(model, tokenizer, features, questions, **options))
+    return {"seconds": len(turns),
+            "gold": {"states": "".join(str(STATES.index(turn.state)) for turn in gold),
+                     "answers": [[t.second, t.text] for t in gold if t.state == RESPONSE]},
             "pred": {"states": "".join(str(NAMES.index(turn.state)) for turn in turns),
-                     "answers": [[turn.start, turn.text] for turn in turns if turn.state == NAMES[2]],
-                     "p": [round(turn.probs[2], 3) for turn in turns]}, "seconds": len(turns)}
+                     "answers": [[t.start, t.text] for t in turns if t.state == "response"],
+                     "p": [round(turn.probs[2], 3) for turn in turns]}}
 
 
 def asked(model, tokenizer, features, rows, patience, options):
-    """The responses of rows that share a stream, which never sees a frame from after their moment.
+    """Responses of rows that share a stream, which never sees a frame from after their moment.
 
-    Without a plan of its own (`online`) the question comes in the last second; the picture then
-    stands still for at most `patience` seconds until the model answers: the first Response counts."""
-    last, picture = int(features[-1][0]), features[-1][1]
-    second, question, read = rows[0].get("online") or (last, rows[0]["prompt"], "first")
-    if read == "first":
-        features = features + [(last + 1 + k, picture) for k in range(patience)]
-    turns, responses = [], []
-    for turn in stream(model, tokenizer, features, [(second, question)], **options):
-        turns.append(turn)
-        if read == "first" and turn.state == NAMES[2] and turn.start >= second:
-            return [turn.text]
+    Without a plan (`online`) the question comes in the last second; the picture then stands still
+    for at most `patience` seconds until the model answers: the first Response counts."""
+    if not rows[0].get("online"):
+        now, picture = int(features[-1][0]), features[-1][1]
+        features = features + [(now + 1 + k, picture) for k in range(patience)]
+        turns = stream(model, tokenizer, features, [(now, rows[0]["prompt"])], **options)
+        return [next((t.text for t in turns if t.start >= now and t.state == "response"), None)]
+    (second, question, read), responses = rows[0]["online"], []
+    turns = list(stream(model, tokenizer, features, [(second, question)], **options))
     for row in rows:
-        before = [turn for turn in turns if turn.end <= math.ceil(row["end"])]
-        said = [turn.text for turn in before if turn.state == "response"]
-        yes = bool(said) if read == "any" else bool(before) and before[-1].state != "silence"
-        responses.append(None if read == "first" else (said or [None])[-1] if read == "last" else ("No", "Yes")[yes])
+        seen = [turn for turn in turns if turn.end <= math.ceil(row["end"])]
+        said = [turn.text for turn in seen if turn.state == "response"]
+        yes = said if read == "any" else seen and seen[-1].state != "silence"
+        responses.append((said or [None])[-1] if read == "last" else "Yes" if yes else "No")
     return responses
 
 
@@ -476,57 +461,52 @@ def run_group(group, run):
         clip, records = toy.bench(run["seed"], group["video"])
         size = model.config.vision.image_size
         pictures = [(k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps)]
-        rows = [row | {"task": task, "record": r} for row, (task, r) in zip(rows, records, strict=True)]
-    else:
-        pictures = list(data.frames(group["video"], fps, rows[0].get("rate")))
-    features, plans, done = encode(model, pictures), defaultdict(list), []
-    encoding = (time.perf_counter() - began) / len(rows)
-    for row in rows:
-        plans[row["id"] if run["offline"] else row.get("online", row["id"])].append(row)
+        rows = [row | {"task": t, "record": r} for row, (t, r) in zip(rows, records, strict=True)]
+    else:                               # MVBench gives the rate of what it has as folders of frames
+        pictures = list(data.frames(group["video"], fps, rows[0].get("fps")))
+    features, streams, done = encode(model, pictures), defaultdict(list), []
     options = {key: run[key] for key in ("fps", "threshold", "window")}
-    for rows in plans.values():
-        began, start = time.perf_counter(), rows[0].get("start") or 0
-        end = max(math.ceil(row.get("end") or 10**9) for row in rows)
-        seen = [(second - start, f) for second, f in features if start <= second < end]
+    for row in rows:
+        streams[not run["offline"] and row.get("online") or row["id"]].append(row)
+    for rows in streams.values():
+        start, end = rows[0].get("start") or 0, max(row.get("end") or 10**9 for row in rows)
+        seen = [(second - start, f) for second, f in features if start <= second < math.ceil(end)]
         if not seen:
-            raise ValueError(f"{rows[0]['id']}: {group['video']} has no frame from {start} to {end} s")
+            raise ValueError(f"{group['video']}: no frame from {start} to {end} s")
         if "record" in rows[0]:
-            answers = [streamed(model, tokenizer, seen, rows[0]["record"], fps, options)]
+            answers = [streamed(model, tokenizer, seen, rows[0]["record"], options)]
         elif run["offline"]:
             n = min(len(seen), run["max_frames"])
             some = [seen[k * len(seen) // n][1] for k in range(n)]
             answers = [{"response": answer_at_once(model, tokenizer, some, rows[0]["prompt"])}]
         else:
-            answers = [{"response": r} for r in
+            answers = [{"response": response} for response in
                        asked(model, tokenizer, seen, rows, run["patience"], options)]
-        each = encoding + (time.perf_counter() - began) / len(rows)
-        done += [{k: v for k, v in row.items() if k not in ("record", "prompt", "online")} | answer
-                 | {"compute": round(each, 4)} for row, answer in zip(rows, answers)]
-    return done
+        done += [row | answer for row, answer in zip(rows, answers)]
+    compute = round((time.perf_counter() - began) / len(done), 4)
+    drop = {"record", "prompt", "online"}
+    return [{k: v for k, v in row.items() if k not in drop} | {"compute": compute} for row in done]
 
 
 def results(groups, run, workers):
-    """Yield the rows of each group when they are done. Several workers have one thread each."""
+    """Yield the rows of each group. Of several worker processes each has one thread."""
     if workers == 1:
         yield from (run_group(group, run) for group in groups)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
-    try:
-        for done in as_completed([pool.submit(run_group, group, run) for group in groups]):
-            yield done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(run_group, groups, repeat(run))
 
 
-@lru_cache
-def files_below(folder):
-    return [Path(base) / name for base, folders, files in os.walk(folder) for name in folders + files]
+@lru_cache(1)
+def paths_below(folder):
+    return [os.path.join(base, name) for base, *lists in os.walk(folder)
+            for name in sum(lists, [])]
 
 
 def find_video(folder, name):
-    """The one file or folder below `folder` whose path ends in `name`: copies differ in their trees."""
-    parts = Path(name).parts
-    found = [str(path) for path in files_below(folder) if path.parts[-len(parts):] == parts]
+    """The one file or folder below `folder` whose path ends in `name`."""
+    found = [path for path in paths_below(folder) if path.endswith(os.sep + name)]
     if len(found) != 1:
         raise ValueError(f"{folder}: {len(found)} files are called {name}, wanted one")
     return found[0]
@@ -534,52 +514,58 @@ def find_video(folder, name):
 
 def groups_of(args):
     """[{"video", "rows"}]: what is to be run, video by video."""
-    if args.bench == "toy":
-        return [{"video": i, "rows": [{"id": f"{args.seed}/{i}/{k}"} for k in range(10)]}
-                for i in range(args.videos)]
-    if args.bench == "raw":
-        rows = [{"id": f"{args.data.stem}/{i}", "video": str(data.video_path(r, args.folder)), "record": r,
-                 "task": TASKS.get(r.get("task_type"), r.get("task_type"))}
-                for i, r in enumerate(data.read_records(args.data))]
-    else:
-        rows = [row | {"video": find_video(args.folder, row["video"])}
-                for row in read_rows(args.bench, args.data) if row["task"] != "captioning"]
     groups = defaultdict(list)
-    for row in rows:
-        groups[row["video"]].append(row)
+    if args.bench == "toy":
+        for i in range(args.videos):
+            groups[i] = [{"id": f"{args.seed}/{i}/{k}"} for k in range(10)]
+    elif args.bench == "raw":
+        for i, record in enumerate(data.read_records(args.data)):
+            for fault in data.faults(record):
+                raise ValueError(f"{args.data}: record {i}: {fault}")
+            task = record["task_type"]
+            groups[str(data.video_path(record, args.folder))].append(
+                {"id": f"{args.data.stem}/{i}", "task": TASKS.get(task, task), "record": record})
+    else:
+        for row in read_rows(args.bench, args.data):
+            groups[find_video(args.folder, row["video"])].append(row)
     return [{"video": video, "rows": rows} for video, rows in groups.items()]
 
 
 def run_bench(args):
-    """Answer this process's share, a JSON line per item; finished videos are not run again.
-    -> (rows, settings of the run, file of the rows)."""
+    """Answer this process's share of a benchmark -> (rows, settings of the run, their file).
+
+    The file has the settings in its first line, then an item a line; videos that were finished
+    before are not run again."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     out = args.out.with_suffix(".jsonl" if world == 1 else f".rank{rank}.jsonl")
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    cuda = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     with open(args.model / "model.safetensors", "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    names = "bench", "model", "data", "seed", "fps", "offline", "max_frames", "patience", "threshold", "window"
-    run = {name: getattr(args, name) for name in names} | {"device": device, "sha256": digest}
-    run = {key: str(value) if isinstance(value, Path) else value for key, value in run.items()}
-    groups, lines, header = groups_of(args)[rank::world], [], json.dumps({"run": run})
-    out.parent.mkdir(parents=True, exist_ok=True)
+        run = {"sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+               "device": cuda if torch.cuda.is_available() else "cpu"}
+    run |= {name: getattr(args, name) for name in (
+        "bench", "model", "data", "seed", "fps", "threshold", "window", "offline", "max_frames",
+        "patience")}
+    header, kept = json.dumps({"run": run}, default=str), {}
+    run, groups = json.loads(header)["run"], groups_of(args)[rank::world]
     if out.exists():
-        first, *lines = out.read_text(encoding="utf-8").split("\n")[:-1]        # the last may be cut short
+        first, *lines = out.read_text(encoding="utf-8").split("\n")[:-1]   # not a line cut short
         if first != header:
-            raise ValueError(f"{out}: rows of another run (its first line says which); use another --out")
-    rows = {row["id"]: row for row in map(json.loads, lines)}
-    todo = [group for group in groups if not all(row["id"] in rows for row in group["rows"])]
-    with open(out.with_suffix(".partial"), "w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in [header, *map(json.dumps, rows.values())])
-    os.replace(out.with_suffix(".partial"), out)
-    with open(out, "a", encoding="utf-8") as file, tqdm(
-            total=sum(len(group["rows"]) for group in groups), initial=len(rows), unit="item") as bar:
-        for done in results(todo, run, args.workers):
-            file.write("".join(json.dumps(row) + "\n" for row in done))
+            raise ValueError(f"{out}: of another run, see its first line; give another --out")
+        kept = {row["id"]: row for row in map(json.loads, lines)}
+    done = [group for group in groups if all(row["id"] in kept for row in group["rows"])]
+    rows = [kept[row["id"]] for group in done for row in group["rows"]]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(".partial")
+    partial.write_text("\n".join((header, *map(json.dumps, rows), "")), encoding="utf-8")
+    os.replace(partial, out)
+    todo, total = [g for g in groups if g not in done], sum(len(g["rows"]) for g in groups)
+    with open(out, "a", encoding="utf-8") as file, tqdm(total=total, initial=len(rows)) as bar:
+        for answered in results(todo, run, args.workers):
+            file.write("".join(json.dumps(row) + "\n" for row in answered))
             file.flush()
-            rows |= {row["id"]: row for row in done}
-            bar.update(len(done))
-    return list(rows.values()), run, out
+            rows += answered
+            bar.update(len(answered))
+    return rows, run, out
 
 
 def report(bench, scores, out, **about):
@@ -590,107 +576,118 @@ def report(bench, scores, out, **about):
         if isinstance(value, (int, float)):
             print(f"{name:34}{value:8.2f}" + (f"{beside[name]:12.2f}" if name in beside else ""))
     for name, line in zip(NAMES, scores.get("confusion", ())):
-        print(f"seconds annotated {name:10} said " + "  ".join(f"{n} {n_}" for n_, n in zip(NAMES, line)))
+        print(f"{name:10} of the annotation said as", *map("{}: {} ".format, NAMES, line))
     if "confusion" in scores:
-        print("narration, dense_caption: F1 against exact annotations, in place of a judge's win rate")
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    write_json(out, scores | about | {"versions": versions})
+        print("Narration and captions: F1 against the annotations, in place of a judge's win rate.")
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    write_json(out, scores | about | {"versions": versions | {"numpy": np.__version__}})
 
 
-# ---- The paper's claims, in miniature: arms trained from the same seeds with the same budget
+# ---- The paper's claims in miniature: arms trained from the same seeds with the same budget
 
-CLAIMS = {"loss": {loss: ["--loss", loss] for loss in ("focal", "fixed", "ce")},        # table 4
-          "states": {"three states": [], "no standby": ["--states", "2"]},              # table 7
+CLAIMS = {"loss": {loss: ["--loss", loss] for loss in ("focal", "fixed", "ce")},
+          "states": {"three states": [], "no standby": ["--states", "2"]},
           "tasks": {"six tasks": [], "grounding and caption": ["--tasks", "grounding+caption"]},
-          "fps": {"1 fps": [], "2 fps": []}}                                            # of the test
+          "fps": {"1 fps": [], "2 fps": []}}                           # of the test
 COLUMNS = ("response_precision", "response_recall", "response_f1", "state_f1", *SIX, "average")
 
 
 def claims(args):
-    """Train what is not there, stream it, write FOLDER/{claim}.md and a figure, {claim}.png."""
-    lines, training, tradeoff = [f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"], {}, {}
+    """Train what is not there, stream it, write {claim}.md and a figure, {claim}.png, to --out."""
+    lines, training, tradeoff = ["| | " + " | ".join(COLUMNS), "|---" * (len(COLUMNS) + 1)], {}, {}
     for arm, options in CLAIMS[args.claim].items():
         scores = []
         for seed in range(args.seeds):
             folder = args.out / f"{'-'.join(options).strip('-') or 'base'}-seed{seed}"
             if not (folder / "model.safetensors").exists():
-                subprocess.run([sys.executable, "train.py", *options, "--seed", str(seed), "--minutes",
-                                str(args.minutes), "--out", str(folder)], check=True)
-            fps, out = 2 if arm == "2 fps" else 1, folder / f"{arm}.json"
-            rows, run, _ = run_bench(argparse.Namespace(**vars(args) | {
-                "bench": "toy", "model": folder, "out": out, "fps": fps, "seed": 10**6}))
+                subprocess.run([sys.executable, "train.py", *options, "--seed", str(seed),
+                                "--minutes", str(args.minutes), "--out", str(folder)], check=True)
+            out, fps = folder / f"{arm}.json", 2 if arm == "2 fps" else 1
+            rows, run, _ = run_bench(argparse.Namespace(
+                **vars(args) | {"model": folder, "out": out, "fps": fps}))
             scores.append(score_stream(rows))
-            report("toy", scores[-1], out, run=run)
+            report(arm, scores[-1], out, run=run)
         cells = [[run[name] for run in scores] for name in COLUMNS]
-        lines.append(f"| {arm} | " + " | ".join(f"{mean(c):.1f} ± {(max(c) - min(c)) / 2:.1f}" for c in cells) + " |")
-        log = [line for line in data.read_records(folder / "log.jsonl") if "response_recall" in line]
+        cells = [f"{mean(cell):.1f} ± {(max(cell) - min(cell)) / 2:.1f}" for cell in cells]
+        lines.append(f"| {arm} | " + " | ".join(cells))
+        log = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
         training[arm] = [(line["minutes"], 100 * line["response_recall"]) for line in log]
         tradeoff[arm] = [(recall, precision) for _, precision, recall in threshold_curve(rows)]
-    (args.out / f"{args.claim}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw({"Response recall in training, %, by minute": training,
-          "Response precision, %, by recall, over all thresholds": tradeoff}, args.out / f"{args.claim}.png")
-    print("\n".join(lines))
+    table = "".join(line + " |\n" for line in lines)
+    (args.out / f"{args.claim}.md").write_text(table, encoding="utf-8")
+    draw({"Response recall in training, %, by minutes": training,
+          "Response precision, %, by recall, for all thresholds": tradeoff},
+         args.out / f"{args.claim}.png")
+    print(table)
 
 
 def draw(panels, path, width=560, height=400):
     """Line charts side by side, {title: {label: [(x, y)]}}, as a picture file."""
-    image, font = Image.new("RGB", (width * len(panels), height), "white"), ImageFont.load_default(14)
-    pen, colours = ImageDraw.Draw(image), ("#1b6ca8", "#d1495b", "#3a9d5d")
+    image = Image.new("RGB", (width * len(panels), height), "white")
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(14)
+    colours = "#1b6ca8", "#d1495b", "#3a9d5d"
     for n, (title, lines) in enumerate(panels.items()):
         points = [point for line in lines.values() for point in line] or [(0, 0)]
         low, span = np.min(points, 0), np.ptp(points, 0) + 1e-9
-        corner, room = np.array([n * width + 50, height - 40]), np.array([width - 70, 80 - height])
-        pen.rectangle((corner[0], 40, corner[0] + room[0], corner[1]), outline="#999999")
-        pen.text((corner[0], 12), title, "black", font)
+        left, bottom, room = n * width + 50, height - 40, np.array((width - 70, 80 - height))
+        pen.rectangle((left, 40, left + room[0], bottom), outline="#999999")
+        pen.text((left, 12), title, "black", font)
         for k in range(5):
-            (x, y), value = corner + room * k / 4, low + span * k / 4
-            pen.text((x, corner[1] + 6), f"{value[0]:.4g}", "black", font, anchor="ma")
-            pen.text((corner[0] - 6, y), f"{value[1]:.4g}", "black", font, anchor="rm")
-        for k, (label, line) in enumerate(lines.items()):
-            pen.line([tuple(corner + room * (point - low) / span) for point in line], colours[k % 3], 3)
-            pen.text((corner[0] + room[0] - 8, corner[1] - 24 - 18 * k), label, colours[k % 3], font, anchor="ra")
+            (x, y), (right, up) = (left, bottom) + room * k / 4, low + span * k / 4
+            pen.text((x, bottom + 6), f"{right:.4g}", "black", font, anchor="ma")
+            pen.text((left - 6, y), f"{up:.4g}", "black", font, anchor="rm")
+        for (label, line), colour, row in zip(lines.items(), colours, range(3)):
+            pen.line([tuple((left, bottom) + room * (p - low) / span) for p in line], colour, 3)
+            pen.text((left + room[0] - 8, bottom - 24 - 18 * row), label, colour, font, anchor="ra")
     image.save(path)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(name, *options):
-        sub = commands.add_parser(name)
-        for flag, settings in (*options, ("--out", {"type": Path, "required": True})):
-            sub.add_argument(flag, **settings)
+    common = argparse.ArgumentParser(add_help=False)
     workers = 1 if torch.cuda.is_available() else min(2, os.cpu_count())
-    shared = (
-        ("--workers", {"type": int, "default": workers, "help": "processes"}),
-        ("--fps", {"type": int, "default": 1, "help": "frames a second; a turn stays a second"}),
-        ("--threshold", {"type": float, "help": "respond when P(Response) reaches it"}),
-        ("--window", {"type": int, "help": "seconds kept in the context"}),
-        ("--offline", {"action": "store_true", "help": "all frames in one turn, answered at once"}),
-        ("--max-frames", {"type": int, "default": 64, "help": "of a video, offline"}),
-        ("--patience", {"type": int, "default": 10, "help": "seconds that the last picture stands "
-                        "still for an answer that is due"}),
-        ("--seed", {"type": int, "default": 1, "help": "of the toy videos"}))
-    model, path = ("--model", {"type": Path, "required": True}), {"type": Path, "default": None}
-    benches, number = {"choices": ("raw", *READERS)}, ("--videos", {"type": int, "default": 300})
-    command("toy", model, number, ("--data", path), ("--videos-folder", path | {"dest": "folder"}), *shared)
-    command("run", ("bench", benches), model, ("--data", path | {"required": True}),
-            ("--videos", path | {"required": True, "dest": "folder"}), *shared)
-    command("score", ("bench", benches), ("files", {"nargs": "+", "type": Path}))
-    command("claims", ("claim", {"choices": CLAIMS}), ("--seeds", {"type": int, "default": 1}), number,
-            ("--minutes", {"type": float, "default": 30, "help": "of training, each"}), ("--data", path), *shared)
+    for flag, kind, default, text in (
+            ("--workers", int, workers, "processes"), ("--seed", int, 10**6, "of the toy videos"),
+            ("--fps", int, 1, "frames a second; a turn stays one second"),
+            ("--threshold", float, None, "respond when P(Response) reaches it"),
+            ("--window", int, None, "seconds that stay in the context"),
+            ("--max-frames", int, 64, "of a video, offline"),
+            ("--patience", int, 10, "seconds that the last picture stands still for an answer")):
+        common.add_argument(flag, type=kind, default=default, help=text)
+    common.add_argument("--offline", action="store_true", help="all frames in one turn")
+    toys, runs, claim = (commands.add_parser(name, parents=[common])
+                         for name in ("toy", "run", "claims"))
+    scores = commands.add_parser("score")
+    for command in (runs, scores):
+        command.add_argument("bench", choices=("raw", *READERS))
+    scores.add_argument("files", nargs="+", type=Path)
+    claim.add_argument("claim", choices=CLAIMS)
+    for command in (toys, runs, scores, claim):
+        command.add_argument("--out", type=Path, required=True, help="a file; of claims, a folder")
+    for command in (toys, runs):
+        command.add_argument("--model", type=Path, required=True, help="folder of the checkpoint")
+        command.add_argument("--data", type=Path, required=command is runs, help="annotation file")
+    for command in (toys, claim):
+        command.add_argument("--videos", type=int, default=300, help="how many toy videos")
+    toys.add_argument("--videos-folder", dest="folder", type=Path, help="the videos of --data")
+    runs.add_argument("--videos", dest="folder", type=Path, required=True, help="their folder")
+    claim.add_argument("--seeds", type=int, default=1, help="how many runs of each arm")
+    claim.add_argument("--minutes", type=float, default=30, help="of training, for each run")
+    claim.set_defaults(bench="toy", data=None)
     args = parser.parse_args(argv)
     try:
         if args.command == "claims":
             claims(args)
         elif args.command == "score":
             rows = [row for file in args.files for row in read_rows(args.bench, file)]
-            report(args.bench, score(args.bench, rows), args.out, files=[str(file) for file in args.files])
+            report(args.bench, score(args.bench, rows), args.out, files=[*map(str, args.files)])
         else:
             args.bench = args.bench if args.command == "run" else "raw" if args.data else "toy"
             rows, run, out = run_bench(args)
             if args.command == "run" or "RANK" in os.environ:
-                print(f"{len(rows)} rows in {out}; next: eval.py score {args.bench} {out} --out FILE")
+                print(f"{len(rows)} items in {out}, to be scored by: eval.py score {args.bench}")
             else:
                 report(args.bench, score_stream(rows), args.out, run=run)
     except (ValueError, OSError) as error:

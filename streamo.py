@@ -15,8 +15,10 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from itertools import groupby
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +30,14 @@ from safetensors.torch import save_file
 
 SILENCE, STANDBY, RESPONSE = STATES = ("</Silence>", "</Standby>", "</Response>")
 FRAME = "<frame>"
-CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
-# ---------------------------------------------------------------------------------------------
-# Tokenizer: byte-level BPE in the tokenizer.json layout
-# ---------------------------------------------------------------------------------------------
+
+def check(ok, message):
+    if not ok:
+        raise ValueError(message)
+
+
+# ---- Tokenizer: byte-level BPE in the tokenizer.json layout ----------------------------------
 
 QWEN_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
                 r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -40,22 +45,39 @@ GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s
 # "user\n", "s-", "s>\n" and every number below 1000 can be one token of the toy vocabulary
 TOY_PATTERN = (r"s[->]\n?|\p{N}{1,3}| ?\p{L}+\n?| ?[^\s\p{L}\p{N}]+[\r\n]*|"
                r"\s*[\r\n]+|\s+(?!\S)|\s+")
-# Unicode White_Space: Python's \s also holds U+001C..U+001F, which the tokenizers library does not
-WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+# The `tokenizers` library splits by Unicode 16 and normalises by Unicode 9; Python 3.11 knows 14.
+# Letters and numbers newer than 14, and the marks newer than 9, which its NFC does not know:
+NEWER = {"L": "1c89-1c8a a7cb-a7cd a7da-a7dc 105c0-105f3 10d4a-10d65 10d6f-10d85 10ec2-10ec4 "
+              "1123f-11240 11380-11389 1138b 1138e 11390-113b5 113b7 113d1 113d3 11bc0-11be0 "
+              "11f02 11f04-11f10 11f12-11f33 1342f 13441-13446 13460-143fa 16100-1611d "
+              "16d40-16d6c 18cff 1b132 1b155 1df25-1df2a 1e030-1e06d 1e4d0-1e4eb 1e5d0-1e5ed "
+              "1e5f0 2b739 2ebf0-2ee5d 31350-323af",
+         "N": "10d40-10d49 116d0-116e3 11bf0-11bf9 11f50-11f59 16130-16139 16d70-16d79 "
+              "1ccf0-1ccf9 1d2c0-1d2d3 1e4f0-1e4f9 1e5f1-1e5fa"}
+NEWER_MARKS = ("7fd 898-89f 8ca-8d3 9fe c3c d3b-d3c eba 1715 1abf-1ace 1df6-1dfa a82c "
+               "10d24-10d27 10eab-10eac 10f46-10f50 10f82-10f85 11070 1133b 1145e 11839-1183a "
+               "11930 11935 1193d-1193e 11943 119e0 11a34 11a47 11a99 11d42 11d44-11d45 11d97 "
+               "16ff0-16ff1 1e130-1e136 1e2ae 1e2ec-1e2ef")
+WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # \s has others
+
+
+def char_ranges(spans):
+    """ "a7cb-a7cd 18cff" as the inside of a `re` class."""
+    return "".join(f"\\U{int(a, 16):08x}-\\U{int(b or a, 16):08x}"
+                   for a, _, b in (span.partition("-") for span in spans.split()))
 
 
 @lru_cache
 def unicode_class(major):
-    """All characters of a general category, "L" or "N", as the inside of a `re` class."""
+    r"""All letters "L" or all numbers "N", \p{L} or \p{N}, as the inside of a `re` class."""
     codes = [c for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] == major]
-    starts = [c for i, c in enumerate(codes) if i == 0 or codes[i - 1] != c - 1]
-    ends = [c for i, c in enumerate(codes) if i + 1 == len(codes) or codes[i + 1] != c + 1]
-    return "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in zip(starts, ends))
+    runs = [[c for _, c in run] for _, run in groupby(enumerate(codes), lambda ic: ic[1] - ic[0])]
+    return char_ranges(" ".join(f"{run[0]:x}-{run[-1]:x}" for run in runs) + " " + NEWER[major])
 
 
 @lru_cache
-def compile_pattern(pattern):
-    r"""A Split pattern with \p{L}, \p{N}, \s, \S as a Python regex. ValueError names other \p{..}."""
+def compile_split(pattern):
+    r"""A Split pattern with \p{L}, \p{N}, \s, \S as a Python regex whose split() keeps all."""
     classes = {r"\s": WHITE_SPACE, r"\p{L}": unicode_class("L"), r"\p{N}": unicode_class("N")}
     out, inside = [], False
     for piece in re.findall(r"\\[pP]\{\^?\w+\}|\\.|.", pattern, re.S):
@@ -63,11 +85,11 @@ def compile_pattern(pattern):
             piece = classes[piece] if inside else f"[{classes[piece]}]"
         elif piece == r"\S" and not inside:
             piece = f"[^{WHITE_SPACE}]"
-        elif piece[:2] in (r"\p", r"\P", r"\S"):
-            raise ValueError(f"tokenizer pattern {pattern!r}: {piece} is not supported here")
+        check(piece[:2] not in (r"\p", r"\P", r"\S"),
+              f"tokenizer pattern {pattern!r}: {piece} is not supported here")
         inside = piece == "[" or (inside and piece != "]")
         out.append(piece)
-    return re.compile("".join(out))
+    return re.compile(f"({''.join(out)})")
 
 
 @lru_cache
@@ -100,7 +122,7 @@ def merge_word(ids, ranks):
 
 
 class Tokenizer:
-    """Byte-level BPE: vocab {token: id} in GPT-2's byte alphabet, merges [(a, b)], Split patterns
+    """Byte-level BPE: vocab {token: id} in GPT-2's byte alphabet, merges [(a, b)], split patterns
     applied one after another, added {token: id} that are never split. Equal to the `tokenizers`
     library with add_special_tokens=False."""
 
@@ -109,10 +131,10 @@ class Tokenizer:
         self.nfc, self.ignore_merges, self.added = nfc, ignore_merges, {}
         self.ranks = {(vocab[a], vocab[b]): (rank, vocab[a + b])
                       for rank, (a, b) in enumerate(self.merges)}
-        self.splits = [compile_pattern(p) for p in self.patterns]
-        alphabet = byte_alphabet()
-        self.byte_ids = [vocab[alphabet[b]] for b in range(256)]
-        to_byte = {c: b for b, c in alphabet.items()}
+        self.splits = [compile_split(pattern) for pattern in self.patterns]
+        self.unknown_marks = re.compile(f"([{char_ranges(NEWER_MARKS)}])")
+        self.byte_ids = [vocab[char] for _, char in sorted(byte_alphabet().items())]
+        to_byte = {char: b for b, char in byte_alphabet().items()}
         self.bytes = {i: bytes(to_byte[c] for c in token) for token, i in vocab.items()
                       if all(c in to_byte for c in token)}
         self.words = {}                                 # word -> ids: text repeats its words
@@ -128,9 +150,10 @@ class Tokenizer:
         return 1 + max([*self.vocab.values(), *self.added.values()])
 
     def id(self, token):
-        if token not in self.added and token not in self.vocab:
+        found = self.added.get(token, self.vocab.get(token))
+        if found is None:
             raise KeyError(f"token {token!r} is not in the vocabulary")
-        return self.added[token] if token in self.added else self.vocab[token]
+        return found
 
     def add_tokens(self, tokens):
         """Give each absent token the next id after the last."""
@@ -150,23 +173,20 @@ class Tokenizer:
     def pad_id(self):
         return self.id("<|endoftext|>")
 
-    def _encode_word(self, word):
-        data = word.encode()
-        if self.ignore_merges:
-            whole = self.vocab.get("".join(map(byte_alphabet().get, data)))
-            if whole is not None:
-                return [whole]
-        return merge_word([self.byte_ids[b] for b in data], self.ranks)
-
     def _encode_plain(self, text):
-        pieces = [unicodedata.normalize("NFC", text) if self.nfc else text]
-        for split in self.splits:                       # matches and the gaps between them
-            pieces = [p for piece in pieces for p in split_all(split, piece)]
-        ids = []
-        for word in pieces:
+        if self.nfc and not text.isascii():
+            text = "".join(unicodedata.normalize("NFC", part)
+                           for part in self.unknown_marks.split(text))
+        words, ids = [text], []
+        for split in self.splits:                       # split() gives the gaps and the matches
+            words = [part for word in words for part in split.split(word) if part]
+        for word in words:
             known = self.words.get(word)
             if known is None:
-                known = self._encode_word(word)
+                data = word.encode()
+                whole = self.ignore_merges and "".join(map(byte_alphabet().get, data))
+                known = ([self.vocab[whole]] if whole in self.vocab else
+                         merge_word([self.byte_ids[b] for b in data], self.ranks))
                 if len(self.words) < 100_000 and len(word) < 100:
                     self.words[word] = known
             ids += known
@@ -175,11 +195,9 @@ class Tokenizer:
     def encode(self, text, special=True):
         """Token ids of text. special=False reads added tokens inside the text as plain text, so
         that a user cannot inject them."""
-        if not special:
-            return self._encode_plain(text)
         ids = []
-        for i, piece in enumerate(self.added_split.split(text)):
-            ids += [self.added[piece]] if i % 2 else self._encode_plain(piece) if piece else []
+        for i, part in enumerate(self.added_split.split(text) if special else [text]):
+            ids += [self.added[part]] if i % 2 else self._encode_plain(part)
         return ids
 
     def decode(self, ids):
@@ -189,9 +207,10 @@ class Tokenizer:
     @classmethod
     def train(cls, texts, vocab_size, pattern=TOY_PATTERN):
         """A small vocabulary learnt from texts: 256 bytes, a token for each number below 1000,
-        then the most frequent pair again and again (ties: the lower ids) up to vocab_size."""
-        vocab = {c: i for i, c in enumerate(byte_alphabet().values())}
-        names, merges, ranks = list(vocab), [], {}
+        then the most frequent pair again and again (ties: the lower ids) up to vocab_size, then
+        the three ChatML tokens."""
+        names, merges, ranks = list(byte_alphabet().values()), [], {}
+        byte_ids = {b: i for i, b in enumerate(byte_alphabet())}
 
         def merge(a, b):
             ranks[a, b] = (len(merges), len(names))
@@ -199,11 +218,10 @@ class Tokenizer:
             names.append(names[a] + names[b])
 
         for number in range(10, 1000):
-            merge(*merge_word([vocab[digit] for digit in str(number)], ranks))
-        counts = Counter(w for text in texts for w in split_all(compile_pattern(pattern), text))
-        alphabet = byte_alphabet()
-        words = [[merge_word([vocab[alphabet[b]] for b in w.encode()], ranks), n]
-                 for w, n in sorted(counts.items())]
+            merge(*merge_word([byte_ids[b] for b in str(number).encode()], ranks))
+        counts = Counter(w for text in texts for w in compile_split(pattern).split(text) if w)
+        words = [[merge_word([byte_ids[b] for b in word.encode()], ranks), n]
+                 for word, n in sorted(counts.items())]
         while len(names) < vocab_size:
             pairs = Counter()
             for ids, n in words:
@@ -217,25 +235,45 @@ class Tokenizer:
                 if best in zip(word[0], word[0][1:]):
                     word[0] = merge_word(word[0], {best: ranks[best]})
         tokenizer = cls({name: i for i, name in enumerate(names)}, merges, [pattern])
-        tokenizer.add_tokens(CHAT_TOKENS)
+        tokenizer.add_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
         return tokenizer
 
     @classmethod
     def from_pretrained(cls, folder):
-        """Read tokenizer.json of a folder, or vocab.json + merges.txt (Qwen's pattern and NFC)."""
+        """Read folder/tokenizer.json, or vocab.json + merges.txt + tokenizer_config.json of Qwen.
+        ValueError names the file and the setting that is not supported."""
         path = Path(folder) / "tokenizer.json"
+        if not path.exists() and path.with_name("vocab.json").exists():
+            return cls._from_vocab(Path(folder))
         data = read_json(path)
-        model = data["model"]
-        patterns, steps = [], [data["pre_tokenizer"]]
-        for step in steps:
-            if step["type"] == "Sequence":
-                steps += step["pretokenizers"]
-            elif step["type"] == "Split":
-                patterns.append(step["pattern"]["Regex"])
-        added = {t["content"]: t["id"] for t in data["added_tokens"]}
-        merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-        return cls(model["vocab"], merges, patterns, added, data["normalizer"] is not None,
+        model, normalizer = data["model"], data.get("normalizer") or {}
+        check(model["type"] == "BPE" and not model.get("byte_fallback"),
+              f"{path}: only byte-level BPE is supported, not {model['type']} with byte_fallback")
+        for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+            check(not model.get(key), f"{path}: model.{key} is not supported")
+        names = [n["type"] for n in normalizer.get("normalizers", [normalizer] * bool(normalizer))]
+        check(names in ([], ["NFC"]), f"{path}: normalizer {names} is not supported, only NFC")
+        steps = data.get("pre_tokenizer") or {"type": "null"}
+        patterns = [split_pattern(step, path) for step in steps.get("pretokenizers", [steps])]
+        for token in data["added_tokens"]:
+            for key in ("lstrip", "rstrip", "single_word"):
+                check(not token.get(key), f"{path}: {key} of {token['content']} is not supported")
+        return cls(model["vocab"], [m.split(" ") if isinstance(m, str) else m
+                                    for m in model["merges"]], list(filter(None, patterns)),
+                   {t["content"]: t["id"] for t in data["added_tokens"]}, bool(names),
                    model.get("ignore_merges", False))
+
+    @classmethod
+    def _from_vocab(cls, folder):
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+        config = folder / "tokenizer_config.json"
+        config = read_json(config) if config.exists() else {}
+        kind = config.get("tokenizer_class", "Qwen2Tokenizer")
+        check(kind.startswith("Qwen2Tokenizer"), f"{folder}: without a tokenizer.json only "
+              f"Qwen2Tokenizer is supported, not {kind}")
+        added = {t["content"]: int(i) for i, t in config.get("added_tokens_decoder", {}).items()}
+        return cls(read_json(folder / "vocab.json"), merges, [QWEN_PATTERN], added, nfc=True)
 
     def save_pretrained(self, folder):
         """Write folder/tokenizer.json, which the `tokenizers` library reads too."""
@@ -243,7 +281,7 @@ class Tokenizer:
                       "use_regex": False}
         splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated",
                    "invert": False} for p in self.patterns]
-        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         write_json(Path(folder) / "tokenizer.json", {
             "version": "1.0", "truncation": None, "padding": None,
             "added_tokens": [{"id": i, "content": t, **flags, "special": True}
@@ -251,29 +289,24 @@ class Tokenizer:
             "normalizer": {"type": "NFC"} if self.nfc else None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
             "post_processor": byte_level, "decoder": byte_level,
-            "model": {"type": "BPE", "dropout": None, "unk_token": None,
-                      "continuing_subword_prefix": "", "end_of_word_suffix": "",
-                      "fuse_unk": False, "byte_fallback": False,
-                      "ignore_merges": self.ignore_merges, "vocab": self.vocab,
-                      "merges": [" ".join(m) for m in self.merges]}})
+            "model": {"type": "BPE", "ignore_merges": self.ignore_merges, "vocab": self.vocab,
+                      "merges": [" ".join(merge) for merge in self.merges]}})
 
 
-def split_all(split, text):
-    """The matches of a pattern and the gaps between them, in order; nothing is lost."""
-    start = 0
-    for match in split.finditer(text):
-        if match.start() > start:
-            yield text[start:match.start()]
-        if match.group():
-            yield match.group()
-        start = match.end()
-    if start < len(text):
-        yield text[start:]
+def split_pattern(step, path):
+    """The regex of one pre-tokenizer of a tokenizer.json; None where it does not split."""
+    kind, pattern = step["type"], step.get("pattern", {})
+    if kind == "Split" and "Regex" in pattern and step["behavior"] == "Isolated":
+        check(not step.get("invert"), f"{path}: invert of pre_tokenizer Split is not supported")
+        return pattern["Regex"]
+    if kind == "Digits":
+        return r"\p{N}" if step["individual_digits"] else r"\p{N}+"
+    check(kind == "ByteLevel" and not step.get("add_prefix_space"),
+          f"{path}: pre_tokenizer {step} is not supported")
+    return GPT2_PATTERN if step.get("use_regex", True) else None
 
 
-# ---------------------------------------------------------------------------------------------
-# Configs
-# ---------------------------------------------------------------------------------------------
+# ---- Configs --------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -337,9 +370,7 @@ class StreamoConfig:
         return cls(vision=vision, decoder=decoder, **data)
 
 
-# ---------------------------------------------------------------------------------------------
-# Vision encoder (SigLIP) and connector
-# ---------------------------------------------------------------------------------------------
+# ---- Vision encoder (SigLIP) and connector --------------------------------------------------
 
 ACTIVATIONS = {"gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"), "gelu": F.gelu}
 
@@ -452,9 +483,7 @@ def pooling_matrix(side, grid, pooling):
     return pooled.flatten(2)[0].T.contiguous()
 
 
-# ---------------------------------------------------------------------------------------------
-# Decoder (LLaMA-style) and its KV cache
-# ---------------------------------------------------------------------------------------------
+# ---- Decoder (LLaMA-style) and its KV cache -------------------------------------------------
 
 BLOCK = 128     # queries at a time: skips keys of their future, and scores stay small in memory
 
@@ -635,9 +664,7 @@ class Decoder(nn.Module):
         return F.linear(x, head.weight)
 
 
-# ---------------------------------------------------------------------------------------------
-# Streamo
-# ---------------------------------------------------------------------------------------------
+# ---- Streamo --------------------------------------------------------------------------------
 
 class Streamo(nn.Module):
     def __init__(self, config):
@@ -726,9 +753,7 @@ def preprocess(image, size):
     return pixels.float() / 127.5 - 1
 
 
-# ---------------------------------------------------------------------------------------------
-# Files
-# ---------------------------------------------------------------------------------------------
+# ---- Files ----------------------------------------------------------------------------------
 
 def read_json(path):
     with open(path, encoding="utf-8") as file:

@@ -183,7 +183,7 @@ def faults(record):
     if "messages" in record:
         try:
             video_path(record, "")
-            spoken(record["messages"], Counter())
+            stream_events(record["messages"], Counter())
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             yield f"messages or videos: {error}"
         return
@@ -210,7 +210,7 @@ def faults(record):
                 yield f"{kind}[{n}]: the span runs backwards, from {start} to {end}"
 
 
-def spoken(messages, counts):
+def stream_events(messages, counts):
     """(questions [(turn, text)], Standby turns, responses [(turn, text)]) of a stream record.
 
     A question in turn 0 that stands again later was only repeated by the released converter.
@@ -233,7 +233,7 @@ def spoken(messages, counts):
     return questions, [standby], responses
 
 
-def dated_by_seconds(record):
+def raw_events(record):
     """The same three of a raw record, in the released meaning: a question at t stands in turn t-1;
     a span is Standby on turns start-1 .. end-1, Response on turn `end`; instants on turn t-1."""
     questions = [(max(int(parse_time(q.get("time")) or 0) - 1, 0), q["content"])
@@ -259,7 +259,7 @@ def turns_from_record(record, seconds, counts=None):
     if fault:
         raise ValueError(fault)
     questions, standby, responses = (
-        spoken(record["messages"], counts) if "messages" in record else dated_by_seconds(record))
+        stream_events(record["messages"], counts) if "messages" in record else raw_events(record))
     turns = [Turn(n, STANDBY if any(n in span for span in standby) else SILENCE)
              for n in range(seconds)]
     for n, text in questions:

@@ -1,4 +1,4 @@
-"""The sources of Streamo-Instruct -> raw records, worked by hand; reading, writing, check and show."""
+"""The sources of Streamo-Instruct -> raw records, by hand; reading, writing, check and show."""
 
 import csv
 import json
@@ -32,7 +32,8 @@ def grounding(records):
     """The grounding record, with its texts' seconds; forward or backward, and sound."""
     found, = [r for r in records if "Grounding" in r["task_type"]]
     asked, texts = int(found["question"][0]["time"]), [r["content"] for r in found["response"]]
-    times = [tuple(map(int, t)) for text in texts for t in re.findall(r"from (\d+)s to (\d+)s", text)]
+    times = [tuple(map(int, span)) for text in texts
+             for span in re.findall(r"from (\d+)s to (\d+)s", text)]
     if found["task_type"] == "Event Grounding":
         assert asked <= min(times)[0]
         assert [(int(r["st_time"]), int(r["end_time"])) for r in found["response"]] == times
@@ -44,13 +45,13 @@ def grounding(records):
 # ---- each source, from a record of its shape
 
 def test_activitynet():
-    item = "v_abc", {"duration": 82.73, "timestamps": [[0.83, 19.86], [17.37, 60.81], [56.26, 79.42]],
+    item = "v_abc", {"duration": 82.7, "timestamps": [[0.8, 19.8], [17.3, 60.8], [56.2, 79.4]],
                      "sentences": ["A woman  sits.", " She dances.", " She bows."]}
     records = made("activitynet", item)
     events, = of(records, "Event Caption")
     assert events["video_path"] == "v_abc.mp4" and events["source"] == "activitynet"
-    assert spans(events) == [("A woman sits.", 0.83, 19.86, ""), ("She dances.", 17.37, 60.81, ""),
-                             ("She bows.", 56.26, 79.42, "")]
+    assert spans(events) == [("A woman sits.", 0.8, 19.8, ""), ("She dances.", 17.3, 60.8, ""),
+                             ("She bows.", 56.2, 79.4, "")]
     assert events["question"] == [{"content": events["question"][0]["content"], "time": "0"}]
     found, times = grounding(records)
     assert times[0] in [(0, 19), (17, 60), (56, 79)] and len(records) == 2
@@ -61,8 +62,9 @@ def test_activitynet():
 def test_activitynet_anomalies():
     """Swapped, overlong and empty spans, and a key without v_."""
     counts = Counter()
-    records = made("activitynet", ("abc", {"duration": 30, "timestamps": [[9, 5], [20, 40], [7, 7], [35, 50]],
-                                           "sentences": ["a", "b", "c", "d"]}), counts=counts)
+    item = "abc", {"duration": 30, "timestamps": [[9, 5], [20, 40], [7, 7], [35, 50]],
+                   "sentences": ["a", "b", "c", "d"]}
+    records = made("activitynet", item, counts=counts)
     assert spans(of(records, "Event Caption")[0]) == [("a", 5.0, 9.0, ""), ("b", 20.0, 30.0, "")]
     assert records[0]["video_path"] == "v_abc.mp4"
     assert counts == {"spans swapped": 1, "spans clamped to the video": 2,
@@ -70,27 +72,29 @@ def test_activitynet_anomalies():
 
 
 def test_qvhighlights():
-    item = {"qid": 1, "query": "A man cooks.", "duration": 150, "vid": "NUsG9BgSes0_210.0_360.0",
-            "relevant_windows": [[82, 100], [10, 20]], "relevant_clip_ids": [41], "saliency_scores": [[1, 2, 3]]}
+    item = {"qid": 1, "query": "A man cooks.", "duration": 150, "vid": "abcdefghijk_210.0_360.0",
+            "relevant_windows": [[82, 100], [10, 20]], "relevant_clip_ids": [41],
+            "saliency_scores": [[1, 2, 3]]}
     records = made("qvhighlights", item)
     found, times = grounding(records)
-    assert times == [(10, 20), (82, 100)] and found["video_path"] == "NUsG9BgSes0_210.0_360.0.mp4"
+    assert times == [(10, 20), (82, 100)] and found["video_path"] == "abcdefghijk_210.0_360.0.mp4"
     assert "A man cooks." in found["question"][0]["content"]
     assert made("qvhighlights", {**item, "relevant_windows": []}) == []
 
 
 def test_youcook2_official_and_copy():
-    official = "GLd3aX16zBg", {"duration": 241.62, "subset": "training", "recipe_type": "113", "annotations": [
-        {"segment": [90, 102], "id": 0, "sentence": "spread margarine"},
-        {"segment": [114, 127], "id": 1, "sentence": "place cheese"}]}
-    copy = "v_GLd3aX16zBg", {"duration": 241.62, "timestamps": [[90, 102], [114, 127]],
-                             "sentences": ["spread margarine", "place cheese"]}
-    for item, path in ((official, "113/GLd3aX16zBg.mp4"), (copy, "GLd3aX16zBg.mp4")):
+    official = "abc", {"duration": 240.5, "recipe_type": "113", "annotations": [
+        {"segment": [90, 102], "id": 0, "sentence": "cut the bread"},
+        {"segment": [114, 127], "id": 1, "sentence": "toast it"}]}
+    copy = "v_abc", {"duration": 240.5, "timestamps": [[90, 102], [114, 127]],
+                     "sentences": ["cut the bread", "toast it"]}
+    for item, path in ((official, "113/abc.mp4"), (copy, "abc.mp4")):
         records = made("youcook2", item)
         assert spans(of(records, "Action Caption")[0]) == [
-            ("spread margarine", 90.0, 102.0, ""), ("place cheese", 114.0, 127.0, "")]
+            ("cut the bread", 90.0, 102.0, ""), ("toast it", 114.0, 127.0, "")]
         assert grounding(records)[0]["video_path"] == path
-    assert made("youcook2", ("v_x", {"duration": 9, "timestamps": [[0, 1]], "sentences": ["None"]})) == []
+    dummy = {"duration": 9, "timestamps": [[0, 1]], "sentences": ["None"]}
+    assert made("youcook2", ("v_x", dummy)) == []
 
 
 def test_hacs_has_a_string_duration():
@@ -98,7 +102,8 @@ def test_hacs_has_a_string_duration():
         {"label": "Playing lacrosse", "segment": [5.40, 11.60]},
         {"label": "Playing lacrosse", "segment": [60.2, 99.0]}]}))
     steps, = of(records, "Action Caption")
-    assert spans(steps) == [("Playing lacrosse", 5.4, 11.6, ""), ("Playing lacrosse", 60.2, 92.166667, "")]
+    assert spans(steps) == [("Playing lacrosse", 5.4, 11.6, ""),
+                            ("Playing lacrosse", 60.2, 92.166667, "")]
     assert steps["video_path"] == "Playing_lacrosse/v_xyz.mp4"
     assert grounding(records)[1] == [(5, 11), (60, 92)]
     assert made("hacs", ("t", {"subset": "testing", "duration": "9.5", "annotations": []})) == []
@@ -106,8 +111,9 @@ def test_hacs_has_a_string_duration():
 
 def test_egotimeqa_counts_frames_at_30_fps():
     raw, = made("egotimeqa", {"video_id": "uid", "sample_id": None, "question": "What did l cut?",
-                              "answer": "an onion", "moment_start_frame": 301.5, "moment_end_frame": 600,
-                              "start_sec": 1.0, "end_sec": 2.0, "wrong_answers": ["a", "b", "c"]})
+                              "answer": "an onion", "wrong_answers": ["a", "b", "c"],
+                              "moment_start_frame": 301.5, "moment_end_frame": 600,
+                              "start_sec": 1.0, "end_sec": 2.0})
     assert raw["question"] == [{"content": "What did I cut?", "time": "10"}]
     assert spans(raw) == [("an onion", 10.05, 20.0, "")] and raw["video_path"] == "uid.mp4"
     assert line(turns_from_record(raw, 30)) == "-" * 9 + "s" * 11 + "R" + "-" * 9
@@ -117,55 +123,57 @@ def test_egotimeqa_counts_frames_at_30_fps():
     ([[0, 0], [1, 2], [1, 2], [0, 2]], 6, (5, 15)),            # chunks 1..2 are seconds 5..15
     ([[5, 5]] * 4, 6, (25, 30)), ([[4, 5], [4, 5]], 5, (20, 25))])
 def test_didemo_has_chunks_of_5_seconds(times, segments, expected):
-    records = made("didemo", {"annotation_id": 1, "video": "3503@N01_60_dc.mov", "description": "a dog jumps",
-                              "times": times, "num_segments": segments, "dl_link": ""})
+    records = made("didemo", {"annotation_id": 1, "video": "1@N01_2_a.mov", "times": times,
+                              "description": "a dog jumps", "num_segments": segments})
     found, seconds = grounding(records)
-    assert seconds == [expected] and found["video_path"] == "3503@N01_60_dc.mov"
+    assert seconds == [expected] and found["video_path"] == "1@N01_2_a.mov"
 
 
 def test_coin():
-    records = made("coin", ("abc", {"duration": 120.5, "class": "ReplaceCDDriveWithSSD", "start": 50, "end": 90,
-                                    "annotation": [{"id": "212", "segment": [60.0, 69.0], "label": "open the lid"},
-                                                   {"id": "213", "segment": [70.0, 80.0], "label": "pull it out"}],
-                                    "subset": "training", "recipe_type": 131}))
+    records = made("coin", ("abc", {
+        "duration": 120.5, "class": "ReplaceCDDriveWithSSD", "start": 50, "end": 90,
+        "annotation": [{"id": "212", "segment": [60.0, 69.0], "label": "open the lid"},
+                       {"id": "213", "segment": [70.0, 80.0], "label": "pull it out"}],
+        "subset": "training", "recipe_type": 131}))
     assert spans(of(records, "Action Caption")[0])[0] == ("open the lid", 60.0, 69.0, "")
     dated, = of(records, "Time-sensitive QA")
     assert '"Replace CD Drive With SSD"' in dated["question"][0]["content"]
     assert spans(dated) == [("open the lid", "", "", "61"), ("pull it out", "", "", "71")]
     turns = turns_from_record(dated, 120)
-    assert turns[60].text == "open the lid" and line(turns).count("R") == 2       # turn 60 is <60s-61s>
+    assert turns[60].text == "open the lid" and line(turns).count("R") == 2    # <60s-61s>
     grounding(records)
 
 
 def test_llava_video_open_ended_and_multiple_choice():
-    item = {"id": "101", "video": "academic_source/a/split_2.mp4", "data_source": "0_30_s", "conversations": [
-        {"from": "human", "value": "<image>\nWhat is cut?\nA. Bread.\nB. Cheese.\nRespond with the letter."},
+    asked = "What is cut?\nA. Bread.\nB. Cheese.\nRespond with the letter."
+    item = {"id": "1", "video": "academic/a/split_2.mp4", "conversations": [
+        {"from": "human", "value": f"<image>\n{asked}"},
         {"from": "gpt", "value": "A."},
         {"from": "human", "value": "Where?"}, {"from": "gpt", "value": "In a\nkitchen."}]}
     first, second = made("llava-video", item)
-    assert first["question"][0]["content"] == "What is cut?\nA. Bread.\nB. Cheese.\nRespond with the letter."
+    assert first["question"][0]["content"] == asked
     (text, start, end, _), = spans(second)
-    assert text == "In a kitchen." and end == start + 1 and int(second["question"][0]["time"]) == start
+    assert text == "In a kitchen." and end == start + 1 == int(second["question"][0]["time"]) + 1
     assert spans(first)[0][0] == "A." and first["video_path"] == item["video"]
     with pytest.raises(ValueError):
         made("llava-video", {**item, "conversations": item["conversations"][:3]})
 
 
 def test_koala_rows(tmp_path):
-    """A caption with commas and newlines, a time without a fraction, a byte order mark, a bad byte."""
+    """Commas and newlines in a caption, a time without fraction, a byte order mark, a bad byte."""
     path = tmp_path / "koala.csv"
     with open(path, "w", encoding="utf-8-sig", newline="") as file:
         rows = csv.writer(file)
         rows.writerow("videoID,url,timestamp,caption,clarity_score,aesthetic_score,motion_score,"
                       "video_training_suitability_score".split(","))
-        rows.writerow(["abc_3", "u", "['0:00:02.733', '0:01:06']", 'A "cat",\nthen a dog 🐈.', .5, 3, 2, 4])
+        rows.writerow(["abc_3", "u", "['0:00:02.733', '0:01:06']", 'A "cat",\nthen 🐈.', .5, 3, 2, 4])
         rows.writerow(["abc_4", "u", "['0:00:02.733'", "cut off", .5, 3, 2, 4])
         rows.writerow(["abc_5", "u", "['0:00:02', '0:00:04']", "bad XX byte", .5, 3, 2, 4])
     path.write_bytes(path.read_bytes().replace(b"XX", b"\xff"))
     counts = Counter()
     records = list(data.convert("koala", [path], ".", counts))
     assert [r["video_path"] for r in records] == ["abc_3.mp4", "abc_5.mp4"]
-    assert spans(records[0]) == [('A "cat", then a dog 🐈.', 0, pytest.approx(63.267), "")]
+    assert spans(records[0]) == [('A "cat", then 🐈.', 0, pytest.approx(63.267), "")]
     assert spans(records[1])[0][0] == "bad � byte"
     assert counts["items refused"] == 1 and counts["records written"] == 2
 
@@ -179,20 +187,21 @@ def talk(human, gpt):
 
 def test_et_instruct_captions_in_text_and_vid_files():
     text = {**ET, "task": "dvc", "tgt": [36, 44, 49, 57], "conversations": talk(
-        "Describe the steps.", "36.0 - 44.0 seconds, clean the bananas. 49.0 - 57.0 seconds, peel them.")}
+        "Which steps?", "36.0 - 44.0 seconds, wash the apples. 49.0 - 57.0 seconds, peel them.")}
     vid = {**text, "conversations": talk(
-        "Describe the steps.", "<vid> - <vid> seconds, clean the bananas. <vid> - <vid> seconds, peel them.")}
+        "Which steps?", "<vid> - <vid> seconds, wash the apples. <vid>-<vid> s, peel them.")}
     for item in (text, vid):
         raw, = made("et-instruct", item)
-        assert spans(raw) == [("clean the bananas.", 36.0, 44.0, ""), ("peel them.", 49.0, 57.0, "")]
+        assert spans(raw) == [("wash the apples.", 36.0, 44.0, ""), ("peel them.", 49.0, 57.0, "")]
         assert raw["task_type"] == "Event Caption"
     with pytest.raises(IndexError):                             # fewer times than <vid>
         made("et-instruct", {**vid, "tgt": [36, 44, 49]})
 
 
 def test_et_instruct_grounding_and_answers():
-    found, times = grounding(made("et-instruct", {**ET, "task": "tal", "tgt": [3, 8, 20, 30], "conversations": talk(
-        "When does he jump?", "It happens in <vid> - <vid> and <vid> - <vid> seconds.")}))
+    found, times = grounding(made("et-instruct", {
+        **ET, "task": "tal", "tgt": [3, 8, 20, 30], "conversations": talk(
+            "When does he jump?", "It happens in <vid> - <vid> and <vid> - <vid> seconds.")}))
     assert times == [(3, 8), (20, 30)] and found["question"][0]["content"] == "When does he jump?"
     raw, = made("et-instruct", {**ET, "task": "rar", "src": [12, 18], "conversations": talk(
         "What is done in <vid> - <vid>?", "(B) He jumps.")})
@@ -209,14 +218,16 @@ def test_et_instruct_grounding_and_answers():
 
 
 def test_dense_short_spans_are_a_narration():
-    item = "a", {"duration": 20, "timestamps": [[k, k + 1.5] for k in range(6)], "sentences": list("abcdef")}
+    item = "a", {"duration": 20, "sentences": list("abcdef"),
+                 "timestamps": [[k, k + 1.5] for k in range(6)]}
     raw = made("activitynet", item)[0]
     assert raw["task_type"] == "Real-time Narration"
     assert spans(raw)[:2] == [("a", "", "", "1"), ("b", "", "", "2")]
 
 
 def test_wordings_repeat_and_vary():
-    items = [(f"v{k}", {"duration": 60, "timestamps": [[3, 9], [20, 30]], "sentences": ["a", "b"]}) for k in range(60)]
+    two = {"duration": 60, "timestamps": [[3, 9], [20, 30]], "sentences": ["a", "b"]}
+    items = [(f"v{k}", two) for k in range(60)]
     first, again = made("activitynet", *items), made("activitynet", *items)
     assert first == again
     for task in ("Event Caption", "Event Grounding", "Backward Grounding"):
@@ -237,23 +248,27 @@ def test_convert_command(tmp_path, capsys):
     assert data.main(["convert", "activitynet", str(source), "--out", str(out)]) is None
     printed = capsys.readouterr()
     records = list(data.read_records(out))
-    assert [r["video_path"] for r in records] == ["v_a.mp4", "v_a.mp4"] and "مرحبا 🐈" in out.read_text()
+    assert [r["video_path"] for r in records] == ["v_a.mp4", "v_a.mp4"]
+    assert "مرحبا 🐈" in out.read_text()
     assert json.loads((tmp_path / "raw.jsonl.counts.json").read_text()) == {
         "items refused": 5, "records written": 2}
-    assert printed.err.count("refused") == 5 and "item 1 refused" in printed.err and "nan" in printed.err
+    assert printed.err.count("refused") == 5
+    assert "item 1 refused" in printed.err and "nan" in printed.err
     assert not list(tmp_path.glob("*.tmp")) and data.check(out) in (0, 1)
 
 
 def test_raw_to_stream_and_back(tmp_path, capsys):
     film(tmp_path / "a.mp4", [0, 1, 2, 3, 4])
     raw = tmp_path / "raw.json"
-    raw.write_text(json.dumps([record([("Q", 1)], [("A", 2, 3)]), {**record(), "video_path": "b.mp4"}]))
+    gone = {**record(), "video_path": "b.mp4"}
+    raw.write_text(json.dumps([record([("Q", 1)], [("A", 2, 3)]), gone]))
     out = tmp_path / "stream.json"
     data.main(["convert", "stream", str(raw), "--videos", str(tmp_path), "--out", str(out)])
     assert "b.mp4" in capsys.readouterr().err
     stream, = list(data.read_records(out))
     assert line(turns_from_record(stream, 5)) == "-ssR-"
-    assert stream["messages"][1]["content"] == "Q\n<0s-1s>\n<stream>" and stream["videos"] == ["a.mp4"]
+    assert stream["messages"][1]["content"] == "Q\n<0s-1s>\n<stream>"
+    assert stream["videos"] == ["a.mp4"]
 
 
 def test_read_names_the_file_and_the_line(tmp_path, monkeypatch):
@@ -315,9 +330,9 @@ def test_check(tmp_path, capsys):
     file.write_text(json.dumps(bad))
     assert data.main(["check", str(file), "--videos", str(tmp_path)]) == 2
     out = capsys.readouterr().out
-    for n, what in ((1, "response after the end"), (2, "response in the Standby"), (3, "runs backwards"), (4, "content"),
-                    (5, "source: missing"), (5, "'x'"), (6, "gone.mp4"), (7, "text.mp4"), (8, "leaves"),
-                    (9, "not a JSON object")):
+    for n, what in ((1, "response after the end"), (2, "response in the Standby"),
+                    (3, "runs backwards"), (4, "content"), (5, "source: missing"), (5, "'x'"),
+                    (6, "gone.mp4"), (7, "text.mp4"), (8, "leaves"), (9, "not a JSON object")):
         assert re.search(f"record {n}: .*{what}", out), (n, what)
     assert "record 0" not in out
     for what in ("task QA", "source test", "granularity question", "duration up to 30 s"):
@@ -347,7 +362,8 @@ def test_show_a_file(tmp_path, model, capsys):
     file = tmp_path / "raw.json"
     file.write_text(json.dumps([record(), record([("Q?", 1)], [("A.", 2, 2)])]))
     strip = tmp_path / "strip.png"
-    data.main(["show", str(file), "--videos", str(tmp_path), "--index", "1", "--model", model, "--strip", str(strip)])
+    folder = ["--videos", str(tmp_path), "--model", model]
+    data.main(["show", str(file), *folder, "--index", "1", "--strip", str(strip)])
     out = capsys.readouterr().out
     # - s R -: alpha = 4 / (3 * 2) = 0.67 for Silence, 4 / 3 for the other two
     assert "Q?\n<0s-1s>\n<frame>x4<|im_end|>" in out.replace("[", "").replace("]", "")
@@ -357,7 +373,7 @@ def test_show_a_file(tmp_path, model, capsys):
     assert image.shape == (116, 1040, 3) and tuple(image[50, 1]) == (0x6b, 0xae, 0xd6)
     assert abs(int(image[50, 50, 0]) - 20) < 5 and abs(int(image[50, 50 + 104 * 3, 0]) - 80) < 5
     with pytest.raises(ValueError, match="--index 2"):
-        data.main(["show", str(file), "--videos", str(tmp_path), "--index", "2", "--model", model])
+        data.main(["show", str(file), *folder, "--index", "2"])
 
 
 def test_show_a_toy_sample_in_colour(model, capsys, monkeypatch):

@@ -15,7 +15,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from itertools import groupby
 from math import prod
@@ -325,6 +325,22 @@ class VisionConfig:
     def side(self):
         return self.image_size // self.patch_size       # patches per row; pixels over are cut off
 
+    @classmethod
+    def from_hf(cls, data, path):
+        """From a SigLIP config.json. ValueError names the setting that is not supported."""
+        kind = data.get("model_type")
+        if kind == "siglip":
+            data = {"model_type": "siglip_vision_model", **(data.get("vision_config") or {})}
+            kind = data["model_type"]
+        check(not str(kind).startswith("siglip2"), f"{path}: model_type {kind} is SigLIP2 NaFlex, "
+              "which is not supported; use SigLIP or a SigLIP2 of fixed resolution")
+        check(kind == "siglip_vision_model",
+              f"{path}: model_type {kind!r} is not supported as a vision encoder, only 'siglip'")
+        act = data.get("hidden_act", cls.hidden_act)
+        check(act in ACTIVATIONS, f"{path}: hidden_act {act!r}: not among {[*ACTIVATIONS]}")
+        check(not data.get("attention_dropout"), f"{path}: attention_dropout must be 0")
+        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -343,12 +359,51 @@ class DecoderConfig:
     attention_bias: bool = False                        # on q, k, v (Qwen2); o_proj has none
     qk_norm: bool = False                               # RMSNorm of each query and key head (Qwen3)
 
+    @classmethod
+    def from_hf(cls, data, path):
+        """From a Qwen2, Qwen3 or Llama config.json; absent keys take that family's defaults.
+        ValueError names the setting that would change the maths and is not supported."""
+        kind = data.get("model_type")
+        check(kind in FAMILIES, f"{path}: model_type {kind!r} is not supported as a decoder, only "
+              f"{', '.join(FAMILIES)}")
+        data = {**DECODER_DEFAULTS, **FAMILIES[kind], **data}
+        for key, value in ONLY.items():
+            check(data.get(key, value) in (value, None),
+                  f"{path}: {key} = {data.get(key)!r} is not supported, only {value!r}")
+        check(kind == "qwen2" or not data.get("attention_bias"),
+              f"{path}: attention_bias = True is not supported for {kind}")
+        check(set(data.get("layer_types") or []) <= {"full_attention"},
+              f"{path}: layer_types other than full_attention are not supported")
+        for key in ("rope_scaling", "rope_parameters"):
+            rope = data.get(key) or {}
+            check(rope.get("rope_type", rope.get("type", "default")) == "default"
+                  and rope.get("partial_rotary_factor", 1) == 1,
+                  f"{path}: {key} = {rope} is not supported, only plain RoPE")
+            data["rope_theta"] = rope.get("rope_theta", data["rope_theta"])
+        heads = data["num_attention_heads"]
+        data["head_dim"] = data.get("head_dim") or data["hidden_size"] // heads
+        data["num_key_value_heads"] = data.get("num_key_value_heads") or heads
+        data.update(attention_bias=kind == "qwen2", qk_norm=kind == "qwen3")
+        return cls(**{f.name: data[f.name] for f in fields(cls)})
+
+
+DECODER_DEFAULTS = dict(vocab_size=151936, hidden_size=4096, intermediate_size=22016,
+                        num_hidden_layers=32, num_attention_heads=32, rope_theta=1e4,
+                        rms_norm_eps=1e-6, max_position_embeddings=32768,
+                        tie_word_embeddings=False)
+FAMILIES = {"qwen2": {"num_key_value_heads": 32},
+            "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+            "llama": {"vocab_size": 32000, "intermediate_size": 11008,
+                      "max_position_embeddings": 2048}}
+ONLY = dict(hidden_act="silu", use_sliding_window=False, mlp_bias=False, attention_dropout=0,
+            quantization_config=None)
+
 
 @dataclass(frozen=True)
 class StreamoConfig:
-    """vision_feature_layer -1: the last layer with its norm; -2: the layer before, without norm.
-    grid, coarse_grid: side of the grid of visual tokens of a frame, and of a compressed frame.
-    window: seconds of stream the model was trained for. frame_token_id: the id of <frame>."""
+    """frame_token_id: the id of <frame>. vision_feature_layer -1: the last layer with its norm;
+    -2: the layer before it, without norm. grid, coarse_grid: side of the square of visual tokens
+    of a frame, and of a compressed frame. window: seconds of stream the model was trained for."""
     vision: VisionConfig
     decoder: DecoderConfig
     frame_token_id: int
@@ -362,12 +417,50 @@ class StreamoConfig:
         return {"model_type": "streamo", **asdict(self)}
 
     @classmethod
-    def from_dict(cls, data):
-        data = dict(data)
-        if data.pop("model_type", None) != "streamo":
-            raise ValueError("not a Streamo config: model_type is not 'streamo'")
-        vision, decoder = VisionConfig(**data.pop("vision")), DecoderConfig(**data.pop("decoder"))
-        return cls(vision=vision, decoder=decoder, **data)
+    def from_dict(cls, data, path="config.json"):
+        data = {key: value for key, value in data.items() if key != "model_type"}
+        for config, part in ((cls, data), (VisionConfig, data.get("vision", {})),
+                             (DecoderConfig, data.get("decoder", {}))):
+            unknown = set(part) - {f.name for f in fields(config)}
+            check(not unknown, f"{path}: unknown {config.__name__} key {', '.join(unknown)}")
+        try:
+            return cls(**{**data, "vision": VisionConfig(**data["vision"]),
+                          "decoder": DecoderConfig(**data["decoder"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: incomplete Streamo config ({error})") from None
+
+    @classmethod
+    def from_llava(cls, data, frame_token_id, path):
+        """From the config.json of LLaVA-OneVision, the original one or the hub's converted one.
+        Its features are the last layer but one of the whole tower, before the norm."""
+        if "text_config" in data:
+            vision = VisionConfig.from_hf(data.get("vision_config") or {}, path)
+            text = {"model_type": "qwen2", **data["text_config"]}
+            if "tie_word_embeddings" in data:
+                text.setdefault("tie_word_embeddings", data["tie_word_embeddings"])
+            only = dict(vision_feature_select_strategy="full", projector_hidden_act="gelu",
+                        multimodal_projector_bias=True)
+            used = vision.num_hidden_layers + 1 + data.get("vision_feature_layer", -1)
+        else:
+            text = {**data, "model_type": "qwen2"}
+            only = dict(mm_projector_type="mlp2x_gelu", mm_spatial_pool_mode="bilinear")
+            tower = str(data.get("mm_vision_tower"))
+            check("vision_config" in data or tower.endswith("siglip-so400m-patch14-384"),
+                  f"{path}: mm_vision_tower {tower}: only siglip-so400m-patch14-384 is known")
+            vision = VisionConfig.from_hf(
+                {"model_type": "siglip_vision_model", **data.get("vision_config", SO400M)}, path)
+            used = vision.num_hidden_layers - 1         # it deletes the last layer of its tower
+        for key, value in only.items():
+            check(data.get(key, value) == value,
+                  f"{path}: {key} = {data.get(key)!r} is not supported, only {value!r}")
+        vision = replace(vision, num_hidden_layers=used + 1)
+        grid = (vision.side + 1) // 2
+        return cls(vision, DecoderConfig.from_hf(text, path), frame_token_id, grid=grid,
+                   coarse_grid=(grid + 1) // 2)
+
+
+SO400M = dict(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27,
+              num_attention_heads=16, image_size=384, patch_size=14)
 
 
 # ---- Vision encoder (SigLIP) and connector --------------------------------------------------
@@ -375,54 +468,36 @@ class StreamoConfig:
 ACTIVATIONS = {"gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"), "gelu": F.gelu}
 
 
-class VisionAttention(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.heads = config.num_attention_heads
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            self.add_module(name, nn.Linear(config.hidden_size, config.hidden_size))
-
-    def forward(self, x):
-        B, N, _ = x.shape
-        q, k, v = (proj(x).view(B, N, self.heads, -1).transpose(1, 2)
-                   for proj in (self.q_proj, self.k_proj, self.v_proj))     # (B, H, N, D)
-        if plain_attention(x):
-            y = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
-        else:
-            y = F.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(y.transpose(1, 2).reshape(B, N, -1))
-
-
-class VisionMLP(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.act = ACTIVATIONS[config.hidden_act]
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, x):
-        return self.fc2(self.act(self.fc1(x)))
-
-
 class VisionLayer(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = VisionAttention(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = VisionMLP(config)
+        D, self.heads = config.hidden_size, config.num_attention_heads
+        self.layer_norm1 = nn.LayerNorm(D, eps=config.layer_norm_eps)
+        self.self_attn = nn.ModuleDict({name: nn.Linear(D, D) for name in
+                                        ("q_proj", "k_proj", "v_proj", "out_proj")})
+        self.layer_norm2 = nn.LayerNorm(D, eps=config.layer_norm_eps)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(D, config.intermediate_size),
+                                  "fc2": nn.Linear(config.intermediate_size, D)})
+        self.act = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x):
-        x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
+        (B, N, D), attn, h = x.shape, self.self_attn, self.layer_norm1(x)
+        q, k, v = (proj(h).view(B, N, self.heads, -1).transpose(1, 2)
+                   for proj in (attn.q_proj, attn.k_proj, attn.v_proj))      # (B, H, N, D/H)
+        if x.device.type == "cpu" and torch.is_grad_enabled():
+            # on the CPU the backward of the fused attention takes half of a training step
+            y = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v)
+        x = x + attn.out_proj(y.transpose(1, 2).reshape(B, N, D))
+        return x + self.mlp.fc2(self.act(self.mlp.fc1(self.layer_norm2(x))))
 
 
 class VisionEmbeddings(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.side = config.side
-        self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size,
-                                         config.patch_size, stride=config.patch_size)
+        self.side, p = config.side, config.patch_size
+        self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, p, stride=p)
         self.position_embedding = nn.Embedding(config.side ** 2, config.hidden_size)
 
     def forward(self, pixels):
@@ -440,24 +515,30 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, config, feature_layer=-1):
         super().__init__()
+        last = config.num_hidden_layers - 1
+        check(feature_layer in (-1, -2), f"vision_feature_layer {feature_layer}: -1 or -2 wanted")
         self.config = config
         self.vision_model = model = nn.Module()
         model.embeddings = VisionEmbeddings(config)
         model.encoder = nn.Module()
-        model.encoder.layers = nn.ModuleList(
-            VisionLayer(config) for _ in range(config.num_hidden_layers + 1 + feature_layer))
-        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        model.post_layernorm = norm if feature_layer == -1 else None
+        model.encoder.layers = nn.ModuleList(VisionLayer(config) for _ in range(last))
+        self.unused = ("vision_model.head.", "text_model.", "logit_")    # in files, not computed
+        model.post_layernorm = nn.Identity()
+        if feature_layer == -1:
+            model.encoder.layers.append(VisionLayer(config))
+            model.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        else:
+            self.unused += (f"vision_model.encoder.layers.{last}.", "vision_model.post_layernorm.")
 
     def forward(self, pixels):
         config, model = self.config, self.vision_model
         wanted = (config.num_channels, config.image_size, config.image_size)
-        if pixels.shape[1:] != wanted:
-            raise ValueError(f"pixels are {tuple(pixels.shape[1:])}, the encoder reads {wanted}")
+        check(pixels.shape[1:] == wanted,
+              f"pixels are {tuple(pixels.shape[1:])}, the encoder reads {wanted}")
         x = model.embeddings(pixels)
         for layer in model.encoder.layers:
             x = layer(x)
-        return x if model.post_layernorm is None else model.post_layernorm(x)
+        return model.post_layernorm(x)
 
 
 class Connector(nn.Module):
@@ -486,11 +567,6 @@ def pooling_matrix(side, grid, pooling):
 # ---- Decoder (LLaMA-style) and its KV cache -------------------------------------------------
 
 BLOCK = 128     # queries at a time: skips keys of their future, and scores stay small in memory
-
-
-def plain_attention(x):
-    # On the CPU the backward of the fused attention takes half of a training step
-    return x.device.type == "cpu" and torch.is_grad_enabled()
 
 
 def rope(positions, config, dtype):
@@ -643,6 +719,7 @@ class Decoder(nn.Module):
         model.layers = nn.ModuleList(DecoderLayer(config)
                                      for _ in range(config.num_hidden_layers))
         model.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.unused = ("lm_head.",) if config.tie_word_embeddings else ()
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -730,10 +807,79 @@ class Streamo(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder, dtype=None, device=None):
-        config = StreamoConfig.from_dict(read_json(Path(folder) / "config.json"))
-        with torch.device("meta"):
-            model = cls(config)
-        return load_weights(model, folder, dtype, device)
+        """Our own folder, or LLaVA-OneVision's in any of its three namings, to which the state
+        tokens and <frame> are added. dtype None keeps the file's."""
+        path = Path(folder) / "config.json"
+        data = read_json(path)
+        kind = data.get("model_type")
+        if kind == "streamo":
+            config = StreamoConfig.from_dict(data, path)
+            return load_weights(on_meta(cls, config), folder, dtype, device)
+        check(kind == "llava_onevision" or "mm_projector_type" in data,
+              f"{path}: model_type {kind!r} is not supported, only streamo and llava_onevision; "
+              "for a vision folder and a decoder folder use from_parts")
+        config, rows = with_stream_tokens(StreamoConfig.from_llava(data, -1, path), folder)
+        model = on_meta(cls, config)
+        # image_newline ends a whole video: a stream has no end
+        unused = ["image_newline", *("vision_tower." + name for name in model.vision_tower.unused),
+                  *("language_model." + name for name in model.language_model.unused)]
+        return load_weights(model, folder, dtype, device, LLAVA_NAMES, unused, rows)
+
+    @classmethod
+    def from_parts(cls, vision_folder, decoder_folder, *, grid=7, coarse_grid=3, window=60,
+                   dtype=None, device=None):
+        """A SigLIP folder and a decoder folder, with a fresh connector between them. The features
+        are the penultimate layer's, as LLaVA-OneVision takes them, pooled to grid x grid.
+        dtype None keeps the decoder's."""
+        paths = [Path(folder) / "config.json" for folder in (vision_folder, decoder_folder)]
+        config = StreamoConfig(VisionConfig.from_hf(read_json(paths[0]), paths[0]),
+                               DecoderConfig.from_hf(read_json(paths[1]), paths[1]), -1,
+                               grid=grid, coarse_grid=coarse_grid, window=window)
+        config, rows = with_stream_tokens(config, decoder_folder)
+        model = on_meta(cls, config)
+        load_weights(model.language_model, decoder_folder, dtype, device, (),
+                     model.language_model.unused, rows)
+        embedding = model.language_model.model.embed_tokens.weight
+        load_weights(model.vision_tower, vision_folder, embedding.dtype, device, VISION_NAMES,
+                     model.vision_tower.unused)
+        model.multi_modal_projector.to_empty(device=embedding.device).to(embedding.dtype)
+        model.multi_modal_projector.apply(init_weights)
+        return model
+
+
+def load_vision(folder, dtype=None, device=None):
+    """SigLIP from a hub folder, of a whole model or of the vision tower alone."""
+    path = Path(folder) / "config.json"
+    model = on_meta(VisionEncoder, VisionConfig.from_hf(read_json(path), path))
+    return load_weights(model, folder, dtype, device, VISION_NAMES, model.unused)
+
+
+def load_decoder(folder, dtype=None, device=None):
+    """A Qwen2, Qwen2.5, Qwen3 or Llama-family decoder from a hub folder."""
+    path = Path(folder) / "config.json"
+    model = on_meta(Decoder, DecoderConfig.from_hf(read_json(path), path))
+    return load_weights(model, folder, dtype, device, (), model.unused)
+
+
+def with_stream_tokens(config, folder):
+    """The state tokens and <frame> take the ids after the last of folder's tokenizer (of the
+    embedding, where the folder has none): spare rows, or more rows. Returns the config and, for
+    load_weights, (rows stored, new ids)."""
+    rows, old = config.decoder.vocab_size, config.decoder.vocab_size
+    new = {token: rows + i for i, token in enumerate((*STATES, FRAME))}
+    if any((Path(folder) / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        tokenizer = Tokenizer.from_pretrained(folder)
+        old = len(tokenizer)
+        tokenizer.add_tokens(new)
+        new = {token: tokenizer.id(token) for token in new}
+    decoder = replace(config.decoder, vocab_size=max(rows, *(i + 1 for i in new.values())))
+    added = [i for i in new.values() if i >= old]
+    return replace(config, decoder=decoder, frame_token_id=new[FRAME]), (rows, added)
+
+
+def on_meta(cls, *args):
+    with torch.device("meta"):                          # shapes only: loading fills them
+        return cls(*args)
 
 
 def init_weights(module):
@@ -774,53 +920,105 @@ def write_json(path, data):
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def read_headers(path):
-    """The tensors of a safetensors file: name -> (path, dtype, shape, first byte, bytes)."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        if size < 8 or start > size:
-            raise ValueError(f"{path}: truncated safetensors file")
-        header = json.loads(file.read(start - 8))
-    header.pop("__metadata__", None)
+def read_headers(folder):
+    """The tensors of a folder's safetensors, one file or shards: {name: (path, dtype, shape,
+    first byte, bytes)}. Errors name the missing shard or the truncated file."""
+    folder = Path(folder)
+    index, paths = folder / "model.safetensors.index.json", [folder / "model.safetensors"]
+    if not paths[0].exists() and index.exists():
+        paths = [folder / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
+    elif not paths[0].exists():
+        pickles = ", ".join(path.name for path in folder.glob("*.bin"))
+        raise FileNotFoundError(f"{folder}: no model.safetensors and no index of shards"
+                                + f" (only safetensors are read, not {pickles})" * bool(pickles))
     tensors = {}
-    for name, info in header.items():
-        begin, end = info["data_offsets"]
-        if start + end > size:
-            raise ValueError(f"{path}: truncated, tensor {name} ends at byte {start + end} of {size}")
-        tensors[name] = (path, DTYPES[info["dtype"]], tuple(info["shape"]), start + begin, end - begin)
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: the shard that {index.name} lists is missing")
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            check(8 <= start <= size, f"{path}: truncated, or not a safetensors file")
+            header = json.loads(file.read(start - 8))
+        for name, info in header.items():
+            if name != "__metadata__":
+                begin, end = (start + offset for offset in info["data_offsets"])
+                check(end <= size, f"{path}: truncated, tensor {name} ends at byte {end} of {size}")
+                tensors[name] = (path, info["dtype"], tuple(info["shape"]), begin, end - begin)
     return tensors
 
 
-def read_tensor(entry, dtype, device):
-    """Read one tensor in blocks straight to its dtype and device: no second copy in memory."""
-    path, stored, shape, start, size = entry
+def read_tensor(entry, shape, dtype, device):
+    """Read one tensor in blocks of 16 MB straight to its dtype and device: no second copy. The
+    shape may have more rows than are stored."""
+    path, stored, _, start, size = entry
     out = torch.empty(shape, dtype=dtype, device=device)
-    flat, block = out.view(-1), 1 << 24
+    flat, stored, block = out.view(-1), DTYPES[stored], 1 << 24
     with open(path, "rb") as file:
         file.seek(start)
         for done in range(0, size, block):
-            data = bytearray(file.read(min(block, size - done)))
-            values = torch.frombuffer(data, dtype=stored)
-            first = done // stored.itemsize
-            flat[first:first + len(values)].copy_(values)
+            values = torch.frombuffer(bytearray(file.read(min(block, size - done))), dtype=stored)
+            flat[done // stored.itemsize:][:len(values)].copy_(values)
     return out
 
 
-def load_weights(model, folder, dtype=None, device=None):
-    """Fill a model built on the meta device from folder's safetensors, strictly."""
-    tensors = read_headers(Path(folder) / "model.safetensors")
-    wanted = model.state_dict()
+# Prefixes of the public files -> ours. transformers 5 leaves "vision_model." out; LLaVA-OneVision
+# has three namings: the original, the newer in-memory one (both "model.") and the hub's (ours).
+VISION_NAMES = [(name, "vision_model." + name)
+                for name in ("embeddings.", "encoder.", "post_layernorm.", "head.")]
+LLAVA_NAMES = [("model.vision_tower.vision_tower.", "vision_tower."),
+               ("model.vision_tower.vision_model.", "vision_tower.vision_model."),
+               ("model.vision_tower.", "vision_tower.vision_model."),
+               ("vision_tower.vision_model.", "vision_tower.vision_model."),
+               ("vision_tower.", "vision_tower.vision_model."),
+               ("model.mm_projector.0.", "multi_modal_projector.linear_1."),
+               ("model.mm_projector.2.", "multi_modal_projector.linear_2."),
+               ("model.multi_modal_projector.", "multi_modal_projector."),
+               ("model.image_newline", "image_newline"),
+               ("model.language_model.", "language_model.model."),
+               ("model.", "language_model.model."), ("lm_head.", "language_model.lm_head.")]
+EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
+NOT_WEIGHTS = ("rotary_emb.inv_freq", "position_ids")   # tables that older files stored
+
+
+def rename(name, names):
+    """The first matching prefix of names [(old, new)] replaced."""
+    for old, new in names:
+        if name.startswith(old):
+            return new + name[len(old):]
+    return name
+
+
+def start_rows(weight, rows, new):
+    """Rows that no file holds, and the rows of new tokens, start at the mean of the old ones."""
+    new = sorted({*new, *range(rows, len(weight))})
+    old = min([rows, *new])
+    total = sum(block.float().sum(0) for block in weight[:old].split(4096))  # no float copy of all
+    weight[new] = (total / old).to(weight.dtype)
+
+
+def load_weights(model, folder, dtype=None, device=None, names=(), unused=(), new_rows=None):
+    """Fill a model that was built on the meta device from folder's safetensors, strictly: a
+    missing, misshapen or unexpected tensor is a ValueError that names it. names are renamed, then
+    the prefixes unused are skipped. new_rows (n, ids): embeddings of n rows are stored, the rest,
+    and the rows ids, start at their mean. dtype None: the widest that is stored."""
+    found = {rename(name, names): (name, entry) for name, entry in read_headers(folder).items()}
+    wanted, state = model.state_dict(), {}
     for name in wanted:
-        if name not in tensors:
-            raise ValueError(f"{folder}: tensor {name} is missing")
-        if tensors[name][2] != wanted[name].shape:
-            raise ValueError(f"{folder}: tensor {name} is {tensors[name][2]}, "
-                             f"wanted {tuple(wanted[name].shape)}")
-    for name in tensors:
-        if name not in wanted:
-            raise ValueError(f"{folder}: unexpected tensor {name}")
-    state = {name: read_tensor(tensors[name], dtype or tensors[name][1], device or "cpu")
-             for name in wanted}
+        check(name in found, f"{folder}: tensor {name} is missing")
+        shape, (path, kind, stored, *_) = tuple(wanted[name].shape), found[name][1]
+        if new_rows and name.endswith(EMBEDDINGS):
+            shape = (new_rows[0], *shape[1:])
+        check(stored == shape and kind in DTYPES, f"{path}: tensor {found[name][0]} is {kind} "
+              f"{stored}, wanted {shape} in one of {', '.join(DTYPES)}")
+    for name, (stored, entry) in found.items():
+        check(name in wanted or name.startswith(tuple(unused)) or name.endswith(NOT_WEIGHTS),
+              f"{entry[0]}: unexpected tensor {stored}")
+    kinds = {DTYPES[found[name][1][1]] for name in wanted}
+    dtype = dtype or max(kinds, key=lambda kind: kind.itemsize)
+    for name, tensor in wanted.items():
+        state[name] = read_tensor(found[name][1], tensor.shape, dtype, device)
+        if new_rows and name.endswith(EMBEDDINGS):
+            start_rows(state[name], *new_rows)
     model.load_state_dict(state, assign=True)
     return model

@@ -135,30 +135,27 @@ class Memory:
         self.second[new], self.kind[new] = second, kind
         return logits
 
-    def accept(self, question):
-        """The question, or None where the open ones would fill over a quarter of the cache."""
-        slots = len(data.pinned_part(self.tokenizer, question)) if question else 0
-        if slots + (self.kind[:self.cache.length] == PINNED).sum() <= self.most_pinned:
-            return question
-        self.counts["questions refused: too many are open"] += 1
-        return None
-
-    def listen(self, second, user, features, question):
-        """Append what is pending and a user part -> logits (V,) at its last token."""
+    def listen(self, second, tokens, features, question):
+        """Append what is pending and the user part -> (logits (V,) at its last token, question or
+        None where the open questions would fill over a quarter of the cache)."""
+        pins = len(data.pinned_part(self.tokenizer, question)) if question else 0
+        if pins + (self.kind[:self.cache.length] == PINNED).sum() > self.most_pinned:
+            self.counts["questions refused: too many are open"] += 1
+            pins, question = 0, None
+        user = data.user_part(self.tokenizer, second, tokens, question)
         frame = self.tokenizer.frame_id
         kinds = np.where(np.equal(user, frame), FRAME, TEXT)
-        if question:                                     # what data.pinned_part writes is to stay
-            end = len(user) - user[::-1].index(frame)    # of <|im_end|>\n, after the last frame
-            kinds[:len(data.pinned_part(self.tokenizer, question)) - 2] = PINNED
-            kinds[end:end + 2] = PINNED
+        if question:                                     # what data.pinned_part writes will stay:
+            end = len(user) - user[::-1].index(frame)    # its head, the <|im_end|>\n of the frames
+            kinds[:pins - 2] = kinds[end:end + 2] = PINNED
         self.make_room(second, len(self.pending) + len(user) + self.reserve)
         n, last = len(self.pending), self.second[self.cache.length - 1]
         return self.read(self.pending + user, np.append([last] * n, [second] * len(user)),
-                         np.append([TEXT] * n, kinds), features)
+                         np.append([TEXT] * n, kinds), features), question
 
     def make_room(self, second, need):
-        """Before a turn of `need` slots: old frames leave, then old turns. An eighth of the turns at
-        a time: a drop moves all that stays, so that now and then is cheaper than every second."""
+        """Before a turn of `need` slots: old frames leave, then old turns, an eighth at a time (a
+        drop moves all that stays, so that now and then is cheaper than every second)."""
         if self.prune:
             self.drop((FRAME,), second - self.prune)
         seconds = self.turns()
@@ -168,7 +165,7 @@ class Memory:
             seconds = self.turns()
             if not self.window or not len(seconds):
                 raise ValueError(f"second {second}: the cache is full, {self.cache.length} + {need} "
-                                 f"of {self.capacity} slots: give --window or fewer questions")
+                                 f"of {self.capacity} slots: a --window, or shorter questions")
             self.drop((TEXT, FRAME), seconds[len(seconds) // 8])
 
     def turns(self):
@@ -215,11 +212,10 @@ def stream(model, tokenizer, frames, questions=(), *, fps=1, threshold=None, max
     asked, close, bias = set(), tokenizer.encode("<|im_end|>\n"), unspoken(model, tokenizer)
     for second, images in by_second(frames, fps):
         began = time.perf_counter()
-        question = memory.accept(due(questions, asked, second))
         tokens, features = see(model, images, compressor)
         counts["frames compressed"] += sum(n < full ** 2 for n in tokens) if compressor else 0
-        user = data.user_part(tokenizer, second, tokens, question)
-        logits = memory.listen(second, user, features, question)
+        question = due(questions, asked, second)
+        logits, question = memory.listen(second, tokens, features, question)
         state, probs = decide(logits, tokenizer.state_ids, threshold)
         said, token = [], tokenizer.state_ids[state]     # token: chosen, not yet in the cache
         while state == 2 and token != close[0] and len(said) < max_new_tokens:
@@ -237,26 +233,32 @@ def stream_naive(model, tokenizer, frames, questions=(), *, fps=1, threshold=Non
                  max_new_tokens=64):
     """The oracle of `stream`: no cache; all that was seen and said is read anew for every token."""
     ids, seen, asked = data.system_part(tokenizer), [], set()
-    end, bias = tokenizer.id("<|im_end|>"), unspoken(model, tokenizer)
+    close, bias = tokenizer.encode("<|im_end|>\n"), unspoken(model, tokenizer)
+
+    def logits():
+        return model(torch.tensor([ids]), see(model, seen)[1])[0, -1]
+
     for second, images in by_second(frames, fps):
         question, seen = due(questions, asked, second), seen + images
-        ids = ids + data.user_part(tokenizer, second, see(model, images)[0], question)
-        said = []                                        # the state token, then the text
-        while not said or (state == 2 and said[-1] != end and len(said) <= max_new_tokens):
-            logits = model(torch.tensor([ids + said]), see(model, seen)[1])[0, -1]
-            if not said:
-                state, probs = decide(logits, tokenizer.state_ids, threshold)
-            said.append(int((logits + bias).argmax()) if said else tokenizer.state_ids[state])
-        said = said[:-1] if said[-1] == end else said
-        ids += said + tokenizer.encode("<|im_end|>\n")
+        ids += data.user_part(tokenizer, second, see(model, images)[0], question)
+        state, probs = decide(logits(), tokenizer.state_ids, threshold)
+        ids, said = [*ids, tokenizer.state_ids[state]], []
+        while state == 2 and len(said) < max_new_tokens:
+            token = int((logits() + bias).argmax())
+            if token == close[0]:
+                break
+            ids, said = [*ids, token], [*said, token]
+        ids += close
         yield StreamTurn(second, second + 1, STATES[state], tuple(probs),
-                         tokenizer.decode(said[1:]).strip(), question, 0.0)
+                         tokenizer.decode(said).strip(), question, 0.0)
 
 
 # ---- Sources
 
 class Live:
-    """Frames read in a thread of their own: the newest few wait, older ones are dropped, counted."""
+    """Frames read in a thread of their own: a few wait, the oldest are dropped and counted.
+
+    paced: a file's frames come at their own time, as if it happened now."""
 
     def __init__(self, frames, paced=False, size=4):
         self.waiting, self.dropped, self.came = queue.Queue(size), 0, 0.0
@@ -266,7 +268,7 @@ class Live:
         start = time.monotonic()
         try:
             for frame in chain(frames, [None]):
-                if paced and frame:                      # a file, as if it happened now
+                if paced and frame:
                     time.sleep(max(0.0, start + frame[0] - time.monotonic()))
                 self.put(frame)
         except (OSError, ValueError, av.FFmpegError) as error:
@@ -301,33 +303,34 @@ def received(container, source, fps):
         print(f"{source}: nothing came for 5 s, taken as its end", file=sys.stderr)
 
 
-def raw_frames(file, width, height, fps):
-    """rgb24 frames from a binary file, fps of them a second."""
-    size = 3 * width * height
-    for k, raw in enumerate(iter(lambda: file.read(size), b"")):
-        if len(raw) < size:
-            raise ValueError(f"standard input ends in frame {k}: is it --size {width}x{height}?")
+def raw_frames(file, size, fps):
+    """rgb24 frames of "WIDTHxHEIGHT" from a binary file, fps of them a second."""
+    width, height = map(int, size.split("x"))
+    for k, raw in enumerate(iter(lambda: file.read(3 * width * height), b"")):
+        if len(raw) < 3 * width * height:
+            raise ValueError(f"standard input ends in frame {k}: are the frames {size}, rgb24?")
         yield k / fps, np.frombuffer(raw, np.uint8).reshape(height, width, 3)
 
 
 def open_source(source, fps, size):
     """-> (frames, seconds or None where unknown, whether it is live). A bad one fails here."""
     if source == "-":
-        return raw_frames(sys.stdin.buffer, *map(int, size.split("x")), fps), None, False
+        return raw_frames(sys.stdin.buffer, size, fps), None, False
     camera = re.fullmatch(r"(?:camera:|/dev/video)(\w+)", source)
+    name, form = (f"/dev/video{camera[1]}", "v4l2") if camera else (source, None)
+    if camera and sys.platform == "darwin":
+        name, form = camera[1], "avfoundation"
     if camera or "://" in source:
-        name, form = (f"/dev/video{camera[1]}", "v4l2") if camera else (source, None)
-        if camera and sys.platform == "darwin":
-            name, form = camera[1], "avfoundation"
-        container = av.open(name, format=form, timeout=(10, 5), options={"overrun_nonfatal": "1"})
-        seconds = (container.duration or 0) / 1e6 or None
-        return received(container, source, fps), seconds, not seconds
-    frames, seconds = data.frames(source, fps), None
+        options = {"analyzeduration": "1000000", "overrun_nonfatal": "1"}    # a second's probing
+        container = av.open(name, format=form, timeout=(10, 5), options=options)
+        frames = received(container, source, fps)
+        return frames, (container.duration or 0) / 1e6, not container.duration
+    frames = data.frames(source, fps)
     frames = chain([next(frames)], frames)
-    if Path(source).is_file():
-        with av.open(source) as container:
-            seconds = (container.duration or 0) / 1e6 or None
-    return frames, seconds, False
+    if Path(source).is_dir():
+        return frames, None, False
+    with av.open(source) as container:
+        return frames, (container.duration or 0) / 1e6, False
 
 
 # ---- The command line
@@ -344,42 +347,39 @@ def parse(argv):
     """The arguments; ValueError for a bad one, before anything starts."""
     def error(message):
         raise ValueError(message)
-    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.mps.is_available()
+    gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error, add = error, parser.add_argument
     add("source", help="video file, GIF, folder of images, URL, camera:0, or - for raw frames")
-    add("--ask", action="append", default=[], metavar="[SECOND:]QUESTION", help="also MM:SS:")
+    add("--ask", action="append", default=[], metavar="[SECOND:]QUESTION", help="or MM:SS:QUESTION")
     add("--ask-file", metavar="FILE", help="questions, one a line, each as --ask takes it")
     add("--model", metavar="FOLDER", default=Path(__file__).parent / "assets/tiny")
-    add("--device", choices=devices, default="cuda" if "cuda" in devices else "cpu")
-    add("--dtype", choices=("float32", "bfloat16"), help="bfloat16 on a GPU, else float32")
+    add("--device", choices=["cpu", "cuda"][:1 + gpu], default=["cpu", "cuda"][gpu])
+    add("--dtype", choices=["float32", "bfloat16"], default=["float32", "bfloat16"][gpu])
     add("--fps", type=int, default=1, help="frames a second")
-    add("--size", metavar="WxH", help="of raw frames, rgb24, --fps of them a second")
+    add("--size", default="", metavar="WxH", help="of raw frames: rgb24, --fps of them a second")
     add("--threshold", type=float, help="respond when P(response) reaches this")
     add("--max-new-tokens", type=int, default=64, help="of one answer")
     add("--window", type=int, help="seconds that stay in the cache; 0: all, until it is full")
     add("--prune", type=int, help="seconds that keep their frames; older ones only their text")
-    add("--compress", type=float, nargs="?", const=3.0, metavar="LEVELS", help="fewer tokens for "
-        "frames that differ less from the last one kept (3 levels of 255)")
+    add("--compress", type=float, nargs="?", const=3.0, metavar="LEVELS",
+        help="fewer tokens for frames that differ less (of 255; 3) from the last one kept")
     add("--realtime", action="store_true", help="play a file at its own speed, like a live source")
-    add("--jsonl", help="a line for each second, as it happens")
-    add("--srt", help="subtitles")
-    add("--vtt", help="subtitles")
-    add("--render", help="captioned video, .mp4 or .gif")
-    add("--timeline", help="the whole stream as one picture, .png")
+    for flag, what in (("jsonl", "a line for each second, as it happens"), ("srt", "subtitles"),
+                       ("vtt", "subtitles"), ("timeline", "the whole stream as one picture, .png"),
+                       ("render", "the video with its answers, .mp4 or .gif")):
+        add(f"--{flag}", metavar="FILE", help=what)
     add("--quiet", action="store_true", help="answers only")
     args = parser.parse_args(argv)
     least = {"fps": 1, "threshold": 0, "max_new_tokens": 1, "window": 0, "prune": 1, "compress": 0}
     for name, low in least.items():
         if getattr(args, name) is not None and not getattr(args, name) >= low:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least {low}")
-    if args.source == "-" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size or ""):
+    if args.source == "-" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size):
         raise ValueError("raw frames on standard input need --size WIDTHxHEIGHT")
-    if args.render and Path(args.render).suffix.lower() not in (".mp4", ".gif"):
-        raise ValueError(f"--render {args.render}: .mp4 or .gif")
-    if args.render and not Path(args.source).exists():
-        raise ValueError(f"--render reads the video again, which {args.source} does not allow")
+    if args.render and not (Path(args.source).exists() and args.render.endswith((".mp4", ".gif"))):
+        raise ValueError(f"--render {args.render}: an .mp4 or .gif, of a source that is a file")
     for path in filter(None, (args.jsonl, args.srt, args.vtt, args.render, args.timeline)):
         if not Path(path).absolute().parent.is_dir():
             raise ValueError(f"{path}: no such folder")
@@ -404,58 +404,53 @@ def status(turn, speed, frames):
 
 
 def watch(args):
-    """Stream the source, show what is said, write the files -> exit code."""
+    """Stream the source, show what is said, write the files; these also when it is cut short."""
     frames, seconds, live = open_source(args.source, args.fps, args.size)
     late = [text for when, text in args.ask if seconds and when >= seconds]
     if late:
         raise ValueError(f"--ask {late[0]!r}: the video ends after {seconds:.1f} s")
     tokenizer = Tokenizer.from_pretrained(args.model)
-    dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
-    model = Streamo.from_pretrained(args.model, getattr(torch, dtype), args.device)
+    model = Streamo.from_pretrained(args.model, getattr(torch, args.dtype), args.device)
     if args.source != "-" and sys.stdin.isatty():
         threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
     frames = Live(frames, args.realtime) if live or args.realtime else frames
     options = ("fps", "threshold", "max_new_tokens", "window", "prune", "compress")
-    counts, kept, said, n, code = Counter(), [], 0, 0, 0
+    counts, kept, said, n, began = Counter(), [], 0, 0, time.monotonic()
     turns = stream(model, tokenizer, frames, args.ask, counts=counts,
                    **{name: getattr(args, name) for name in options})
-    began, jsonl = time.monotonic(), args.jsonl and open(args.jsonl, "w", encoding="utf-8")
+    jsonl = open(args.jsonl, "w", encoding="utf-8") if args.jsonl else None
     bar = tqdm(total=seconds and round(seconds), disable=args.quiet or not sys.stderr.isatty(),
                bar_format="{desc} {percentage:3.0f}%|{bar:10}|" if seconds else "{desc}")
     try:
         for n, turn in enumerate(turns, 1):
-            if args.srt or args.vtt or args.timeline or args.render:
-                kept.append(turn)
             if jsonl:
                 row = {key: value for key, value in asdict(turn).items() if key != "kv"}
                 print(json.dumps(row, ensure_ascii=False), file=jsonl, flush=True)
+            if args.srt or args.vtt or args.timeline or args.render:
+                kept.append(turn)
             if turn.state == "response":
                 said += 1
                 tqdm.write(f"[{render.clock(turn.start)}-{render.clock(turn.end)}] {turn.text}")
                 sys.stdout.flush()
             bar.set_description_str(status(turn, n / (time.monotonic() - began), frames))
             bar.update()
-        late = [text for when, text in args.ask if not n or when > turn.start]
-    except KeyboardInterrupt:
-        code = 130
     finally:
         bar.close()
         for path, write in ((args.srt, render.write_srt), (args.vtt, render.write_vtt),
                             (args.timeline, render.timeline)):
             if path and kept:
                 write(kept, path)
-        counts["frames came too fast"] = frames.dropped if isinstance(frames, Live) else 0
+        counts["frames dropped, for they came too fast"] = getattr(frames, "dropped", 0)
         notes = "".join(f", {count} {what}" for what, count in counts.items() if count)
         if not args.quiet:
             print(f"{n} s of video, {said} answers, {n / (time.monotonic() - began):.1f} x real "
-                  f"time{notes}{', interrupted' if code else ''}", flush=True)
-    if args.render and kept and not code:
-        folder = Path(args.source).is_dir()
-        render.captioned_video(data.frames(args.source, args.fps) if folder else args.source,
-                               kept, args.render)
+                  f"time{notes}", flush=True)
+    if args.render and kept:
+        again = data.frames(args.source, args.fps) if Path(args.source).is_dir() else args.source
+        render.captioned_video(again, kept, args.render)
+    late = [text for when, text in args.ask if not n or when > turn.start]
     if late:
-        raise ValueError(f"--ask {late[0]!r}: the stream ended after {n} s, it was never asked")
-    return code
+        raise ValueError(f"--ask {late[0]!r}: never asked, the stream ended after {n} s")
 
 
 def main(argv=None):
@@ -465,7 +460,11 @@ def main(argv=None):
     when the end has come. A live source that is silent for 5 s has ended; one that fails is 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return watch(parse(argv))
+        watch(parse(argv))
+        return 0
+    except KeyboardInterrupt:
+        print("infer.py: interrupted", file=sys.stderr)
+        return 130
     except (OSError, ValueError, av.FFmpegError) as error:
         print("infer.py:", " ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -1,0 +1,168 @@
+"""Live sources and people at a terminal: udp on the loopback, a slow model, typed questions, Ctrl-C."""
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+
+import infer
+from test_infer import build, folder, run, tokenizer            # noqa: F401  (two are fixtures)
+
+ROOT = Path(infer.__file__).parent
+
+
+def send(url, seconds, rate=10):
+    """An MPEG-TS stream at real time, as a camera or ffmpeg -re sends it."""
+    with av.open(url, "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 5
+        start = time.monotonic()
+        for k in range(seconds * 25):
+            time.sleep(max(0.0, start + k / 25 - time.monotonic()))
+            picture = np.full((48, 64, 3), k % 250, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+
+
+def free_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_mpeg_ts_over_udp_is_watched_until_it_falls_silent(folder, capsys, tmp_path, monkeypatch):  # noqa: F811
+    url = f"udp://127.0.0.1:{free_port()}"
+    sender = threading.Thread(target=send, args=(f"{url}?pkt_size=1316", 5), daemon=True)
+    real = av.open
+    monkeypatch.setattr(infer.av, "open", lambda *args, **options: real(
+        *args, **{**options, "timeout": (10, 1.5)} if "timeout" in options else options))
+    sender.start()
+    code = run(folder, url, "--threshold", "1", "--jsonl", tmp_path / "o.jsonl")
+    sender.join()
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in open(tmp_path / "o.jsonl")]
+    assert code == 0 and "taken as its end" in err and "s of video" in out
+    starts = [row["start"] for row in rows]
+    assert starts[0] == 0 and starts == sorted(set(starts)) and 2 <= len(starts) <= 6
+    assert 2 <= starts[-1] <= 5                                 # the sender's seconds, no faster
+
+
+def test_a_slow_reader_gets_the_newest_frames_and_the_count_of_the_others():
+    def source():
+        for k in range(40):
+            time.sleep(0.01)
+            yield k, k
+    live, got = infer.Live(source(), size=3), []
+    for second, _ in live:
+        got.append(second)
+        assert time.monotonic() - live.came < 1
+        time.sleep(0.05)
+    assert got == sorted(got) and got[-1] >= 38
+    assert live.dropped > 10 and len(got) + live.dropped in (40, 41)     # the end may push one out
+
+
+def test_a_slow_model_drops_frames_and_says_so(folder, capsys, monkeypatch):  # noqa: F811
+    see = infer.see
+    monkeypatch.setattr(infer, "see", lambda *args: (time.sleep(0.4), see(*args))[1])
+    monkeypatch.setattr(infer, "open_source", lambda *_: (
+        (time.sleep(0.05) or (k, np.zeros((8, 8, 3), np.uint8)) for k in range(40)), None, True))
+    assert run(folder, "camera:0", "--threshold", "1") == 0
+    out = capsys.readouterr().out
+    turns, dropped = int(out.split()[0]), int(re.search(r"(\d+) frames dropped", out)[1])
+    assert turns < 15 and turns + dropped in (40, 41)
+
+
+def test_a_broken_source_ends_with_its_message_and_keeps_what_was_written(
+        folder, capsys, tmp_path, monkeypatch):  # noqa: F811
+    def breaks():
+        yield 0, np.zeros((8, 8, 3), np.uint8)
+        raise OSError("camera:0: the cable is out")
+    monkeypatch.setattr(infer, "open_source", lambda *_: (breaks(), None, True))
+    assert run(folder, "camera:0", "--jsonl", tmp_path / "o.jsonl", "--vtt", tmp_path / "o.vtt") == 2
+    out, err = capsys.readouterr()
+    assert "the cable is out" in err and err.count("\n") == 1 and "1 s of video" in out
+    assert json.loads((tmp_path / "o.jsonl").read_text())["start"] == 0
+    assert (tmp_path / "o.vtt").read_text().startswith("WEBVTT")
+
+
+def test_realtime_paces_a_file(folder, capsys):  # noqa: F811
+    began = time.monotonic()
+    assert run(folder, folder / "clip.mp4", "--realtime", "--threshold", "1", "--fps", "2") == 0
+    assert 4.4 < time.monotonic() - began                      # the last frame is due at 4.5 s
+    assert "0 answers" in capsys.readouterr().out
+
+
+def test_a_typed_question_joins_and_ctrl_c_leaves_whole_files(folder, tmp_path):  # noqa: F811
+    """The status line of a terminal, a question typed while it runs, then Ctrl-C."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
+    files = {name: tmp_path / f"o.{name}" for name in ("jsonl", "srt", "vtt")}
+    child = subprocess.Popen(
+        [sys.executable, ROOT / "infer.py", folder / "clip.mp4", "--model", folder, "--realtime",
+         "--device", "cpu", "--threshold", "0", "--max-new-tokens", "2",
+         *sum(([f"--{name}", path] for name, path in files.items()), [])],
+        stdin=slave, stdout=slave, stderr=slave, cwd=tmp_path)
+    os.close(slave)
+    shown = []
+
+    def drain():
+        while True:
+            try:
+                shown.append(os.read(master, 4096).decode(errors="replace"))
+            except OSError:                                    # the child has closed its side
+                return
+    reader = threading.Thread(target=drain, daemon=True)
+    reader.start()
+
+    def rows():
+        text = files["jsonl"].read_text() if files["jsonl"].exists() else ""
+        return [json.loads(line) for line in text.splitlines(True) if line.endswith("\n")]
+
+    def wait_for(what):
+        end = time.monotonic() + 60
+        while not what():
+            assert time.monotonic() < end and child.poll() is None, "".join(shown)
+            time.sleep(0.02)
+    wait_for(lambda: len(rows()) >= 1)
+    os.write(master, "Où est le cercle ?\n".encode())
+    wait_for(lambda: any(row["question"] == "Où est le cercle ?" for row in rows()))
+    child.send_signal(signal.SIGINT)
+    assert child.wait(60) == 130
+    reader.join(5)
+    os.close(master)
+    text = "".join(shown)
+    assert "interrupted" in text and "response" in text and "KV" in text and "\r" in text
+    assert "Traceback" not in text
+    whole = files["jsonl"].read_text()
+    assert whole.endswith("\n") and 2 <= len(whole.splitlines()) <= 5
+    cues = files["srt"].read_text().count("-->")
+    assert cues == files["vtt"].read_text().count("-->") > 0
+
+
+def test_sigterm_ends_a_pipe_at_once_with_whole_files(folder, tmp_path):  # noqa: F811
+    child = subprocess.Popen(
+        [sys.executable, ROOT / "infer.py", "-", "--size", "8x8", "--model", folder, "--device", "cpu",
+         "--threshold", "0", "--max-new-tokens", "2", "--jsonl", "o.jsonl", "--vtt", "o.vtt"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=False)
+    child.stdin.write(bytes(8 * 8 * 3 * 3))
+    child.stdin.flush()
+    for _ in range(3):
+        assert child.stdout.readline().startswith(b"[00:0")    # each answer as it is given
+    began = time.monotonic()
+    child.send_signal(signal.SIGTERM)                           # while it waits for a fourth frame
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and time.monotonic() - began < 60
+    assert b"3 s of video" in out and b"Traceback" not in err
+    assert [json.loads(line)["start"] for line in open(tmp_path / "o.jsonl")] == [0, 1, 2]
+    assert (tmp_path / "o.vtt").read_text().count("-->") > 0

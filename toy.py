@@ -2,40 +2,46 @@
 
     python toy.py --out FOLDER --n 20 --seed 1      20 films (mp4) and their annotations (raw.json)
 
-A clip is a script: things (a shape, a colour, a place, a size) and events that change them. An event
-is under way in frames `first`..`last` (one frame a second): `first` is the first frame that shows a
-change, `last` the last one, so that frame `last + 1` is the first that shows it over. Everything
-else, pixels and annotations alike, is computed from the script, so they cannot disagree.
-
-Times in the records are the dataset's: second t is the t-th second, which is turn t - 1 and shows
-frame t - 1. An event in frames first..last therefore has st_time = first + 1, end_time = last + 1.
+A clip is a script: things, and events that change them. Pixels and annotations both come from it,
+so they cannot disagree. An event is under way in frames first..last (one a second): `first` is the
+first frame that shows a change, `last` the last, and frame `last + 1` shows it over. Turn t sees
+frame t, counted from 0; the records count seconds from 1, as the public data set does.
 """
 import argparse
 import json
 import math
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import imageio.v3 as iio
 import numpy as np
+from tqdm import tqdm
 
 COLOURS = {"red": (222, 45, 38), "green": (49, 163, 84), "blue": (40, 90, 225),
            "yellow": (250, 215, 40), "purple": (150, 55, 190), "orange": (250, 130, 20)}
-SHAPES = ("circle", "square", "triangle", "star", "cross")
-BACKGROUNDS = [(238, 238, 234), (205, 214, 222), (222, 211, 198), (160, 168, 172), (96, 104, 112),
-               (58, 62, 72), (30, 32, 38), (196, 206, 190)]
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-CELL = (0.19, 0.5, 0.81)                              # things rest near the centres of a 3 x 3 grid
+SHAPES = {              # signed distance of the point (u, v) to the outline, in radii, inside < 0
+    "circle": lambda u, v: np.sqrt(u * u + v * v) - 0.95,
+    "square": lambda u, v: np.maximum(abs(u), abs(v)) - 0.82,
+    "triangle": lambda u, v: np.maximum(v - 0.75, (abs(u) * 1.75 - (v + 1) * 1.02) / 2.026),
+    "star": lambda u, v: np.sort([math.sin(k * math.tau / 5) * u - math.cos(k * math.tau / 5) * v
+                                  for k in range(5)], axis=0)[3] - 0.44,    # inside 4 of 5 lines
+    "cross": lambda u, v: np.minimum(np.maximum(abs(u) - 0.3, abs(v) - 0.95),
+                                     np.maximum(abs(v) - 0.3, abs(u) - 0.95))}
+GROUNDS = ((238, 238, 234), (205, 214, 222), (222, 211, 198), (160, 168, 172), (96, 104, 112),
+           (58, 62, 72), (30, 32, 38), (196, 206, 190))
+PATTERNS = {"plain": lambda x, y: 0 * x, "fade": lambda x, y: y - 0.5,
+            "stripes": lambda x, y: np.floor(x * 8) % 2 - 0.5,
+            "checks": lambda x, y: (np.floor(x * 6) + np.floor(y * 6)) % 2 - 0.5}
+CELLS = [(column, row) for column in range(3) for row in range(3)]
+CENTRES = (0.19, 0.5, 0.81)                     # of the cells; things rest near them
 PLACES = ("at the top left", "at the top", "at the top right", "on the left", "in the centre",
           "on the right", "at the bottom left", "at the bottom", "at the bottom right")
-NUMBERS = ("no", "one", "two", "three", "four")
-KINDS = {"appear": 2.0, "leave": 1.5, "move": 5.0, "turn": 2.0, "grow": 1.5, "shrink": 1.5, "hit": 2.5}
-LASTING = ("move", "grow", "shrink", "hit")           # events that take some seconds
-MIX = {"Time-sensitive QA": 34.8, "Grounding": 26.3, "Offline QA": 13.8,        # paper, figure 3
-       "Real-time Narration": 12.7, "Event Caption": 6.7, "Action Caption": 5.8}
-MIXED = 0.3                                           # share of streams with several instructions
-
-ASK = {  # the wordings of each instruction; {} is the event, the thing or the question
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+EVENTS = {"appear": 2, "leave": 1.5, "move": 5, "turn": 2, "grow": 1.5, "shrink": 1.5, "hit": 2.5}
+TASKS = {"Time-sensitive QA": 34.8, "Grounding": 26.3, "Offline QA": 13.8,      # paper, figure 3
+         "Real-time Narration": 12.7, "Event Caption": 6.7, "Action Caption": 5.8}
+ASK = {                 # the wordings; {} is the event, the thing or the question
     "Real-time Narration": (
         "Narrate the video as it happens.", "Comment on every change, second by second.",
         "Give me a live commentary.", "Tell me what you see, the moment it changes.",
@@ -44,12 +50,12 @@ ASK = {  # the wordings of each instruction; {} is the event, the thing or the q
         "Describe every event.", "Describe every event in the video once it is over.",
         "Write one sentence for each event when it ends.", "List all events with a description.",
         "What happens in this video? Report every event.", "Caption each event as it finishes."),
-    "Action Caption": (
-        "List each action of {}.", "Follow {} and describe every step it takes.",
-        "Report the actions of {}, one by one.", "What does {} do, step by step?",
-        "Describe every single action of {}."),
+    "Action Caption": ("List each action of {}.", "Follow {} and describe every step it takes.",
+                       "Report the actions of {}, one by one.", "What does {} do, step by step?",
+                       "Describe every single action of {}."),
     "Event Grounding": (
-        "Wait for this event and tell me its time span: {}", "Tell me from when to when it lasts: {}",
+        "Wait for this event and tell me its time span: {}",
+        "Tell me from when to when it lasts: {}",
         "Watch for the following event and report its start and end: {}",
         "As soon as it is over, give me the period of this event: {}",
         "Find the beginning and the end of what comes: {}"),
@@ -67,469 +73,400 @@ ASK = {  # the wordings of each instruction; {} is the event, the thing or the q
                  "Say it at once: {}", "At this very second: {}")}
 
 
-def an(name):
-    return f"an {name}" if name[0] == "o" else f"a {name}"
-
-
 @dataclass
 class Thing:
+    colour: str             # (r, g, b) in the middle of a turn
     shape: str
-    colour: str
-    x: float
+    x: float                # centre and radius in pictures; radius 0: it is not there
     y: float
-    r: float
+    r: float = 0.0
+    doing: str = "still"    # or "moving left", "growing", ...
+
+    name = property(lambda self: f"{self.colour} {self.shape}")
+    moves = property(lambda self: self.doing.startswith("moving"))
+
+    @property
+    def place(self):
+        column, row = (min(range(3), key=lambda k: abs(CENTRES[k] - c)) for c in (self.x, self.y))
+        return PLACES[3 * row + column]
 
 
 @dataclass(frozen=True)
 class Event:
     kind: str
-    thing: int          # index into Clip.things
-    first: int          # first frame that shows it under way
-    last: int           # last such frame
-    name: str           # of the thing when it began: "red circle"
-    detail: str         # direction, new colour or the name of what is hit
-    change: dict        # attribute -> (before, after)
+    thing: int              # index into Clip.start
+    name: str               # the thing's, before: "red circle"
+    first: int              # the frames that show it under way
+    last: int
+    change: tuple           # attribute of the thing, value before, value after
+    does: str               # "moves left"
+    doing: str = ""         # "moving left"; empty: it takes no time
 
     @property
     def caption(self):
-        what = {"appear": "appears", "leave": "disappears", "move": f"moves {self.detail}",
-                "turn": f"turns {self.detail}", "grow": "grows", "shrink": "shrinks",
-                "hit": f"hits the {self.detail}"}[self.kind]
-        return f"{an(self.name).capitalize() if self.kind == 'appear' else f'The {self.name}'} {what}."
+        new = self.kind == "appear"
+        return f"{an(self.name).capitalize() if new else f'The {self.name}'} {self.does}."
+
+    @property
+    def span(self):
+        return f"The event took place from {self.first + 1}s to {self.last + 1}s."
+
+
+def an(name):
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+def count(things):
+    n = sum(thing.r > 0 for thing in things)
+    number = ("no", "one", "two", "three", "four")[n]
+    return f"There is {number} shape." if n == 1 else f"There are {number} shapes."
 
 
 class Clip:
-    """One film. `frame(t, size)` draws second t; `events` is the script in order of time."""
+    """A film of so many seconds: `start` are the things, `events` the script in order of time."""
 
     def __init__(self, rng, seconds, still=False):
-        self.seconds, self.events, self.things = seconds, [], []
-        self.ground = rng.choice(BACKGROUNDS), rng.choice(("plain", "fade", "stripes", "checks"))
-        self.tint, self.canvas, self.names, self.cells = rng.uniform(-14, 14), {}, set(), {}
+        self.seconds, self.start, self.events = seconds, [], []
+        self.ground = rng.choice(GROUNDS), rng.choice(list(PATTERNS)), rng.uniform(-14, 14)
+        self.looks, self.cells, self.canvas = set(), {}, {}
         for _ in range(rng.choices((1, 2, 3, 4), (1, 3, 4, 2 if still else 0))[0]):
-            self._new_thing(rng, visible=True)
+            self._enter(rng)
+            self.start[-1].r = rng.uniform(0.095, 0.125)
         time = rng.randint(1, 3)
-        while not still and time <= seconds - 2:
-            event = self._event(rng, time, tuple(KINDS))
-            if event is None or event.last > seconds - 2:
-                break
-            self._apply(event)
-            end = event.last
-            if event.last - event.first >= 2 and rng.random() < 0.15:      # now and then two at a time
-                start = rng.randint(event.first + 1, event.last)
-                other = self._event(rng, start, ("turn", "grow", "shrink", "appear"), event.thing)
-                if other is not None and other.last <= seconds - 2:
-                    self._apply(other)
-                    end = max(end, other.last)
-            time = end + 2 + rng.choice((0, 0, 1, 1, 2, 3, 5))
+        while not still and time <= seconds - 2 and (event := self._happen(rng, time)):
+            if event.last - event.first >= 2 and rng.random() < 0.15:       # two at a time
+                time = rng.randint(event.first + 1, event.last)
+                self._happen(rng, time, ("turn", "grow", "shrink", "appear"), busy=event.thing)
+            time = max(e.last for e in self.events) + 2 + rng.choice((0, 0, 1, 1, 2, 3, 5))
         self.events.sort(key=lambda e: (e.first, e.last))
 
-    def _new_thing(self, rng, visible):
-        free = [(c, r) for c in range(3) for r in range(3) if (c, r) not in self.cells.values()]
-        names = [(c, s) for c in COLOURS for s in SHAPES if f"{c} {s}" not in self.names]
-        (column, row), (colour, shape) = rng.choice(free), rng.choice(names)
-        self.names.add(f"{colour} {shape}")
-        self.cells[len(self.things)] = (column, row)
-        jitter = [rng.uniform(-0.03, 0.03) for _ in range(2)]
-        self.things.append(Thing(shape, colour, CELL[column] + jitter[0], CELL[row] + jitter[1],
-                                 rng.uniform(0.095, 0.125) if visible else 0.0))
-        self.start = [Thing(**vars(thing)) for thing in self.things] if visible else \
-            self.start + [Thing(**vars(self.things[-1]))]
-        return len(self.things) - 1
+    def _enter(self, rng):
+        """A new thing, still invisible, in a free cell; its index."""
+        cell = rng.choice([cell for cell in CELLS if cell not in self.cells.values()])
+        look = rng.choice([(c, s) for c in COLOURS for s in SHAPES if (c, s) not in self.looks])
+        self.looks.add(look)
+        self.cells[len(self.start)] = cell
+        self.start.append(Thing(*look, *(CENTRES[k] + rng.uniform(-0.03, 0.03) for k in cell)))
+        return len(self.start) - 1
 
-    def _event(self, rng, first, kinds, busy=None):
-        """A possible event that starts in frame `first`, or None. self.things is the state then."""
+    def _happen(self, rng, first, kinds=tuple(EVENTS), busy=None):
+        """Add an event to the script; None: nothing is possible, or no time is left."""
         for _ in range(20):
-            kind = rng.choices(kinds, [KINDS[k] for k in kinds])[0]
+            kind, change = rng.choices(kinds, [EVENTS[k] for k in kinds])[0], None
             here = [i for i in self.cells if i != busy]
+            if kind == "appear" and len(self.cells) == 4:
+                continue
+            if kind != "appear" and not here:
+                break
+            i = self._enter(rng) if kind == "appear" else rng.choice(here)
+            thing = self.state(math.inf)[i]
             if kind == "appear":
-                if len(self.cells) >= 4:
-                    continue
-                i = self._new_thing(rng, visible=False)
-                return Event(kind, i, first, first, self.name(i), "",
-                             {"r": (0.0, rng.uniform(0.095, 0.125))})
-            if not here:
-                return None
-            i = rng.choice(here)
-            thing, name = self.things[i], self.name(i)
-            if kind == "leave" and len(self.cells) > 1:
-                return Event(kind, i, first, first, name, "", {"r": (thing.r, 0.0)})
-            if kind == "turn":
-                new = rng.choice([c for c in COLOURS if c != thing.colour])
-                if f"{new} {thing.shape}" not in self.names:
-                    self.names.add(f"{new} {thing.shape}")
-                    return Event(kind, i, first, first, name, new, {"colour": (thing.colour, new)})
-            if kind == "grow" and thing.r < 0.13 or kind == "shrink" and thing.r > 0.105:
-                after = thing.r * (rng.uniform(1.6, 1.8) if kind == "grow" else rng.uniform(.55, .65))
-                last = first + rng.randint(2, 3)
-                return Event(kind, i, first, last, name, "", {"r": (thing.r, min(after, 0.19))})
-            if kind in ("move", "hit"):
-                tries = (self._journey(rng, kind, rng.choice(here), first) for _ in range(12))
-                event = next(filter(None, tries), None)
-                if event is not None:
-                    return event
+                change = "r", rng.uniform(0.095, 0.125), 1, "appears"
+            elif kind == "leave" and len(self.cells) > 1:
+                del self.cells[i]
+                change = "r", 0.0, 1, "disappears"
+            elif kind == "turn":
+                colour = rng.choice([c for c in COLOURS if c != thing.colour])
+                if (colour, thing.shape) not in self.looks:
+                    self.looks.add((colour, thing.shape))
+                    change = "colour", colour, 1, f"turns {colour}"
+            elif kind == "grow" and thing.r < 0.13:
+                r = min(0.19, thing.r * rng.uniform(1.6, 1.8))
+                change = "r", r, rng.randint(3, 4), "grows", "growing"
+            elif kind == "shrink" and thing.r > 0.105:
+                r = thing.r * rng.uniform(0.55, 0.65)
+                change = "r", r, rng.randint(3, 4), "shrinks", "shrinking"
+            elif kind in ("move", "hit"):
+                i, *change = self._journey(rng, kind, here) or [i]
+            if change:
+                attribute, after, frames, *words = change
+                thing, last = self.state(math.inf)[i], first + frames - 1
+                if last > self.seconds - 2:
+                    break
+                change = attribute, getattr(thing, attribute), after
+                self.events.append(Event(kind, i, thing.name, first, last, change, *words))
+                return self.events[-1]
         return None
 
-    def _journey(self, rng, kind, i, first):
-        """Thing i moves to a free cell, or runs into the thing two cells away."""
-        thing, (column, row) = self.things[i], self.cells[i]
-        direction, (dx, dy) = rng.choice(list(DIRECTIONS.items()))
-        steps = 2 if kind == "hit" else rng.choice((1, 2, 2))
-        way = [(column + dx * k, row + dy * k) for k in range(1, steps + 1)]
-        taken = {cell: j for j, cell in self.cells.items()}
-        if not (0 <= way[-1][0] <= 2 and 0 <= way[-1][1] <= 2) or any(c in taken for c in way[:-1]):
-            return None
-        if (way[-1] in taken) != (kind == "hit"):
-            return None
-        axis = "x" if dx else "y"
-        target, detail = CELL[way[-1][0 if dx else 1]] + rng.uniform(-0.03, 0.03), direction
-        if kind == "hit":
-            other = self.things[taken[way[-1]]]
-            detail = self.name(taken[way[-1]])
-            target = getattr(other, axis) - (dx + dy) * 0.95 * (thing.r + other.r)
-        distance = abs(target - getattr(thing, axis))
-        last = first + max(3, round(distance / rng.uniform(0.07, 0.12))) - 1
-        self.goal = way[-1] if kind == "move" else way[0]
-        return Event(kind, i, first, last, self.name(i), detail,
-                     {axis: (getattr(thing, axis), target)})
-
-    def _apply(self, event):
-        for attribute, (_, after) in event.change.items():
-            setattr(self.things[event.thing], attribute, after)
-        if event.kind == "leave":
-            del self.cells[event.thing]
-        elif event.kind in ("move", "hit"):
-            self.cells[event.thing] = self.goal
-        self.events.append(event)
-
-    def name(self, i):
-        return f"{self.things[i].colour} {self.things[i].shape}"
+    def _journey(self, rng, kind, here):
+        """One of the things here moves to a free cell, or hits the thing two cells away."""
+        things, taken = self.state(math.inf), {cell: i for i, cell in self.cells.items()}
+        for _ in range(12):
+            i, (direction, (dx, dy)) = rng.choice(here), rng.choice(list(DIRECTIONS.items()))
+            steps = 2 if kind == "hit" else rng.choice((1, 2, 2))
+            column, row = self.cells[i]
+            *way, goal = [(column + dx * k, row + dy * k) for k in range(1, steps + 1)]
+            if goal in CELLS and (goal in taken) == (kind == "hit") and not taken.keys() & set(way):
+                axis, does = "x" if dx else "y", f"moves {direction}"
+                after = CENTRES[goal[0 if dx else 1]] + rng.uniform(-0.03, 0.03)
+                if kind == "hit":
+                    other = things[taken[goal]]
+                    after = getattr(other, axis) - (dx + dy) * 0.95 * (things[i].r + other.r)
+                    does, goal = f"hits the {other.name}", way[0]
+                self.cells[i] = goal
+                length = abs(after - getattr(things[i], axis))
+                frames = max(3, round(length / rng.uniform(0.07, 0.12)))
+                return i, axis, after, frames, does, f"moving {direction}"
+        return None
 
     def state(self, t):
-        """The things as they are at t seconds; radius 0: not there. A colour in between is RGB."""
-        now = [Thing(**vars(thing)) for thing in self.start]
+        """The things as they are at t seconds; math.inf: after all events."""
+        now = [replace(thing) for thing in self.start]
         for event in self.events:
+            thing, (attribute, before, after) = now[event.thing], event.change
             begin = event.first - (0.3 if event.first == event.last else 1.0)
-            part = min(1.0, max(0.0, (t - begin) / (event.last - begin)))
-            for attribute, (before, after) in event.change.items():
-                if part in (0.0, 1.0):
-                    value = (before, after)[int(part)]
-                elif attribute == "colour":
-                    value = tuple(a + (b - a) * part for a, b in zip(COLOURS[before], COLOURS[after]))
-                else:
-                    value = before + (after - before) * part
-                if part > 0:
-                    setattr(now[event.thing], attribute, value)
+            part = (t - begin) / (event.last - begin)
+            if part >= 1:
+                setattr(thing, attribute, after)
+            elif part > 0 and attribute == "colour":
+                pairs = zip(COLOURS[before], COLOURS[after])
+                thing.colour = tuple(a + (b - a) * part for a, b in pairs)
+            elif part > 0:
+                setattr(thing, attribute, before + (after - before) * part)
+            if event.doing and event.first <= t <= event.last:
+                thing.doing = event.doing
         return now
 
     def frame(self, t, size):
-        """The picture at t seconds: uint8 (size, size, 3), anti-aliased by signed distance."""
+        """The picture at t seconds: uint8 (size, size, 3), anti-aliased."""
+        grid = (np.arange(size) + 0.5) / size
         if size not in self.canvas:
-            self.canvas[size] = self._background(size)
+            colour, pattern, tint = self.ground
+            wave = PATTERNS[pattern](grid[None], grid[:, None]) + np.zeros((size, size))
+            self.canvas[size] = np.float64(colour) + tint * wave[..., None] * 1.5   # (S, S, 3)
         picture = self.canvas[size].copy()
         for thing in self.state(t):
             if thing.r > 0:
-                x0, y0 = (max(0, int((c - 1.2 * thing.r) * size)) for c in (thing.x, thing.y))
-                x1, y1 = (min(size, int((c + 1.2 * thing.r) * size) + 2) for c in (thing.x, thing.y))
-                u = ((np.arange(x0, x1) + 0.5) / size - thing.x)[None] / thing.r
-                v = ((np.arange(y0, y1) + 0.5) / size - thing.y)[:, None] / thing.r
-                cover = np.clip(0.5 - distance(thing.shape, u, v) * thing.r * size, 0, 1)[..., None]
-                rgb = COLOURS[thing.colour] if isinstance(thing.colour, str) else thing.colour
-                window = picture[y0:y1, x0:x1]
-                window += cover * (np.array(rgb, np.float64) - window)
+                columns, rows = (slice(max(0, int((c - 1.2 * thing.r) * size)),
+                                       min(size, int((c + 1.2 * thing.r) * size) + 2))
+                                 for c in (thing.x, thing.y))
+                u, v = (grid[columns] - thing.x) / thing.r, (grid[rows] - thing.y) / thing.r
+                outside = SHAPES[thing.shape](u[None], v[:, None]) * thing.r * size     # in pixels
+                cover, window = np.clip(0.5 - outside, 0, 1)[..., None], picture[rows, columns]
+                window += cover * (np.float64(COLOURS.get(thing.colour, thing.colour)) - window)
         return (picture + 0.5).astype(np.uint8)
 
-    def _background(self, size):
-        (colour, style), grid = self.ground, (np.arange(size) + 0.5) / size
-        wave = {"plain": np.zeros((size, size)), "fade": np.tile(grid[:, None] - 0.5, (1, size)),
-                "stripes": np.tile((np.floor(grid * 8) % 2 - 0.5)[None], (size, 1)),
-                "checks": (np.floor(grid * 6)[:, None] + np.floor(grid * 6)[None]) % 2 - 0.5}[style]
-        return np.clip(np.array(colour, np.float64) + self.tint * wave[..., None] * 1.5, 0, 255)
+
+class Dialogue:
+    """The questions and answers of one record, all of them read from the script of a clip."""
+
+    def __init__(self, clip, rng):
+        self.clip, self.rng, self.questions, self.responses = clip, rng, [], []
+
+    def record(self, i, task):
+        name = f"{i:06d}.mp4"
+        return {"video_name": name, "video_path": name, "task_type": task, "source": "toy",
+                "question": self.questions, "response": self.responses}
+
+    def ask(self, task, content, turn):
+        content = self.rng.choice(ASK[task]).format(content)
+        self.questions.append({"content": content, "time": str(turn + 1)})
+
+    def say(self, text, turn, since=None):
+        """The response on a turn; `since`: the first turn that shows what it waits for."""
+        times = {"st_time": "", "end_time": "", "time": str(turn + 1)}
+        if since is not None:
+            times = {"st_time": float(since + 1), "end_time": float(turn), "time": ""}
+        self.responses.append({"content": text, **times})
+
+    def instruct(self, task):
+        """One instruction with its answers; nothing if the clip has no matter for it."""
+        rng, end, events = self.rng, self.clip.seconds, self.clip.events
+        if task == "Real-time Narration":
+            self.ask(task, "", 0)
+            for e in events:
+                self.say(f"The {e.name} starts {e.doing}." if e.doing else e.caption, e.first)
+                if e.doing:
+                    self.say(e.caption if e.kind == "hit" else f"The {e.name} stops.", e.last + 1)
+        elif task == "Event Caption":
+            self.ask(task, "", 0)
+            for e in events:
+                self.say(e.caption, e.last + 1, since=e.first)
+        elif task == "Action Caption" and events:
+            chosen = rng.choice(sorted({e.thing for e in events}))
+            events = [e for e in events if e.thing == chosen]
+            self.ask(task, f"the {events[0].name}", 0)
+            for e in events:
+                self.say(f"It {e.does}.", e.last + 1, since=e.first)
+        elif task == "Event Grounding" and self.unique():
+            event = rng.choice(self.unique())
+            self.ask(task, event.caption, rng.randint(0, event.first - 1))
+            self.say(event.span, event.last + 1, since=event.first)
+        elif task == "Backward Grounding" and self.unique(end - 1):
+            event = rng.choice(self.unique(end - 1))
+            turn = rng.randint(event.last + 2, end - 1)
+            self.ask(task, event.caption, turn)
+            self.say(event.span, turn)
+        elif task == "Time-sensitive QA":
+            self.follow(*self.dated()[0])
+        elif task == "Offline QA":
+            turn = rng.choice(self.quiet(end - 2, 2) or [end - 3])
+            content, reply = self.question(turn)
+            self.ask(task, content, turn)
+            self.say(reply, turn + 2, since=turn)
+        elif task == "Mixed":           # perhaps a lasting instruction, and questions along the way
+            self.instruct(rng.choice(("Event Caption", "Real-time Narration", "Action Caption",
+                                      "Event Grounding", "Time-sensitive QA", None)))
+            told = {int(r["time"] or r["end_time"] + 1) - 1 for r in self.responses}
+            free = [turn for turn in self.quiet(end) if turn not in told]
+            self.interrupt(sorted(rng.sample(free, min(len(free), rng.randint(2, 6)))))
+        return self
+
+    def interrupt(self, turns):
+        """On each of the turns a question to answer at once, about the past or the picture."""
+        for turn in turns:
+            past = self.unique(turn)
+            if past and self.rng.random() < 0.6:
+                event = self.rng.choice(past)
+                task, content, reply = "Backward Grounding", event.caption, event.span
+            else:
+                task, (content, reply) = "Frame QA", self.question(turn)
+            self.ask(task, content, turn)
+            self.say(reply, turn)
+        return self
+
+    def quiet(self, end, room=0):
+        """The turns 1..end-1 around which nothing begins, goes on or has just ended."""
+        return [turn for turn in range(1, end) if all(
+            e.last + 1 < turn or e.first > turn + 1 + room for e in self.clip.events)]
+
+    def unique(self, turn=math.inf):
+        """The lasting events, over before a turn, whose caption is true of no other event."""
+        captions = [e.caption for e in self.clip.events]
+        return [e for e in self.clip.events
+                if e.doing and e.last + 2 <= turn and captions.count(e.caption) == 1]
+
+    def question(self, turn):
+        """A question about the picture on a turn, or about what was seen before; and its answer."""
+        now = [thing for thing in self.clip.state(turn) if thing.r > 0]
+        one, over = self.rng.choice(now), [e for e in self.clip.events if e.last < turn]
+        asks = [("How many shapes are there?", count(now)),
+                (f"Where is the {one.name}?", f"It is {one.place}.")]
+        if [thing.shape for thing in now].count(one.shape) == 1:
+            asks += [(f"What colour is the {one.shape}?", f"It is {one.colour}.")] * 2
+        if [thing.colour for thing in now].count(one.colour) == 1:
+            asks += [(f"Which shape is {one.colour}?", f"It is the {one.shape}.")] * 2
+        other = f"{self.rng.choice(list(COLOURS))} {one.shape}"
+        there = other in [thing.name for thing in now]
+        now.sort(key=lambda thing: PLACES.index(thing.place))
+        *most, last = [an(thing.name) for thing in now]
+        all_of = f"{', '.join(most)} and {last}" if most else last
+        asks += [(f"Is there any {other}?", "Yes." if there else "No."),
+                 ("Name all the shapes.", f"I see {all_of}.")]
+        if over:
+            asks += [("What happened last?", max(over, key=lambda e: e.last).caption)] * 3
+            asks += [("What happened first?", min(over, key=lambda e: e.last).caption)]
+        return self.rng.choice(asks)
+
+    def dated(self):
+        """All (question, first turn to ask it, true answer on every turn) of Time-sensitive QA,
+        those whose answer changes first. The answer is None while it cannot be told."""
+        clip, states = self.clip, [self.clip.state(t) for t in range(self.clip.seconds)]
+        moving = ["Yes." if any(thing.moves for thing in now) else "No." for now in states]
+        found = [("How many shapes are there?", 0, [count(now) for now in states]),
+                 ("Is any shape moving?", 0, moving)]
+        for i, (thing, life) in enumerate(zip(clip.start, zip(*states))):
+            mine = {e.kind: e.first for e in clip.events if e.thing == i}
+            born = mine.get("appear", 0)
+            asks = [("place", f"Where is the {thing.name}?"),
+                    ("doing", f"What is the {thing.name} doing?")]
+            if "turn" in mine:
+                alone = [other.shape for other in clip.start].count(thing.shape) == 1
+                asks = [("colour", f"What colour is the {thing.shape}?")] * alone
+            for fact, text in asks if born <= clip.seconds - 6 else ():
+                found.append((text, born, [
+                    None if fact == "place" and now.moves else
+                    f"It is {getattr(now, fact) if now.r else 'gone'}." for now in life]))
+        self.rng.shuffle(found)
+        return sorted(found, key=lambda item: len({*item[2][item[1]:]} - {None}) < 2)
+
+    def follow(self, question, born, truth):
+        """Time-sensitive QA: the truth is told when asked for and whenever it changes."""
+        told, waiting, asked = None, None, born + self.rng.randint(0, 3)
+        self.ask("Time-sensitive QA", question, asked)
+        for turn in range(asked, self.clip.seconds):
+            if truth[turn] not in (None, told):
+                told = truth[turn]
+                self.say(told, turn, since=waiting)
+            waiting = (waiting or turn) if truth[turn] is None else None
+        return self
 
 
-def distance(shape, u, v):
-    """Signed distance (in radii, negative inside) of points (u, v) to a shape of radius 1."""
-    if shape == "circle":
-        return np.sqrt(u * u + v * v) - 0.95
-    if shape == "square":
-        return np.maximum(np.abs(u), np.abs(v)) - 0.82
-    if shape == "triangle":
-        return np.maximum(v - 0.75, (np.abs(u) * 1.75 - (v + 1) * 1.02) / 2.026)
-    if shape == "cross":
-        a, b = np.abs(u), np.abs(v)
-        return np.minimum(np.maximum(a - 0.3, b - 0.95), np.maximum(b - 0.3, a - 0.95))
-    lines = [math.sin(k * math.tau / 5) * u - math.cos(k * math.tau / 5) * v for k in range(5)]
-    return np.sort(np.stack(np.broadcast_arrays(*lines)), axis=0)[-2] - 0.44    # a star: all but one
-
-
-# --------------------------------------------------------------------------------- annotations
-
-def ask(rng, task, content, turn):
-    return {"content": rng.choice(ASK[task]).format(content), "time": str(turn + 1)}
-
-
-def answer(text, first, last=None):
-    """A response on turn `first`, or, with `last`, after an event seen on turns first..last."""
-    if last is None:
-        return {"content": text, "st_time": "", "end_time": "", "time": str(first + 1)}
-    return {"content": text, "st_time": float(first + 1), "end_time": float(last + 1), "time": ""}
-
-
-def span_text(event):
-    return f"The event took place from {event.first + 1}s to {event.last + 1}s."
-
-
-def narration(clip):
-    lines = []
-    for e in clip.events:
-        if e.kind in LASTING:
-            way = e.detail if e.kind == "move" else next(
-                (d for d, (dx, dy) in DIRECTIONS.items() for k, (a, b) in e.change.items()
-                 if (b - a) * (dx if k == "x" else dy if k == "y" else 0) > 0), "")
-            doing = {"grow": "growing", "shrink": "shrinking"}.get(e.kind, f"moving {way}")
-            end = e.caption if e.kind == "hit" else f"The {e.name} stops."
-            lines += [answer(f"The {e.name} starts {doing}.", e.first), answer(end, e.last + 1)]
-        else:
-            lines.append(answer(e.caption, e.first))
-    return lines
-
-
-def place(thing):
-    column, row = (min(range(3), key=lambda k: abs(CELL[k] - c)) for c in (thing.x, thing.y))
-    return PLACES[3 * row + column]
-
-
-def count_text(n):
-    return f"There {'is' if n == 1 else 'are'} {NUMBERS[n]} shape{'' if n == 1 else 's'}."
-
-
-def value(clip, kind, i, frame):
-    """The true answer to a dated question at a frame; None while it cannot be told yet."""
-    now = clip.state(frame)
-    active = [e for e in clip.events if e.first <= frame <= e.last and e.kind in LASTING]
-    if kind == "count":
-        return count_text(sum(thing.r > 0 for thing in now))
-    if kind == "moving":
-        return "Yes." if any(e.kind in ("move", "hit") for e in active) else "No."
-    mine = [e for e in active if e.thing == i]
-    if now[i].r == 0:
-        return "It is gone."
-    if kind == "colour":
-        return f"It is {now[i].colour}."
-    if kind == "where":
-        return None if any(e.kind in ("move", "hit") for e in mine) else f"It is {place(now[i])}."
-    line = next((a["content"] for e in mine for a in narration(Script([e]))), None)
-    return f"It is {line.split(' starts ')[1]}" if line else "It is still."
-
-
-@dataclass
-class Script:
-    events: list
-
-
-def dated_questions(clip, rng):
-    """All (question, kind, thing, first frame at which it may be asked), those that change first."""
-    found = [("How many shapes are there?", "count", 0, 0), ("Is any shape moving?", "moving", 0, 0)]
-    shapes = [thing.shape for thing in clip.start]
-    for i, thing in enumerate(clip.start):
-        born = next((e.first for e in clip.events if e.thing == i and e.kind == "appear"), 0)
-        name = f"{thing.colour} {thing.shape}"
-        if born > clip.seconds - 6 or (born == 0 and thing.r == 0):
-            continue
-        if any(e.thing == i and e.kind == "turn" for e in clip.events):
-            if shapes.count(thing.shape) == 1:
-                found.append((f"What colour is the {thing.shape}?", "colour", i, born))
-        else:
-            found += [(f"Where is the {name}?", "where", i, born),
-                      (f"What is the {name} doing?", "doing", i, born)]
-    rng.shuffle(found)
-    changes = [len({value(clip, q[1], q[2], k) for k in range(q[3], clip.seconds)} - {None}) > 1
-               for q in found]
-    return [q for q, c in zip(found, changes) if c] + [q for q, c in zip(found, changes) if not c]
-
-
-def dated(clip, rng, question):
-    """A time-sensitive record: an answer when asked and at each change."""
-    text, kind, i, born = question
-    told, waiting, answers = None, None, []
-    asked = born + rng.randint(0, 3)
-    for k in range(asked, clip.seconds):
-        now = value(clip, kind, i, k)
-        if now is None:
-            waiting = k if waiting is None else waiting
-        else:
-            if now != told:
-                answers.append(answer(now, k) if waiting is None else answer(now, waiting, k - 1))
-            told, waiting = now, None
-    return [ask(rng, "Time-sensitive QA", text, asked)], answers
-
-
-def one_shot(clip, rng, turn, past=True):
-    """A question about the picture at a turn, or about what was seen before; and its answer."""
-    now = [thing for thing in clip.state(turn) if thing.r > 0]
-    thing, over = rng.choice(now), [e for e in clip.events if e.last < turn]
-    name = f"{thing.colour} {thing.shape}"
-    asks = [("How many shapes are there?", count_text(len(now))),
-            (f"Where is the {name}?", f"It is {place(thing)}.")]
-    if [t.shape for t in now].count(thing.shape) == 1:
-        asks += [(f"What colour is the {thing.shape}?", f"It is {thing.colour}.")] * 2
-    if [t.colour for t in now].count(thing.colour) == 1:
-        asks += [(f"Which shape is {thing.colour}?", f"It is the {thing.shape}.")] * 2
-    other = f"{rng.choice(list(COLOURS))} {thing.shape}"
-    asks.append((f"Is there any {other}?",
-                 "Yes." if other in [f"{t.colour} {t.shape}" for t in now] else "No."))
-    listed = [an(f"{t.colour} {t.shape}") for t in sorted(now, key=lambda t: PLACES.index(place(t)))]
-    all_of = " and ".join(filter(None, (", ".join(listed[:-1]), listed[-1])))
-    asks.append(("Name all the shapes.", f"I see {all_of}."))
-    if past and over:
-        asks += [("What happened last?", max(over, key=lambda e: e.last).caption)] * 3
-        asks += [("What happened first?", min(over, key=lambda e: e.last).caption)]
-    return rng.choice(asks)
-
-
-def quiet(clip, turn, room=0):
-    """Nothing begins, goes on or has just ended on the turns around this one."""
-    return all(e.last + 1 < turn or e.first > turn + 1 + room for e in clip.events)
-
-
-def groundable(clip):
-    """Lasting events whose sentence is true of no other event of the clip."""
-    captions = [e.caption for e in clip.events]
-    return [e for e in clip.events if e.kind in LASTING and captions.count(e.caption) == 1]
-
-
-def make(clip, rng, task):
-    """(questions, responses) of one instruction, or None if the clip has no matter for it."""
-    if task == "Real-time Narration":
-        return [ask(rng, task, "", 0)], narration(clip)
-    if task == "Event Caption":
-        return [ask(rng, task, "", 0)], [answer(e.caption, e.first, e.last) for e in clip.events]
-    if task == "Action Caption":
-        busy = sorted({e.thing for e in clip.events})
-        if not busy:
-            return None
-        chosen = rng.choice(busy)
-        mine = [e for e in clip.events if e.thing == chosen]
-        return [ask(rng, task, f"the {mine[0].name}", 0)], [
-            answer(e.caption.replace(f"The {e.name}", "It").replace(an(e.name).capitalize(), "It"),
-                   e.first, e.last) for e in mine]
-    if task == "Event Grounding":
-        events = [e for e in groundable(clip) if e.first > 0]
-        if not events:
-            return None
-        event = rng.choice(events)
-        return [ask(rng, task, event.caption, rng.randint(0, event.first - 1))], [
-            answer(span_text(event), event.first, event.last)]
-    if task == "Backward Grounding":
-        events = [e for e in groundable(clip) if e.last + 2 < clip.seconds]
-        if not events:
-            return None
-        event = rng.choice(events)
-        turn = rng.randint(event.last + 2, clip.seconds - 1)
-        return [ask(rng, task, event.caption, turn)], [answer(span_text(event), turn)]
-    if task == "Time-sensitive QA":
-        return dated(clip, rng, dated_questions(clip, rng)[0])
-    turns = [k for k in range(1, clip.seconds - 2) if quiet(clip, k, 2)] or [clip.seconds - 3]
-    turn = rng.choice(turns)
-    text, reply = one_shot(clip, rng, turn)
-    return [ask(rng, "Offline QA", text, turn)], [answer(reply, turn, turn + 1)]
-
-
-def mixed(clip, rng):
-    """Several instructions in one stream: perhaps a lasting one, and questions along the way."""
-    task = rng.choice(("Event Caption", "Real-time Narration", "Action Caption", "Event Grounding",
-                       "Time-sensitive QA", None))
-    questions, responses = (make(clip, rng, task) if task else None) or ([], [])
-    free = [k for k in range(1, clip.seconds) if quiet(clip, k)]
-    told = {int(r["time"] or r["end_time"] + 1) - 1 for r in responses}
-    free = [k for k in free if k not in told]
-    for turn in sorted(rng.sample(free, min(len(free), rng.randint(2, 6)))):
-        past = [e for e in groundable(clip) if e.last + 2 <= turn]
-        if past and rng.random() < 0.6:
-            event = rng.choice(past)
-            questions.append(ask(rng, "Backward Grounding", event.caption, turn))
-            responses.append(answer(span_text(event), turn))
-        else:
-            text, reply = one_shot(clip, rng, turn)
-            questions.append(ask(rng, "Frame QA", text, turn))
-            responses.append(answer(reply, turn))
-    return questions, responses
-
-
-def frame_questions(clip, rng):
-    """A question on every turn about the picture alone: where words for things are learnt."""
-    questions, responses = [], []
-    for turn in range(clip.seconds):
-        text, reply = one_shot(clip, rng, turn, past=False)
-        questions.append(ask(rng, "Frame QA", text, turn))
-        responses.append(answer(reply, turn))
-    return questions, responses
-
-
-def record(name, task, made):
-    return {"video_name": name, "video_path": name, "task_type": task, "source": "toy",
-            "question": made[0], "response": made[1]}
-
-
-def length(rng, kind):
+def draw(seed, i, kind):
+    """The source of all chance of a sample, and the sample's length."""
+    rng = random.Random(f"train/{kind}/{seed}/{i}")
     longest = rng.choices((20, 30, 60), (5, 3, 2))[0]
-    return rng.randint(*{"full": (10, longest), "short": (5, 9), "frame": (4, 7)}[kind])
+    return rng, rng.randint(*{"full": (10, longest), "short": (5, 9), "frame": (4, 7)}[kind])
 
 
 def seconds(seed, i, kind="full"):
     """The length of sample(seed, i, kind), without making it."""
-    return length(random.Random(f"train/{kind}/{seed}/{i}"), kind)
+    return draw(seed, i, kind)[1]
 
 
 def sample(seed, i, kind="full"):
-    """(clip, raw record) number i of a seed: "full" 10-60 s at the paper's mix and streams with
-    several instructions; "short" 5-9 s; "frame": a still and a question on every second."""
-    rng = random.Random(f"train/{kind}/{seed}/{i}")
-    clip = Clip(rng, length(rng, kind), still=kind == "frame")
+    """(clip, raw record) number i of a seed, always the same. kind: "full", 10 to 60 s, one task by
+    the paper's mix or several; "short", 5 to 9 s; "frame", a still with a question every second."""
+    rng, length = draw(seed, i, kind)
+    clip = Clip(rng, length, still=kind == "frame")
+    dialogue = Dialogue(clip, rng)
     if kind == "frame":
-        return clip, record(f"{i:06d}.mp4", "Frame QA", frame_questions(clip, rng))
-    task = rng.choices(list(MIX), list(MIX.values()))[0]
+        return clip, dialogue.interrupt(range(length)).record(i, "Frame QA")
+    task = rng.choices(list(TASKS), list(TASKS.values()))[0]
     if task == "Grounding":
         task = rng.choice(("Event Grounding", "Backward Grounding"))
-    made = mixed(clip, rng) if rng.random() < MIXED else make(clip, rng, task)
-    if made is None or not made[0]:
-        task, made = "Event Caption", make(clip, rng, "Event Caption")
-    return clip, record(f"{i:06d}.mp4", task if len(made[0]) == 1 else "Mixed", made)
+    dialogue.instruct("Mixed" if rng.random() < 0.3 else task)
+    if not dialogue.questions:
+        task = "Event Caption"
+        dialogue.instruct(task)
+    return clip, dialogue.record(i, task if len(dialogue.questions) == 1 else "Mixed")
 
 
 def bench(seed, i):
-    """(clip, [(task, record)]): Streamo-Bench's ten tasks on an unseen clip of 16-60 s."""
+    """(clip, [(task, raw record)]): Streamo-Bench's ten tasks on a clip of 16 to 60 s that is never
+    a sample. ValueError if no such clip is found."""
     for attempt in range(100):
         rng = random.Random(f"bench/{seed}/{i}/{attempt}")
         clip = Clip(rng, rng.randint(16, rng.choice((30, 30, 60))))
-        rows = [("forward_grounding", "Event Grounding"), ("backward_grounding", "Backward Grounding"),
-                ("narration", "Real-time Narration"), ("dense_caption", "Event Caption")]
-        made = [(task, make(clip, rng, name)) for task, name in rows]
-        dates = dated_questions(clip, rng)[:6]
-        if len(dates) == 6 and all(m for _, m in made):
-            made += [("tsqa", dated(clip, rng, question)) for question in dates]
-            return clip, [(task, record(f"{i:06d}.mp4", task, m)) for task, m in made]
-    raise ValueError(f"seed {seed}, clip {i}: no script with ten tasks")
+        rows = [(name, Dialogue(clip, rng).instruct(task)) for name, task in (
+            ("forward_grounding", "Event Grounding"), ("backward_grounding", "Backward Grounding"),
+            ("narration", "Real-time Narration"), ("dense_caption", "Event Caption"))]
+        dated = Dialogue(clip, rng).dated()[:6]
+        if len(dated) == 6 and all(dialogue.questions for _, dialogue in rows):
+            rows += [("tsqa", Dialogue(clip, rng).follow(*question)) for question in dated]
+            return clip, [(name, dialogue.record(i, name)) for name, dialogue in rows]
+    raise ValueError(f"toy bench, seed {seed}, clip {i}: no clip with ten tasks in 100 attempts")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="folder to write to")
-    parser.add_argument("--n", type=int, default=20, help="number of films")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--size", type=int, default=256, help="side of the picture in pixels")
-    parser.add_argument("--fps", type=int, default=10, help="frames per second of the files")
+    for flag, default, text in (("--n", 20, "number of films"), ("--seed", 1, "which films"),
+                                ("--size", 256, "side of the picture in pixels, even, 32 or more"),
+                                ("--fps", 10, "frames a second of the films")):
+        parser.add_argument(flag, type=int, default=default, help=f"{text} ({default})")
     args = parser.parse_args()
-    import imageio.v3 as iio
-    os.makedirs(args.out, exist_ok=True)
-    records = []
-    for i in range(args.n):
-        clip, item = sample(args.seed, i)
-        film = [clip.frame(k / args.fps, args.size) for k in range(clip.seconds * args.fps)]
-        iio.imwrite(os.path.join(args.out, item["video_name"]), film, plugin="pyav", codec="h264",
-                    fps=args.fps)
-        records.append(item)
-    with open(os.path.join(args.out, "raw.json"), "w", encoding="utf-8") as file:
-        json.dump(records, file, indent=1)
+    if args.n < 1 or args.fps < 1:
+        parser.error(f"--n {args.n} and --fps {args.fps} must be 1 or more")
+    if args.size < 32 or args.size % 2:
+        parser.error(f"--size {args.size} must be even, and 32 or more")
+    records, partial = [], os.path.join(args.out, "partial.mp4")
+    try:
+        os.makedirs(args.out, exist_ok=True)
+        for i in tqdm(range(args.n), unit="film"):
+            clip, record = sample(args.seed, i)
+            with iio.imopen(partial, "w", plugin="pyav") as film:
+                film.init_video_stream("h264", fps=args.fps)
+                for k in range(clip.seconds * args.fps):
+                    film.write_frame(clip.frame(k / args.fps, args.size))
+            os.replace(partial, os.path.join(args.out, record["video_name"]))
+            records.append(record)
+        partial = os.path.join(args.out, "raw.json.partial")
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(records, file, indent=1)
+        os.replace(partial, os.path.join(args.out, "raw.json"))
+    except OSError as error:
+        parser.error(f"--out {args.out}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import toy
-from streamo import RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer
+from streamo import FRAME, RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer
 
 SYSTEM = ("You watch a video, one second at a time. Each second say </Silence>, </Standby> while "
           "something you were asked about is going on, or </Response> and the answer as soon as it "
@@ -674,7 +674,8 @@ def et_instruct(v):
             spans = [(when[0], when[0] + 1 if len(when) == 1 and tgt else when[-1], told)]
             yield (partial(qa, question=asked),), v["video"], v["duration"], spans
         elif spans and all(text for *_, text in spans):
-            yield (caption,), v["video"], v["duration"], spans
+            task = steps if v["task"] == "slc" else caption     # slc: step localisation and caption
+            yield (task,), v["video"], v["duration"], spans
         else:
             spans = [(start, end, asked) for start, end in zip(tgt[::2], tgt[1::2])]
             yield (partial(grounding, question=asked),), v["video"], v["duration"], spans
@@ -833,23 +834,23 @@ def check(file, videos=None):
 
 
 def paint(tokenizer, item, colour):
-    """The text of an item, token by token: what is only read in grey; what is learnt coloured by
-    kind (the states; text), states with their loss weight alpha (paper, equation 5), which is also
-    the shade behind them. In plain text: [token] or [state weight]."""
+    """The tokens of an item as text. What is only read is grey, each token ending in a dot; what is
+    learnt is coloured by kind (the three states; text) on a shade that grows with its loss weight,
+    the alpha of a state (paper, equation 5), which is printed. In plain text the learnt is [so]."""
     hues = dict(zip(tokenizer.state_ids, (34, 33, 31)))
-    counts = Counter(label for label in item["labels"] if label in hues)
-    out = []
+    counts, out = Counter(label for label in item["labels"] if label in hues), []
     for token, label in zip(item["input_ids"], item["labels"]):
         text = tokenizer.decode([token])
         if label == -100:
+            text = text if text.endswith("\n") else f"{text}·"
             out.append(f"\033[90m{text}\033[0m" if colour else text)
-            continue
-        weight = sum(counts.values()) / (3 * counts[label]) if label in hues else 1.0
-        text = f"{text.strip()} {weight:.2f}" if label in hues else text
-        shade = f"\033[{hues.get(label, 32)};48;5;{232 + min(int(weight * 3), 12)}m"
-        out.append(f"{shade}{text}\033[0m" if colour else f"[{text}]")
-    return re.sub(r"((?:\033\[90m)?<frame>(?:\033\[0m)?)\1+",
-                  lambda m: f"{m[1]}x{m[0].count('<frame>')}", "".join(out))
+        else:
+            weight = counts.total() / (3 * counts[label]) if label in hues else 1.0
+            text = f"{text} {weight:.2f}" if label in hues else text
+            shade = f"{hues.get(label, 32)};48;5;{232 + min(int(weight * 3), 12)}"
+            out.append(f"\033[{shade}m{text}\033[0m" if colour else f"[{text}]")
+    return re.sub(r"((?:\033\[90m)?<frame>·(?:\033\[0m)?)\1+",
+                  lambda run: f"{run[1]}x{run[0].count(FRAME)} ", "".join(out))
 
 
 def strip(item, state_ids, path, columns=10, side=96):

@@ -194,6 +194,7 @@ def test_et_instruct_captions_in_text_and_vid_files():
         raw, = made("et-instruct", item)
         assert spans(raw) == [("wash the apples.", 36.0, 44.0, ""), ("peel them.", 49.0, 57.0, "")]
         assert raw["task_type"] == "Event Caption"
+    assert made("et-instruct", {**text, "task": "slc"})[0]["task_type"] == "Action Caption"
     with pytest.raises(IndexError):                             # fewer times than <vid>
         made("et-instruct", {**vid, "tgt": [36, 44, 49]})
 
@@ -366,7 +367,7 @@ def test_show_a_file(tmp_path, model, capsys):
     data.main(["show", str(file), *folder, "--index", "1", "--strip", str(strip)])
     out = capsys.readouterr().out
     # - s R -: alpha = 4 / (3 * 2) = 0.67 for Silence, 4 / 3 for the other two
-    assert "Q?\n<0s-1s>\n<frame>x4<|im_end|>" in out.replace("[", "").replace("]", "")
+    assert "Q?\n<0s-1s>\n<frame>x4 <|im_end|>\n" in out.replace("·", "") and "Q·?" in out
     assert out.count("[</Silence> 0.67][<|im_end|>]") == 2 and out.count("[</Standby> 1.33]") == 1
     assert "[</Response> 1.33][ ][A][.][<|im_end|>]" in out and "\033" not in out
     image = np.asarray(Image.open(strip))
@@ -383,7 +384,7 @@ def test_show_a_toy_sample_in_colour(model, capsys, monkeypatch):
     data.main(["show", "--model", model])
     coloured = capsys.readouterr().out
     assert "\033[" not in plain and "toy 0/full/0" in plain
-    assert "\033[90m<frame>\033[0mx4" in coloured and "\033[34;48;5;" in coloured
+    assert "\033[90m<frame>·\033[0mx4" in coloured and "\033[34;48;5;" in coloured
 
 
 def test_bad_commands_end_in_one_line(tmp_path):

@@ -185,9 +185,11 @@ class Panel:
         bottom = self.height - size
         y = bottom - self.strip.height
         draw.rectangle((size, y, self.width - size - 1, bottom - 1), TRACK)
-        x = round(min(max(0, (seconds - self.start) / self.seconds), 1) * self.strip.width)
-        image.paste(self.strip.crop((0, 0, x, self.strip.height)), (size, y))  # known by now
-        draw.rectangle((size + x - 1, y - size // 4, size + x, bottom + size // 4), INK)
+        now, known = [round(min(max(0, (time - self.start) / self.seconds), 1) * self.strip.width)
+                      for time in (seconds, self.turns[turn].end if turn >= 0 else self.start)]
+        image.paste(self.strip.crop((0, 0, known, self.strip.height)), (size, y))
+        x = size + now
+        draw.rectangle((x - 1, y - size // 4, x, bottom + size // 4), INK)
         return image
 
 

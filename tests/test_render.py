@@ -1,0 +1,244 @@
+"""Subtitles that a parser reads back, renders with every frame and all text inside, timelines
+that stay bounded. Forbidden bugs: overlapping cues, clipped text, lost frames, a wrong turn."""
+import html
+import itertools
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import render
+
+LONG = ("Two riders in yellow pass behind the bollard, then a third follows with a dog on a lead, "
+        "averyverylongwordthatnolinecouldeverholdbecauseithasnospaces" * 2)
+
+
+@dataclass
+class Turn:
+    start: float
+    end: float
+    state: str
+    probs: tuple
+    text: str = ""
+    question: str | None = None
+    ms: float = 1.0
+
+
+def stream(seconds, answers=None, questions=None):
+    """Silence everywhere, but for the answers {second: text}."""
+    answers, questions = answers or {}, questions or {}
+    return [Turn(s, s + 1, "response" if s in answers else "silence",
+                 (0.1, 0.1, 0.8) if s in answers else (0.8, 0.15, 0.05), answers.get(s, ""),
+                 questions.get(s)) for s in range(seconds)]
+
+
+def grey(seconds, fps, size=(64, 64), value=90):
+    """(seconds, frame) of a plain grey clip; size is (width, height)."""
+    for i in range(seconds * fps):
+        yield i / fps, np.full((size[1], size[0], 3), value, np.uint8)
+
+
+def parse(path):
+    """A small subtitle parser, strict about what players are strict about: [(start, end, text)]."""
+    text = path.read_text("utf-8")
+    vtt = path.suffix == ".vtt"
+    if vtt:
+        assert text.startswith("WEBVTT\n\n")
+        text = text.removeprefix("WEBVTT\n\n")
+    result = []
+    for number, block in enumerate(text.strip("\n").split("\n\n") if text else [], 1):
+        index, times, *lines = block.split("\n")
+        assert index == str(number) and lines and all(lines)
+        stamp = r"(\d\d+):(\d\d):(\d\d)[.](\d{3})" if vtt else r"(\d\d+):(\d\d):(\d\d),(\d{3})"
+        found = re.fullmatch(f"{stamp} --> {stamp}", times)
+        h, m, s, ms, *end = map(int, found.groups())
+        body = "\n".join(lines)
+        assert "-->" not in body and (vtt or not re.search(r"</?[a-zA-Z]|{\\", body))
+        body = html.unescape(body) if vtt else body.replace("\u2060", "")
+        result.append((h * 3600 + m * 60 + s + ms / 1000,
+                       end[0] * 3600 + end[1] * 60 + end[2] + end[3] / 1000, body))
+    return result
+
+
+@pytest.mark.parametrize("write, ending", [(render.write_srt, "srt"), (render.write_vtt, "vtt")])
+def test_subtitles_are_read_back(tmp_path, write, ending):
+    texts = {0: "A --> B & <i>C</i> {\\an8}", 1: "now\n\n\nthen\r\n ", 5: "一辆自行车 😀 <3",
+             8: "x" * 60, 3600: "late"}
+    path = tmp_path / f"out.{ending}"
+    write(stream(3602, texts), path)
+    cues = parse(path)
+    assert [start for start, _, _ in cues] == list(texts)
+    assert [text for *_, text in cues] == [texts[0], "now\nthen", *list(texts.values())[2:]]
+    assert all(end <= start for (_, end, _), (start, *_) in itertools.pairwise(cues))
+    assert [round(end - start, 3) for start, end, _ in cues] == [1.0, 1.5, 1.5, 4.0, 1.5]
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no temporary file is left
+
+
+def test_no_answers_are_valid_files(tmp_path):
+    for turns in [], stream(3), [Turn(0, 1, "response", (0, 0, 1), " \n")]:
+        render.write_srt(turns, tmp_path / "a.srt")
+        render.write_vtt(turns, tmp_path / "a.vtt")
+        assert parse(tmp_path / "a.srt") == parse(tmp_path / "a.vtt") == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "out.mp4"
+    path.write_text("old")
+
+    def broken():
+        yield from grey(1, 2)
+        raise OSError("gone")
+    with pytest.raises(OSError, match="gone"):
+        render.captioned_video(broken(), stream(2), path)
+    assert path.read_text() == "old"
+
+
+def test_every_frame_is_rendered_at_its_own_time(tmp_path):
+    """A variable frame rate stays one; sizes are even and tiny pictures are enlarged."""
+    times = [0, 0.04, 0.08, 0.5, 0.54, 2.0, 2.9]
+    clip = [(t, np.full((63, 65, 3), 90, np.uint8)) for t in times]
+    assert render.captioned_video(clip, stream(3), tmp_path / "a.mp4") == len(times)
+    read = list(render.video_frames(tmp_path / "a.mp4"))
+    assert [t for t, _ in read] == pytest.approx(times, abs=1e-3)
+    width, height = read[0][1].size
+    assert width >= 320 and width % 2 == height % 2 == 0
+    assert render.captioned_video(grey(2, 25), stream(2), tmp_path / "b.mp4", fps=5) == 10
+
+
+def test_gif_plays_as_long_as_the_clip(tmp_path):
+    turns = stream(4, {1: "Here.", 3: "There."}, {0: "Where is it?"})
+    assert render.captioned_video(grey(4, 20), turns, tmp_path / "a.gif", fps=5, colours=32) == 20
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.info["loop"] == 0
+        total = 0
+        for frame in range(gif.n_frames):
+            gif.seek(frame)
+            total += gif.info["duration"]
+    assert total == pytest.approx(4000, abs=110)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 72), (90, 160), (640, 272), (33, 200)])
+def test_text_is_inside_the_picture(size):
+    """The panel's text changes pixels, none of them at the border, and the video is untouched."""
+    def last(turns):
+        *_, (_, canvas) = render._compose(grey(3, 1, size), turns, 0, None)
+        return np.asarray(canvas).astype(int)
+    asked = {0: LONG, 1: "一辆自行车在哪里" * 6}
+    with_text = last(stream(3, {2: LONG}, asked))
+    panel = render.Panel(stream(3, {2: LONG}, asked), with_text.shape[1], 15)
+    assert panel.lines[1] >= 2  # it wraps
+    scale = max(1, -(-320 // size[0]))
+    below = with_text[size[1] * scale:]
+    assert (with_text[:size[1] * scale, :size[0] * scale] == 90).all()
+    border = [below[:4], below[-4:], below[:, :8], below[:, -8:]]
+    assert all((edge == 255).all() for edge in border)
+    text = below[:, 3 * 15 + 20:-20]
+    assert ((text.sum(2) < 300).any(1)).sum() > 40  # rows with ink: several lines of it
+
+
+def test_wrap_keeps_every_character_and_the_width():
+    font = render.font_for(LONG, 18)
+    lines = render.wrap(LONG, font, 200, 99)
+    assert "".join(lines).replace(" ", "") == LONG.replace(" ", "") and len(lines) > 5
+    assert max(map(font.getlength, lines)) <= 200
+    short = render.wrap(LONG, font, 200, 2)
+    assert len(short) == 2 and short[1].endswith("...") and font.getlength(short[1]) <= 200
+
+
+def test_a_font_is_found_only_when_characters_are_missing():
+    assert render.font_for("plain text", 18).getname() == render.font_for("", 18).getname()
+    fallback = render.font_for("Сколько? \U0010fffe", 18)  # the last is in no font: no error
+    assert fallback.getlength("Сколько?") > 0
+
+
+def test_panel_shows_the_present_turn():
+    """Chip and answer follow the turn; the strip shows nothing of the future."""
+    turns = stream(4, {2: "Now."}, {1: "When?"})
+    panel = render.Panel(turns, 320, 15)
+    before, during = (np.asarray(panel.draw(t)).astype(int) for t in (1.9, 2.0))
+    chip = (20, 20)
+    assert tuple(before[chip]) == render.COLOURS[0] and tuple(during[chip]) == render.COLOURS[2]
+    strip_row, third, fourth = panel.height - 15 - 15, 15 + int(290 * 0.6), 15 + int(290 * 0.9)
+    assert tuple(before[strip_row, third]) == render.TRACK
+    assert tuple(during[strip_row, third]) == render.COLOURS[2]
+    assert tuple(during[strip_row, fourth]) == render.TRACK
+    assert (np.asarray(panel.draw(-1.0)) != np.asarray(panel.draw(0.0))).any()
+
+
+def test_video_file_upright(tmp_path):
+    """A file marked as turned by a quarter is rendered upright: white stays on its side."""
+    path = tmp_path / "in.mp4"
+    with av.open(str(path), "w") as container:
+        codec = container.add_stream("libx264", rate=10)
+        codec.width, codec.height, codec.pix_fmt = 96, 48, "yuv420p"
+        codec.time_base = Fraction(1, 10)
+        for i in range(10):
+            picture = np.zeros((48, 96, 3), np.uint8)
+            picture[:, :48] = 255  # left half white
+            frame = av.VideoFrame.from_ndarray(picture)
+            frame.pts = i
+            container.mux(codec.encode(frame))
+        container.mux(codec.encode(None))
+    content = bytearray(path.read_bytes())
+    upright = np.array([1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    turned = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    at = content.index(upright, content.index(b"tkhd"))  # the track's display matrix: 90 degrees
+    content[at:at + 36] = turned
+    path.write_bytes(content)
+    assert render.captioned_video(path, stream(1), tmp_path / "out.mp4") == 10
+    image = np.asarray(list(render.video_frames(tmp_path / "out.mp4"))[5][1])
+    assert image.shape[1] == 336  # 48 wide, seven times
+    # Turned clockwise: what was left is up.
+    assert image[100, 168].min() > 230 and image[600, 168].max() < 25
+
+
+def test_bad_arguments_are_named(tmp_path):
+    with pytest.raises(ValueError, match="out.avi"):
+        render.captioned_video(grey(1, 1), stream(1), tmp_path / "out.avi")
+    with pytest.raises(ValueError, match="no frame"):
+        render.captioned_video(iter(()), stream(1), tmp_path / "out.mp4")
+    assert list(tmp_path.iterdir()) == []
+    assert render.captioned_video(grey(1, 2), [], tmp_path / "out.mp4") == 2  # no turns: no strip
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 20, 91, 3 * 3600])
+def test_timeline_is_bounded(tmp_path, seconds):
+    step = max(1, seconds // 900)
+    turns = stream(seconds, {s: f"Event {s}. {LONG}" for s in range(0, seconds, 7 * step)},
+                   {s: "And now?" for s in range(0, seconds, 300)})
+    render.timeline(turns, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.width == 1600 and 100 < image.height < 6500
+        pixels = np.asarray(image)
+    edges = [pixels[:4], pixels[-4:], pixels[:, :8], pixels[:, -8:]]
+    assert all((edge == 255).all() for edge in edges)
+    assert (pixels[60:] == render.COLOURS[2]).all(2).any() == (seconds > 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_timeline_labels_do_not_overlap():
+    """No label covers another, and no line down to a label passes through another label."""
+    font = render.font_for("", 20)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        xs = sorted(rng.choice(1300, 25, replace=False).tolist())
+        items = [(x, "word " * int(rng.integers(1, 20))) for x in xs]
+        placed = render._place(items, font, 1600, 12)
+        assert sorted(x for x, *_ in placed) == xs  # every item keeps its mark
+        boxes = [(x, x + 7 + max(map(font.getlength, lines)), level, level + len(lines))
+                 for x, level, lines in placed if lines]
+        assert len(boxes) > 5 and all(right <= 1600 and low <= 12 for _, right, _, low in boxes)
+        for a, b in itertools.permutations(boxes, 2):
+            assert not (a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3])
+            assert not (b[0] < a[0] < b[1] and b[2] < a[2])  # a's line through b
+
+
+def test_strip_stacks_the_probabilities():
+    turns = [Turn(0, 1, "standby", (0.25, 0.5, 0.25))]
+    column = np.asarray(render.strip(turns, 0, 2, 2, 100))[:, 0]
+    counts = [int((column == colour).all(1).sum()) for colour in render.COLOURS]
+    assert counts == [25, 50, 25] and tuple(column[0]) == render.COLOURS[2]

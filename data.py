@@ -218,13 +218,13 @@ def stream_events(messages, counts):
     questions, standby, responses = [], [], []
     messages = messages[messages[0]["role"] == "system":]
     for n, (user, reply) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
-        asked = re.fullmatch(rf"(?:(.*)\n)?<{n}s-{n + 1}s>\n<stream>", user["content"], re.DOTALL)
+        asked, _, frame = user["content"].rpartition(f"<{n}s-{n + 1}s>\n")
         state, _, text = reply["content"].partition(" ")
-        if not asked or [user["role"], reply["role"]] != ["user", "assistant"]:
+        if frame != "<stream>" or [user["role"], reply["role"]] != ["user", "assistant"]:
             raise ValueError(f"turn {n} is not '[question] <{n}s-{n + 1}s> <stream>' and a reply")
         if state not in STATES or (state == RESPONSE) != bool(text):
             raise ValueError(f"turn {n}: no state, or no text: {reply['content']!r}")
-        questions += [(n, asked[1])] if asked[1] is not None else []
+        questions += [(n, asked.removesuffix("\n"))] if asked else []
         standby += [n] if state == STANDBY else []
         responses += [(n, text)] if state == RESPONSE else []
     if questions and questions[0] in [(0, text) for _, text in questions[1:]]:
@@ -477,7 +477,8 @@ class RawDataset(Dataset):
     """Raw or stream records of several files, each with a weight: how often an epoch reads them.
 
     Item i is number i mod len of epoch i // len, in an order shuffled by (seed, epoch). Raises
-    ValueError for a broken record. longest: as in make_item.
+    ValueError for a broken record. longest: as in make_item. A video may be a folder of images;
+    the record's "fps" is then their rate.
     """
 
     def __init__(self, tokenizer, config, files, videos, weights=None, seed=0, fps=1,
@@ -527,8 +528,8 @@ class RawDataset(Dataset):
         """The item of record n of a file; its counts say what turns_from_record mended, too."""
         try:
             size, fps, counts = self.config.vision.image_size, self.fps, Counter()
-            images = [resized(image, size)
-                      for _, image in frames(video_path(record, self.videos), fps)]
+            path, rate = video_path(record, self.videos), parse_time(record.get("fps"))
+            images = [resized(image, size) for _, image in frames(path, fps, rate)]
             turns = turns_from_record(record, math.ceil(len(images) / fps), counts)
             item = make_item(self.tokenizer, self.config, turns, record["task_type"],
                              images.__getitem__, len(images), fps, f"{name}:{n}", rng, self.augment,
@@ -759,8 +760,8 @@ def raw_records(source, item, counts):
 
 
 @lru_cache(maxsize=1000)                        # the records of a video usually follow one another
-def count_seconds(video):
-    return sum(1 for _ in frames(video))
+def count_seconds(video, rate=None):
+    return sum(1 for _ in frames(video, 1, rate))
 
 
 def convert(source, files, videos, counts):
@@ -770,7 +771,7 @@ def convert(source, files, videos, counts):
         for n, item in enumerate(read_records(file)):
             try:
                 if source == "stream":
-                    seconds = count_seconds(video_path(item, videos))
+                    seconds = count_seconds(video_path(item, videos), parse_time(item.get("fps")))
                     made = [stream_record(item, turns_from_record(item, seconds, counts))]
                 else:
                     made = list(raw_records(source, item, counts))
@@ -811,7 +812,8 @@ def check(file, videos=None):
         try:
             if not wrong:
                 path = video_path(record, videos or "")
-                seconds = count_seconds(path) if videos else stated_seconds(record)
+                rate = parse_time(record.get("fps"))
+                seconds = count_seconds(path, rate) if videos else stated_seconds(record)
                 turns = turns_from_record(record, seconds, counts)
                 edge = next((edge for edge in (30, 60, 120, 240) if seconds <= edge), "more")
                 holds.update({("task", record["task_type"]), ("source", record["source"]),
@@ -911,6 +913,7 @@ def main(argv=None):
     Path(f"{args.out}.counts.json").write_text(json.dumps(+counts, indent=1))
     for what, count in counts.most_common():
         print(f"{count:9}  {what}")
+    return 0 if counts["records written"] else 2
 
 
 if __name__ == "__main__":

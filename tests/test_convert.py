@@ -246,7 +246,7 @@ def test_convert_command(tmp_path, capsys):
                                   "v_c": {"duration": 1}, "v_d": {**good, "sentences": ["\ud83d"]},
                                   "v_e": {**good, "timestamps": []}, "v_f": 7}))
     out = tmp_path / "raw.jsonl"
-    assert data.main(["convert", "activitynet", str(source), "--out", str(out)]) is None
+    assert data.main(["convert", "activitynet", str(source), "--out", str(out)]) == 0
     printed = capsys.readouterr()
     records = list(data.read_records(out))
     assert [r["video_path"] for r in records] == ["v_a.mp4", "v_a.mp4"]
@@ -343,6 +343,12 @@ def test_check(tmp_path, capsys):
     assert data.check(file, tmp_path) == 1
     file.write_text(json.dumps(bad[:1]))
     assert data.check(file, tmp_path) == 0
+    (tmp_path / "images").mkdir()
+    for k in range(10):                                        # a folder at its rate: 5 seconds
+        Image.new("RGB", (16, 16)).save(tmp_path / "images" / f"{k}.png")
+    file.write_text(json.dumps([{**bad[0], "video_path": "images", "fps": 2}]))
+    capsys.readouterr()
+    assert data.check(file, tmp_path) == 0 and "holds           2  state </Silence>" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -480,6 +480,10 @@ def test_raw_dataset(tmp_path, tokenizer):
     assert f"<5s-6s>\n{FRAME * 4}<|im_end|>" in tokenizer.decode(item["input_ids"])
     assert item["counts"] == {"response after the end moved to the last turn": 1}
     assert dataset.task(0) == "QA" and 0.5 < dataset.estimate(0) / item["length"] < 2
+    for k in range(6):
+        Image.new("RGB", (16, 16), (40 * k,) * 3).save(tmp_path / f"{k}.png")
+    (tmp_path / "d.json").write_text(json.dumps([{**record(), "video_path": ".", "fps": 2}]))
+    assert len(data.RawDataset(tokenizer, CONFIG, [tmp_path / "d.json"], tmp_path)[0]["frames"]) == 3
     short = data.RawDataset(tokenizer, CONFIG, files[:1], tmp_path, longest=3)[0]
     assert len(short["frames"]) == 3 and short["counts"]["turns beyond `longest` left out"] == 3
 

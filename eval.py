@@ -6,7 +6,7 @@
     python eval.py run mvbench --offline --data json/ --videos FOLDER --model DIR --out mv.jsonl
     torchrun --nproc_per_node=8 eval.py run ovo ... --out ovo.jsonl     writes ovo.rank0.jsonl, ...
     python eval.py score ovo ovo.rank*.jsonl --out ovo.json             official result files too
-    python eval.py claims loss --minutes 30 --out runs/claims           trains, streams, compares
+    python eval.py claims loss --steps 4000 --out runs/claims           trains, streams, compares
 
 `toy` and `run` write a JSON line per item and go on where they stopped. Scores follow the official
 rules to the letter; where a rule has a known fault, the corrected figure stands beside.
@@ -469,8 +469,10 @@ def run_group(group, run):
     for row in rows:
         streams[not run["offline"] and row.get("online") or row["id"]].append(row)
     for rows in streams.values():
-        start, end = rows[0].get("start") or 0, max(row.get("end") or 10**9 for row in rows)
-        seen = [(second - start, f) for second, f in features if start <= second < math.ceil(end)]
+        start = math.floor(rows[0].get("start") or 0)
+        ends = [row["end"] for row in rows if row.get("end") is not None]
+        end = math.ceil(max(ends)) if ends else math.inf
+        seen = [(second - start, f) for second, f in features if start <= second < end]
         if not seen:
             raise ValueError(f"{group['video']}: no frame from {start} to {end} s")
         if "record" in rows[0]:
@@ -542,7 +544,7 @@ def run_bench(args):
     with open(args.model / "model.safetensors", "rb") as file:
         run = {"sha256": hashlib.file_digest(file, "sha256").hexdigest(),
                "device": cuda if torch.cuda.is_available() else "cpu"}
-    run |= {name: getattr(args, name) for name in (
+    run |= {name: getattr(args, name, None) for name in (
         "bench", "model", "data", "seed", "fps", "threshold", "window", "offline", "max_frames",
         "patience")}
     header, kept = json.dumps({"run": run}, default=str), {}
@@ -601,7 +603,7 @@ def claims(args):
             folder = args.out / f"{'-'.join(options).strip('-') or 'base'}-seed{seed}"
             if not (folder / "model.safetensors").exists():
                 subprocess.run([sys.executable, "train.py", *options, "--seed", str(seed),
-                                "--minutes", str(args.minutes), "--out", str(folder)], check=True)
+                                "--steps", str(args.steps), "--out", str(folder)], check=True)
             out, fps = folder / f"{arm}.json", 2 if arm == "2 fps" else 1
             rows, run, _ = run_bench(argparse.Namespace(
                 **vars(args) | {"model": folder, "out": out, "fps": fps}))
@@ -610,12 +612,15 @@ def claims(args):
         cells = [[run[name] for run in scores] for name in COLUMNS]
         cells = [f"{mean(cell):.1f} ± {(max(cell) - min(cell)) / 2:.1f}" for cell in cells]
         lines.append(f"| {arm} | " + " | ".join(cells))
-        log = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
-        training[arm] = [(line["minutes"], 100 * line["response_recall"]) for line in log]
+        lines_ = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        log = [line for line in map(json.loads, lines_) if "recall_response" in line]
+        parts = [log[k:k + len(log) // 60 + 1] for k in range(0, len(log), len(log) // 60 + 1)]
+        training[arm] = [(part[-1]["step"], 100 * mean([line["recall_response"] for line in part]))
+                         for part in parts]
         tradeoff[arm] = [(recall, precision) for _, precision, recall in threshold_curve(rows)]
     table = "".join(line + " |\n" for line in lines)
     (args.out / f"{args.claim}.md").write_text(table, encoding="utf-8")
-    draw({"Response recall in training, %, by minutes": training,
+    draw({"Response recall in training, %, by step": training,
           "Response precision, %, by recall, for all thresholds": tradeoff},
          args.out / f"{args.claim}.png")
     print(table)
@@ -645,37 +650,34 @@ def draw(panels, path, width=560, height=400):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    commands = {name: subparsers.add_parser(name) for name in ("toy", "run", "score", "claims")}
     workers = 1 if torch.cuda.is_available() else min(2, os.cpu_count())
-    for flag, kind, default, text in (
-            ("--workers", int, workers, "processes"), ("--seed", int, 10**6, "of the toy videos"),
-            ("--fps", int, 1, "frames a second; a turn stays one second"),
-            ("--threshold", float, None, "respond when P(Response) reaches it"),
-            ("--window", int, None, "seconds that stay in the context"),
-            ("--max-frames", int, 64, "of a video, offline"),
-            ("--patience", int, 10, "seconds that the last picture stands still for an answer")):
-        common.add_argument(flag, type=kind, default=default, help=text)
-    common.add_argument("--offline", action="store_true", help="all frames in one turn")
-    toys, runs, claim = (commands.add_parser(name, parents=[common])
-                         for name in ("toy", "run", "claims"))
-    scores = commands.add_parser("score")
-    for command in (runs, scores):
-        command.add_argument("bench", choices=("raw", *READERS))
-    scores.add_argument("files", nargs="+", type=Path)
-    claim.add_argument("claim", choices=CLAIMS)
-    for command in (toys, runs, scores, claim):
-        command.add_argument("--out", type=Path, required=True, help="a file; of claims, a folder")
-    for command in (toys, runs):
-        command.add_argument("--model", type=Path, required=True, help="folder of the checkpoint")
-        command.add_argument("--data", type=Path, required=command is runs, help="annotation file")
-    for command in (toys, claim):
-        command.add_argument("--videos", type=int, default=300, help="how many toy videos")
-    toys.add_argument("--videos-folder", dest="folder", type=Path, help="the videos of --data")
-    runs.add_argument("--videos", dest="folder", type=Path, required=True, help="their folder")
-    claim.add_argument("--seeds", type=int, default=1, help="how many runs of each arm")
-    claim.add_argument("--minutes", type=float, default=30, help="of training, for each run")
-    claim.set_defaults(bench="toy", data=None)
+    for names, flag, settings in (
+            ("run score", "bench", {"choices": ("raw", *READERS)}),
+            ("score", "files", {"nargs": "+", "type": Path}),
+            ("claims", "claim", {"choices": CLAIMS}),
+            ("toy run", "--model", {"type": Path, "required": True, "help": "checkpoint folder"}),
+            ("run", "--data", {"type": Path, "required": True, "help": "annotation file"}),
+            ("run", "--videos", {"type": Path, "required": True, "dest": "folder"}),
+            ("toy", "--data", {"type": Path, "help": "raw records, in place of the toy videos"}),
+            ("toy", "--videos-folder", {"type": Path, "dest": "folder"}),
+            ("toy claims", "--videos", {"type": int, "default": 300, "help": "how many"}),
+            ("toy run claims", "--seed", {"type": int, "default": 10**6, "help": "of toy videos"}),
+            ("claims", "--seeds", {"type": int, "default": 1, "help": "runs of each arm"}),
+            ("claims", "--steps", {"type": int, "default": 4000, "help": "of training"}),
+            ("toy run score claims", "--out", {"type": Path, "required": True}),
+            ("toy run claims", "--workers", {"type": int, "default": workers}),
+            ("toy run", "--fps", {"type": int, "default": 1, "help": "frames in a turn, a second"}),
+            ("toy run claims", "--threshold", {"type": float, "help": "of P(Response)"}),
+            ("toy run claims", "--window", {"type": int, "help": "seconds kept in the context"}),
+            ("run", "--offline", {"action": "store_true", "help": "all frames in one turn"}),
+            ("run", "--max-frames", {"type": int, "default": 64, "help": "offline"}),
+            ("run", "--patience", {"type": int, "default": 10, "help": "seconds that the last "
+                                   "picture stands still until an answer comes"})):
+        for name in names.split():
+            commands[name].add_argument(flag, **settings)
+    commands["claims"].set_defaults(bench="toy")
     args = parser.parse_args(argv)
     try:
         if args.command == "claims":

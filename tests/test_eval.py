@@ -302,8 +302,7 @@ def test_longvideobench(tmp_path):
 
 def toy_args(folder, out, **more):
     return Namespace(**{"bench": "toy", "model": folder, "data": None, "folder": None, "seed": 11, "videos": 2,
-                        "fps": 1, "offline": False, "max_frames": 8, "patience": 3, "threshold": None,
-                        "window": None, "workers": 1, "out": out} | more)
+                        "fps": 1, "threshold": None, "window": None, "workers": 1, "out": out} | more)
 
 
 def test_run_then_score_is_the_figure_in_process_and_a_run_resumes(folder, tmp_path, capsys):
@@ -319,8 +318,8 @@ def test_run_then_score_is_the_figure_in_process_and_a_run_resumes(folder, tmp_p
     assert len(ev.read_rows("raw", out)) == 20
     with pytest.raises(ValueError, match="another run"):
         ev.run_bench(toy_args(folder, tmp_path / "a.json", fps=2))
-    ev.main(["toy", "--model", str(folder), "--videos", "2", "--seed", "11", "--patience", "3", "--max-frames", "8",
-             "--workers", "1", "--out", str(tmp_path / "a.json")])
+    ev.main(["toy", "--model", str(folder), "--videos", "2", "--seed", "11", "--workers", "1",
+             "--out", str(tmp_path / "a.json")])
     saved = json.loads((tmp_path / "a.json").read_text())
     assert saved["average"] == whole["average"] and len(saved["run"]["sha256"]) == 64
     assert "state_f1" in capsys.readouterr().out
@@ -346,7 +345,7 @@ def test_the_pictures_of_a_video_are_encoded_once(folder, monkeypatch):
     model, _ = ev.load_model(str(folder), "cpu")
     seen = []
     monkeypatch.setattr(model.vision_tower, "forward", lambda x, f=model.vision_tower.forward: (seen.append(len(x)), f(x))[1])
-    run = vars(toy_args(str(folder), None)) | {"device": "cpu"}
+    run = vars(toy_args(str(folder), None)) | {"device": "cpu", "offline": None}
     ev.run_group({"video": 1, "rows": [{"id": str(k)} for k in range(10)]}, run)
     assert sum(seen) == toy.bench(11, 1)[0].seconds
 
@@ -505,11 +504,11 @@ def test_claims_write_a_table_and_a_figure(tmp_path, monkeypatch):
         out = Path(command[command.index("--out") + 1])
         out.mkdir(parents=True)
         (out / "model.safetensors").touch()
-        (out / "log.jsonl").write_text("".join(json.dumps({"minutes": m, "response_recall": m / 9}) + "\n" for m in range(9)))
+        (out / "log.jsonl").write_text("".join(json.dumps({"step": m, "recall_response": m / 99}) + "\n" for m in range(99)))
     rows = [dialogue(task, gold, gold, p=[0.1 * (k % 10) for k in range(20)]) for task, gold in GOLD.items()]
     monkeypatch.setattr(ev.subprocess, "run", train)
     monkeypatch.setattr(ev, "run_bench", lambda args: (rows, {"fps": args.fps}, None))
-    command = ["claims", "loss", "--seeds", "2", "--minutes", "1", "--out", str(tmp_path)]
+    command = ["claims", "loss", "--seeds", "2", "--steps", "9", "--out", str(tmp_path)]
     ev.main(command)
     ev.main(command)                                              # nothing is trained twice
     assert trained == [["--loss", loss] for loss in ("focal", "fixed", "ce") for _ in range(2)]

@@ -80,7 +80,7 @@ def _video(path):
     """Yield (start, end, av.VideoFrame) by presentation time, counted from the first frame."""
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
+            if not container.streams.video or container.format.name == "tty":     # a text, as art
                 raise ValueError(f"{path}: no video stream in it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
@@ -398,7 +398,8 @@ def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, a
     perturbed, shifted, compressed, windowed = (rng.random() < chance for chance in chances)
     offset = rng.randrange(900 if rng.random() < 0.9 else 100_000) if shifted else 0
     long = longest is not None and len(turns) > longest
-    start = cut(turns, rng) if (windowed or long) and task in CUTTABLE else 0
+    head = turns[:len(turns) - longest + 2] if long else turns       # what may leave: see cut
+    start = cut(head, rng) if (windowed or long) and task in CUTTABLE else 0
     stop = min(len(turns), start + longest) if long else len(turns)
     counts = Counter({"turns beyond `longest` left out": len(turns) + start - stop if long else 0})
     pinned = [turn.question for turn in turns[:start] if turn.question]

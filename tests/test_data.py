@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import struct
 from collections import Counter
 from fractions import Fraction
@@ -113,7 +114,7 @@ def test_folder_is_in_the_order_of_numbers_at_its_rate(tmp_path):
 def test_files_that_are_no_video(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone.mp4"):
         list(data.frames(tmp_path / "gone.mp4"))
-    for name, content in (("text.mp4", b"hello" * 100), ("empty.mp4", b"")):
+    for name, content in (("text.mp4", b"hello" * 100), ("empty.mp4", b""), ("a.txt", b"hi\n" * 99)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name):
             list(data.frames(tmp_path / name))
@@ -429,6 +430,17 @@ def test_window_pins_the_questions_that_left(tokenizer):
         assert ("Watch.\n<|im_end|>\n" in text) == (start > 0)
     assert seen_starts == {6, 7}                # silence after a silence, not the last turn
     assert len(item_of("Backward Grounding", 0)["frames"]) == 10    # its answer lies in the past
+
+
+def test_a_long_dialogue_keeps_a_window_of_full_length(tokenizer):
+    turns, black = [Turn(k) for k in range(40)], np.zeros((32, 32, 3), np.uint8)
+    starts = set()
+    for seed in range(60):
+        item = data.make_item(tokenizer, CONFIG, turns, "Event Caption", lambda j: black, 40, 1, "x",
+                              random.Random(seed), PLAIN, longest=30)
+        assert len(item["frames"]) == 30 and +item["counts"] == {"turns beyond `longest` left out": 10}
+        starts.add(int(re.search(r"<(\d+)s-", tokenizer.decode(item["input_ids"]))[1]))
+    assert min(starts) == 2 and max(starts) == 10
 
 
 def test_collate(tokenizer):

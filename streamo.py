@@ -566,7 +566,7 @@ def pooling_matrix(side, grid, pooling):
 
 # ---- Decoder (LLaMA-style) and its KV cache -------------------------------------------------
 
-BLOCK = 128     # queries at a time: skips keys of their future, and scores stay small in memory
+BLOCK = 1 << 17     # scores of a head at a time: they stay in the CPU's cache
 
 
 def rope(positions, config, dtype):
@@ -586,7 +586,9 @@ def rotate(x, cos, sin):
 def causal_attention(q, k, v):
     """q (B, H, T, D), k and v (B, K, S, D): the T last of S positions look back -> (B, T, H*D).
 
-    The query heads of a key head are rows of one product, so keys are never copied to each."""
+    On the CPU by blocks of queries in plain products: the backward of the fused attention takes
+    half of a training step there, and blocks need not look at their future. The query heads of a
+    key head are rows of one product, so keys are never copied to each."""
     B, H, T, D = q.shape
     K, S = k.shape[1:3]
     if q.device.type != "cpu" and T == S:
@@ -594,9 +596,9 @@ def causal_attention(q, k, v):
         return y.transpose(1, 2).reshape(B, T, H * D)
     q = (q * D ** -0.5).reshape(B * K, H // K, T, D)
     k, v = k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)         # (B*K, D, S), (B*K, S, D)
-    out = []
-    for i in range(0, T, BLOCK):
-        n = min(BLOCK, T - i)
+    out, block = [], max(16, BLOCK // S)
+    for i in range(0, T, block):
+        n = min(block, T - i)
         end = S - T + i + n                             # the block's last query sees keys [0, end)
         scores = q[:, :, i:i + n].reshape(B * K, -1, D) @ k[:, :, :end]      # (B*K, G*n, end)
         if n > 1:
@@ -727,6 +729,8 @@ class Decoder(nn.Module):
         config, model = self.config, self.model
         x = model.embed_tokens(input_ids) if embeds is None else embeds
         T, start = x.shape[1], cache.length if cache else 0
+        check(start + T <= config.max_position_embeddings, f"{start + T} positions, but the "
+              f"decoder's max_position_embeddings is {config.max_position_embeddings}")
         dtype = (torch.get_autocast_dtype(x.device.type)
                  if torch.is_autocast_enabled(x.device.type) else x.dtype)
         cos, sin = rope(torch.arange(start, start + T, device=x.device), config, dtype)

@@ -1,0 +1,424 @@
+"""The model of streamo.py: tokenizer, attention by chunks, cache, visual tokens, files."""
+import json
+import random
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import streamo
+from streamo import (FRAME, STATES, Decoder, DecoderConfig, KVCache, Streamo, StreamoConfig,
+                     Tokenizer, VisionConfig, VisionEncoder, causal_attention, preprocess, rope,
+                     rotate)
+
+TEXTS = ["<|im_start|>user\nWhat is the red circle doing?\n<4s-5s>\n", "assistant\n It moves left."]
+VISION = VisionConfig(24, 36, 2, 3, 3, 22, 5)           # 4 x 4 patches, 2 pixels over
+DECODER = DecoderConfig(97, 32, 48, 3, 6, 2, 8, rope_theta=1e4)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    tokenizer = Tokenizer.train(TEXTS * 3, 1400)
+    tokenizer.add_tokens([*STATES, FRAME])
+    return tokenizer
+
+
+def tiny(seed=0, **more):
+    torch.manual_seed(seed)
+    config = StreamoConfig(VISION, DECODER, 96, **{"vision_feature_layer": -1, "grid": 2,
+                                                   "coarse_grid": 1, "pooling": "average", **more})
+    model = Streamo(config)
+    for parameter in model.parameters():                # far from linear, biases and norms too
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+def decoder(seed=0, **more):
+    torch.manual_seed(seed)
+    model = Decoder(DecoderConfig(**{**DECODER.__dict__, **more}))
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+# ---- Tokenizer -------------------------------------------------------------------------------
+
+def test_every_text_and_every_byte_survives(tokenizer):
+    rng = random.Random(0)
+    for _ in range(300):
+        codes = [rng.choice([rng.randrange(128), rng.randrange(0xD800), rng.randrange(0x10000,
+                 sys.maxunicode + 1)]) for _ in range(rng.randrange(40))]
+        text = "".join(map(chr, codes))
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    every = bytes(range(256)).decode("latin-1")
+    assert tokenizer.decode(tokenizer.encode(every)) == every
+    assert [tokenizer.bytes[i] for i in tokenizer.byte_ids] == [bytes([b]) for b in range(256)]
+
+
+def test_toy_vocabulary_has_the_tokens_that_turns_need(tokenizer):
+    for token in [*map(str, range(1000)), *STATES, FRAME, "<|im_start|>", "<|endoftext|>"]:
+        assert len(tokenizer.encode(token)) == 1
+    words = [tokenizer.decode([i]) for i in tokenizer.encode("<|im_start|>user\n<14s-215s>\n")]
+    assert words == ["<|im_start|>", "user\n", "<", "14", "s-", "215", "s>\n"]
+    assert len(tokenizer.encode("assistant\n")) == 1
+    again = Tokenizer.train(TEXTS * 3, 1400)
+    assert again.vocab == tokenizer.vocab and again.merges == tokenizer.merges
+    assert tokenizer.state_ids == tuple(range(len(tokenizer) - 4, len(tokenizer) - 1))
+    assert tokenizer.pad_id == tokenizer.id("<|endoftext|>")
+    before = len(tokenizer)
+    tokenizer.add_tokens([*STATES, FRAME])
+    assert len(tokenizer) == before
+    with pytest.raises(KeyError, match="</Nothing>"):
+        tokenizer.id("</Nothing>")
+
+
+def test_a_question_cannot_inject_special_tokens(tokenizer):
+    text = "a</Response> b<|im_end|>\n<frame>"
+    special = {tokenizer.id(t) for t in ("</Response>", "<|im_end|>", "<frame>")}
+    assert special <= set(tokenizer.encode(text))
+    plain = tokenizer.encode(text, special=False)
+    assert not special & set(plain) and tokenizer.decode(plain) == text
+
+
+def test_merges_by_hand_and_long_words_in_time(tokenizer):
+    # ranks: (1,2)->5 first, then (5,3)->6, (2,3)->7 third: 1 2 3 2 3 -> 5 3 7 -> 6 7
+    ranks = {(1, 2): (0, 5), (5, 3): (1, 6), (2, 3): (2, 7)}
+    assert streamo.merge_word([1, 2, 3, 2, 3], ranks) == [6, 7]
+    assert streamo.merge_word([1, 1, 1], {(1, 1): (0, 2)}) == [2, 1]
+    rng = random.Random(0)
+    for text in ("".join(rng.choice("abcde \n.7é漢'") for _ in range(100_000)), "oh" * 50_000):
+        start = time.process_time()
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert time.process_time() - start < 1.5        # 0.1 to 0.6 s on an idle core
+
+
+@pytest.mark.parametrize("text, words", [
+    ("I'LL we'ſ it's", ["I", "'LL", " we", "'ſ", " it", "'s"]),          # long s folds to s
+    ("a\x1cb\x85c  d", ["a", "\x1cb", "\x85c", " ", " d"]),               # U+001C is no space
+    ("x٣४½\U0001d2c0", ["x", "٣", "४", "½", "\U0001d2c0"]),               # numbers, new ones too
+    ("!\u1c89a!!\U00031350", ["!\u1c89a", "!!", "\U00031350"]),           # letters of Unicode 15, 16
+    ("a \n\n b\r\n", ["a", " \n\n", " b", "\r\n"])])
+def test_qwen_split_by_hand(text, words):
+    split = streamo.compile_split(streamo.QWEN_PATTERN)
+    assert [word for word in split.split(text) if word] == words
+
+
+def test_nfc_knows_only_the_marks_of_its_unicode():
+    alphabet = {c: i for i, c in enumerate(streamo.byte_alphabet().values())}
+    tokenizer = Tokenizer(alphabet, [], [streamo.QWEN_PATTERN], nfc=True)
+    assert tokenizer.decode(tokenizer.encode("e\u0301")) == "\u00e9"
+    assert tokenizer.decode(tokenizer.encode("e\u1df6\u0301")) == "e\u1df6\u0301"
+
+
+def test_tokenizer_files(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    text = "user\n<4s-5s>\n été x's <frame></Silence>"
+    again = Tokenizer.from_pretrained(tmp_path)
+    assert again.encode(text) == tokenizer.encode(text) and len(again) == len(tokenizer)
+    vocab = tmp_path / "vocab"                          # vocab.json + merges.txt: Qwen's split, NFC
+    vocab.mkdir()
+    merges = "\n".join(" ".join(m) for m in tokenizer.merges)
+    (vocab / "vocab.json").write_text(json.dumps(tokenizer.vocab))
+    (vocab / "merges.txt").write_text("#version: 0.2\n" + merges + "\n")
+    added = {str(i): {"content": t} for t, i in tokenizer.added.items()}
+    (vocab / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+    qwen = Tokenizer.from_pretrained(vocab)
+    same = Tokenizer(tokenizer.vocab, tokenizer.merges, [streamo.QWEN_PATTERN], tokenizer.added,
+                     nfc=True)
+    assert qwen.encode(text) == same.encode(text) != tokenizer.encode(text)
+    data = json.loads((tmp_path / "tokenizer.json").read_text())
+    data["model"]["merges"] = [list(m) for m in tokenizer.merges]       # the newer spelling
+    data["pre_tokenizer"] = data["pre_tokenizer"]["pretokenizers"][0]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    assert Tokenizer.from_pretrained(tmp_path).encode(text) == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"normalizer": {"type": "Lowercase"}}, "Lowercase"),
+    ({"pre_tokenizer": {"type": "Whitespace"}}, "Whitespace"),
+    ({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"\p{Lu}+"}, "invert": False,
+                        "behavior": "Isolated"}}, r"\\p\{Lu\}"),
+    ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "add_prefix_space"),
+    ({"model": {"type": "WordPiece"}}, "WordPiece"),
+    ({"added_tokens": [{"content": "<x>", "id": 9, "lstrip": True}]}, "lstrip of <x>")])
+def test_tokenizer_settings_that_are_refused(tokenizer, tmp_path, change, named):
+    tokenizer.save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**data, **change}))
+    with pytest.raises(ValueError, match=named):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+# ---- Attention and cache ---------------------------------------------------------------------
+
+def by_chunks(model, ids, sizes):
+    cache, out = KVCache(model.config, len(ids), ids.shape[1]), []
+    for part in ids.split(sizes, 1):
+        out.append(model(part, cache=cache))
+    assert cache.length == ids.shape[1]
+    return torch.cat(out, 1)
+
+
+def partition(rng, total):
+    sizes = []
+    while sum(sizes) < total:
+        sizes.append(min(rng.choice([1, 1, 2, 5, 9, 20]), total - sum(sizes)))
+    return sizes
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("more", [{}, {"qk_norm": True, "num_key_value_heads": 6, "head_dim": 10},
+                                  {"attention_bias": True, "tie_word_embeddings": False}])
+def test_chunks_equal_the_full_forward(more, monkeypatch):
+    model, rng = decoder(**more), random.Random(1)
+    ids = torch.randint(0, 97, (2, 50))
+    full = model(ids)
+    for _ in range(5):
+        torch.testing.assert_close(by_chunks(model, ids, partition(rng, 50)), full,
+                                   rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(streamo, "BLOCK", 100)          # many blocks of queries
+    torch.testing.assert_close(by_chunks(model, ids, [33, 17]), full, rtol=1e-4, atol=1e-4)
+    # negative control: top-left aligned, as if the chunk began the sequence
+    monkeypatch.setattr(streamo, "causal_attention", lambda q, k, v: F.scaled_dot_product_attention(
+        q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(model(ids), full, rtol=1e-4, atol=1e-4)
+    assert (by_chunks(model, ids, [33, 17]) - full).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("block", [1 << 17, 700])
+def test_attention_and_its_gradient_equal_torch(block, monkeypatch):
+    monkeypatch.setattr(streamo, "BLOCK", block)
+    torch.manual_seed(0)
+    ours = [torch.randn(2, heads, 45, 8).requires_grad_() for heads in (6, 2, 2)]
+    theirs = [x.detach().clone().requires_grad_() for x in ours]
+    y = causal_attention(*ours)
+    reference = F.scaled_dot_product_attention(*theirs, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(y, reference.transpose(1, 2).flatten(2))
+    weights = torch.randn_like(y)
+    (y * weights).sum().backward()
+    (reference.transpose(1, 2).flatten(2) * weights).sum().backward()
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_rope_by_hand():
+    config = DecoderConfig(9, 4, 4, 1, 1, 1, 4, rope_theta=100.0)       # angles t and t / 10
+    cos, sin = rope(torch.tensor([3]), config, torch.float32)
+    got = rotate(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), cos, sin)[0]
+    a, b = torch.tensor(3.0), torch.tensor(0.3)
+    wanted = torch.stack([a.cos() - 3 * a.sin(), 2 * b.cos() - 4 * b.sin(),
+                          3 * a.cos() + a.sin(), 4 * b.cos() + 2 * b.sin()])
+    torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 0.06)])
+def test_keys_after_drops_equal_keys_rotated_to_their_new_places(dtype, close):
+    torch.manual_seed(0)
+    rng, cache = random.Random(0), KVCache(DECODER, 2, 60, dtype)
+    raw = torch.zeros(DECODER.num_hidden_layers, 2, 2, 0, 8)            # un-rotated keys
+    for _ in range(25):
+        n = rng.randrange(1, 12)
+        new = torch.randn(DECODER.num_hidden_layers, 2, 2, n, 8)
+        if cache.length + n > 60:
+            start = rng.randrange(cache.length - 20)
+            end = rng.randrange(start + 12, cache.length + 1)
+            cache.drop(start, end)
+            raw = torch.cat([raw[..., :start, :], raw[..., end:, :]], -2)
+            continue
+        cos, sin = rope(torch.arange(cache.length, cache.length + n), DECODER, torch.float32)
+        for layer in range(DECODER.num_hidden_layers):
+            cache.update(layer, rotate(new[layer], cos, sin).to(dtype), new[layer].to(dtype))
+        cache.advance(n)
+        raw = torch.cat([raw, new], -2)
+    kept = slice(0, cache.length)
+    assert cache.length == raw.shape[-2] > 5
+    cos, sin = rope(torch.arange(cache.length), DECODER, torch.float32)
+    torch.testing.assert_close(cache.keys[..., kept, :].float(), rotate(raw, cos, sin),
+                               rtol=0, atol=close)
+    torch.testing.assert_close(cache.values[..., kept, :], raw.to(dtype), rtol=0, atol=0)
+    with pytest.raises(AssertionError):                 # negative control: keys one place off
+        cos, sin = rope(torch.arange(cache.length) + 1, DECODER, torch.float32)
+        torch.testing.assert_close(cache.keys[..., kept, :].float(), rotate(raw, cos, sin),
+                                   rtol=0, atol=close)
+
+
+@torch.no_grad()
+def test_after_a_drop_a_model_of_one_layer_equals_a_fresh_run(monkeypatch):
+    """The keys and values of one layer hold nothing of other turns, so forgetting is exact."""
+    model, ids = decoder(num_hidden_layers=1), torch.randint(0, 97, (2, 40))
+    rest = torch.cat([ids[:, :4], ids[:, 19:]], 1)      # the pinned start, then the later turns
+
+    def streamed(model):
+        cache = KVCache(model.config, 2, 40)
+        model(ids[:, :30], cache=cache)
+        cache.drop(4, 19)
+        return model(ids[:, 30:], cache=cache)
+
+    torch.testing.assert_close(streamed(model), model(rest)[:, -10:], rtol=1e-4, atol=1e-4)
+    deep = decoder(num_hidden_layers=3)
+    assert (streamed(deep) - deep(rest)[:, -10:]).abs().max() > 0.01
+    for layer in deep.model.layers:                     # no token hears another
+        layer.self_attn.o_proj.weight.zero_()
+    torch.testing.assert_close(streamed(deep), deep(rest)[:, -10:], rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(streamo, "rotate", lambda x, cos, sin: x if len(cos) == 1 else rotate(
+        x, cos, sin))                                   # negative control: keys are not turned back
+    assert (streamed(model) - model(rest)[:, -10:]).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_cache_limits():
+    model = decoder()
+    cache = KVCache(model.config, 1, 8)
+    assert cache.nbytes == 2 * 3 * 1 * 2 * 8 * 8 * 4
+    model(torch.zeros(1, 5, dtype=torch.long), cache=cache)
+    with pytest.raises(ValueError, match="holds 8 tokens: 5 are filled and 4 more"):
+        model(torch.zeros(1, 4, dtype=torch.long), cache=cache)
+    with pytest.raises(ValueError, match=r"drop\(3, 6\)"):
+        cache.drop(3, 6)
+    short = decoder(max_position_embeddings=6)
+    with pytest.raises(ValueError, match="max_position_embeddings"):
+        short(torch.zeros(1, 7, dtype=torch.long))
+
+
+# ---- Streamo ---------------------------------------------------------------------------------
+
+def test_patches_equal_the_convolution():
+    torch.manual_seed(0)
+    embed, pixels = VisionEncoder(VISION).vision_model.embeddings, torch.randn(2, 3, 22, 22)
+    wanted = embed.patch_embedding(pixels).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(embed(pixels), wanted + embed.position_embedding.weight)
+    with pytest.raises(ValueError, match=r"\(3, 23, 22\)"):
+        VisionEncoder(VISION)(torch.zeros(1, 3, 23, 22))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pooling, layer", [("average", -1), ("bilinear", -2)])
+def test_features_are_the_frames_tokens_in_order(pooling, layer):
+    model = tiny(pooling=pooling, vision_feature_layer=layer)
+    pixels = torch.rand(5, 3, 22, 22) * 2 - 1
+    full = model.multi_modal_projector(model.vision_tower(pixels))
+    square = full.transpose(1, 2).unflatten(2, (4, 4))
+    for grid in (1, 2, 3):
+        pooled = (F.adaptive_avg_pool2d(square, grid) if pooling == "average" else
+                  F.interpolate(square, size=(grid, grid), mode="bilinear"))
+        torch.testing.assert_close(model.encode_frames(pixels, grid),
+                                   pooled.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-5)
+    frames, grids = torch.tensor([4, 0, 0, 2, 3]), torch.tensor([2, 1, 3, 2, 1])
+    wanted = torch.cat([model.encode_frames(pixels[f:f + 1], int(g))[0]
+                        for f, g in zip(frames, grids)])
+    torch.testing.assert_close(model.features(pixels, frames, grids), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_placeholders_and_features_agree():
+    model = tiny()
+    ids = torch.randint(0, 96, (2, 20))
+    ids[0, 4:8] = ids[1, 2:3] = 96
+    pixels, frames, grids = torch.randn(2, 3, 22, 22), torch.tensor([1, 0]), torch.tensor([2, 1])
+    features = model.features(pixels, frames, grids)
+    logits = model(ids, features)
+    torch.testing.assert_close(model(ids, pixels=pixels, frames=frames, grids=grids), logits)
+    embeds = model.language_model.model.embed_tokens(ids)
+    embeds[ids == 96] = features                        # row by row
+    torch.testing.assert_close(model.language_model(embeds=embeds), logits)
+    mask = torch.rand(2, 20) < 0.3
+    torch.testing.assert_close(model(ids, features, select=mask), logits[mask])
+    torch.testing.assert_close(model(ids, features, select="last"), logits[:, -1])
+    for wrong in (features[:4], torch.cat([features, features[:1]])):
+        with pytest.raises(ValueError, match=f"5 <frame> placeholders, but {len(wrong)}"):
+            model(ids, wrong)
+    with pytest.raises(ValueError, match="5 <frame> placeholders, but 0"):
+        model(ids)
+
+
+@pytest.mark.parametrize("layer", [-1, -2])
+def test_every_parameter_learns_and_bfloat16_runs(layer):
+    model = tiny(vision_feature_layer=layer)
+    ids = torch.randint(0, 96, (1, 12))
+    ids[0, 3:7] = 96
+    batch = dict(pixels=torch.randn(1, 3, 22, 22), frames=torch.tensor([0]),
+                 grids=torch.tensor([2]))
+    exact = model(ids, **batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        auto = model(ids, **batch)
+    auto.float().logsumexp(-1).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    low = model.to(torch.bfloat16)(ids, **{**batch, "pixels": batch["pixels"].bfloat16()})
+    for other in (auto, low):
+        assert (other.float() - exact).norm() < 0.1 * exact.norm()
+
+
+def test_preprocess_is_siglips():
+    image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    resized = Image.fromarray(image).resize((22, 22), resample=Image.BICUBIC)
+    wanted = (torch.from_numpy(np.asarray(resized) / 255).permute(2, 0, 1).float() - 0.5) / 0.5
+    torch.testing.assert_close(preprocess(image, 22), wanted)
+    torch.testing.assert_close(preprocess(Image.fromarray(image), 22), wanted)
+
+
+# ---- Files -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_save_and_load_are_bit_exact(tmp_path, dtype):
+    model = tiny().to(dtype)
+    model.save_pretrained(tmp_path)
+    again = Streamo.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert [*again.state_dict()] == [*model.state_dict()]
+    for a, b in zip(again.state_dict().values(), model.state_dict().values()):
+        assert a.dtype == dtype and torch.equal(a, b)
+    wide = Streamo.from_pretrained(tmp_path, dtype=torch.float64)
+    assert next(wide.parameters()).dtype == torch.float64
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def damage(folder, how):
+    from safetensors.torch import load_file, save_file
+    file, name = folder / "model.safetensors", "language_model.model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(file)
+    if how == "missing":
+        del tensors[name]
+    elif how == "misshapen":
+        tensors[name] = tensors[name][:-1].clone()
+    elif how == "unexpected":
+        tensors["language_model.model.layers.9.mlp.up_proj.weight"] = torch.zeros(2)
+    elif how == "integer":
+        tensors[name] = tensors[name].long()
+    if how == "truncated":
+        file.write_bytes(file.read_bytes()[:-10])
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "no weights":
+        file.unlink()
+    elif how == "no config":
+        (folder / "config.json").unlink()
+    elif how == "no json":
+        (folder / "config.json").write_text("{")
+    elif how == "unknown key":
+        data = json.loads((folder / "config.json").read_text())
+        data["decoder"]["dropout"] = 0.1
+        (folder / "config.json").write_text(json.dumps(data))
+    elif how == "incomplete":
+        data = json.loads((folder / "config.json").read_text())
+        del data["decoder"]["vocab_size"]
+        (folder / "config.json").write_text(json.dumps(data))
+    else:
+        save_file(tensors, file)
+
+
+@pytest.mark.parametrize("how, named", [
+    ("missing", r"layers\.1\.mlp\.up_proj\.weight is missing"),
+    ("misshapen", r"layers\.1\.mlp\.up_proj\.weight is F32 \(47, 32\), wanted \(48, 32\)"),
+    ("unexpected", r"unexpected tensor language_model\.model\.layers\.9"),
+    ("integer", r"up_proj\.weight is I64"), ("truncated", r"model\.safetensors: truncated, tensor"),
+    ("empty", r"model\.safetensors: truncated"), ("no weights", "no model.safetensors"),
+    ("no config", r"config\.json"), ("no json", r"config\.json: not JSON"),
+    ("unknown key", "DecoderConfig key dropout"), ("incomplete", "incomplete.*vocab_size")])
+def test_a_damaged_folder_is_named(tmp_path, how, named):
+    tiny().save_pretrained(tmp_path)
+    damage(tmp_path, how)
+    with pytest.raises((ValueError, OSError), match=named):
+        Streamo.from_pretrained(tmp_path)

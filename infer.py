@@ -164,8 +164,8 @@ class Memory:
         while self.cache.length + need > self.capacity:
             seconds = self.turns()
             if not self.window or not len(seconds):
-                raise ValueError(f"second {second}: the cache is full, {self.cache.length} + {need} "
-                                 f"of {self.capacity} slots: a --window, or shorter questions")
+                raise ValueError(f"second {second}: the cache is full ({self.cache.length} + {need} "
+                                 f"of {self.capacity} slots): a --window, or shorter questions")
             self.drop((TEXT, FRAME), seconds[len(seconds) // 8])
 
     def turns(self):
@@ -347,7 +347,7 @@ def parse(argv):
     """The arguments; ValueError for a bad one, before anything starts."""
     def error(message):
         raise ValueError(message)
-    gpu = torch.cuda.is_available()
+    devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error, add = error, parser.add_argument
@@ -355,8 +355,8 @@ def parse(argv):
     add("--ask", action="append", default=[], metavar="[SECOND:]QUESTION", help="or MM:SS:QUESTION")
     add("--ask-file", metavar="FILE", help="questions, one a line, each as --ask takes it")
     add("--model", metavar="FOLDER", default=Path(__file__).parent / "assets/tiny")
-    add("--device", choices=["cpu", "cuda"][:1 + gpu], default=["cpu", "cuda"][gpu])
-    add("--dtype", choices=["float32", "bfloat16"], default=["float32", "bfloat16"][gpu])
+    add("--device", choices=devices, default=devices[0])
+    add("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on cuda, else float32")
     add("--fps", type=int, default=1, help="frames a second")
     add("--size", default="", metavar="WxH", help="of raw frames: rgb24, --fps of them a second")
     add("--threshold", type=float, help="respond when P(response) reaches this")
@@ -410,42 +410,42 @@ def watch(args):
     if late:
         raise ValueError(f"--ask {late[0]!r}: the video ends after {seconds:.1f} s")
     tokenizer = Tokenizer.from_pretrained(args.model)
-    model = Streamo.from_pretrained(args.model, getattr(torch, args.dtype), args.device)
+    dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
+    model = Streamo.from_pretrained(args.model, getattr(torch, dtype), args.device)
     if args.source != "-" and sys.stdin.isatty():
         threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
     frames = Live(frames, args.realtime) if live or args.realtime else frames
     options = ("fps", "threshold", "max_new_tokens", "window", "prune", "compress")
-    counts, kept, said, n, began = Counter(), [], 0, 0, time.monotonic()
-    turns = stream(model, tokenizer, frames, args.ask, counts=counts,
-                   **{name: getattr(args, name) for name in options})
-    jsonl = open(args.jsonl, "w", encoding="utf-8") if args.jsonl else None
-    bar = tqdm(total=seconds and round(seconds), disable=args.quiet or not sys.stderr.isatty(),
-               bar_format="{desc} {percentage:3.0f}%|{bar:10}|" if seconds else "{desc}")
+    options, counts = {name: getattr(args, name) for name in options}, Counter()
+    kept, said, n, worst, began = [], 0, 0, 0.0, time.monotonic()
     try:
-        for n, turn in enumerate(turns, 1):
-            if jsonl:
+        with open(args.jsonl or os.devnull, "w", encoding="utf-8") as jsonl, tqdm(
+                total=seconds and round(seconds), disable=args.quiet or not sys.stderr.isatty(),
+                bar_format="{desc} {bar:10} {percentage:3.0f}%" if seconds else "{desc}") as bar:
+            for turn in stream(model, tokenizer, frames, args.ask, counts=counts, **options):
+                n, worst = n + 1, max(worst, turn.ms)
                 row = {key: value for key, value in asdict(turn).items() if key != "kv"}
                 print(json.dumps(row, ensure_ascii=False), file=jsonl, flush=True)
-            if args.srt or args.vtt or args.timeline or args.render:
-                kept.append(turn)
-            if turn.state == "response":
-                said += 1
-                tqdm.write(f"[{render.clock(turn.start)}-{render.clock(turn.end)}] {turn.text}")
-                sys.stdout.flush()
-            bar.set_description_str(status(turn, n / (time.monotonic() - began), frames))
-            bar.update()
+                if args.srt or args.vtt or args.timeline or args.render:
+                    kept.append(turn)
+                if turn.state == "response":
+                    said += 1
+                    times = f"[{render.clock(turn.start)}-{render.clock(turn.end)}]"
+                    tqdm.write(f"{times} {turn.text}")
+                    sys.stdout.flush()
+                bar.set_description_str(status(turn, n / (time.monotonic() - began), frames))
+                bar.update()
     finally:
-        bar.close()
-        for path, write in ((args.srt, render.write_srt), (args.vtt, render.write_vtt),
-                            (args.timeline, render.timeline)):
-            if path and kept:
-                write(kept, path)
         counts["frames dropped, for they came too fast"] = getattr(frames, "dropped", 0)
         notes = "".join(f", {count} {what}" for what, count in counts.items() if count)
         if not args.quiet:
             print(f"{n} s of video, {said} answers, {n / (time.monotonic() - began):.1f} x real "
-                  f"time{notes}", flush=True)
-    if args.render and kept:
+                  f"time, slowest second {worst:.0f} ms{notes}", flush=True)
+        for path, write in ((args.srt, render.write_srt), (args.vtt, render.write_vtt),
+                            (args.timeline, render.timeline)):
+            if path and kept:
+                write(kept, path)
+    if args.render:
         again = data.frames(args.source, args.fps) if Path(args.source).is_dir() else args.source
         render.captioned_video(again, kept, args.render)
     late = [text for when, text in args.ask if not n or when > turn.start]

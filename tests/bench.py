@@ -1,0 +1,500 @@
+"""How fast Streamo is, beside what one would write otherwise, on the same random weights.
+
+    python tests/bench.py stream                          the tiny shape: an hour of stream, whole
+    python tests/bench.py stream --shape 0.5b --dtype bfloat16 --png speed.png
+    python tests/bench.py train                           tokens/s and memory of a training step
+    python tests/bench.py stream --shape 7b               on a GPU: bfloat16, 196 tokens a frame
+    python tests/bench.py train --shape 7b
+
+stream: milliseconds per silent second and per token of an answer, at stream ages of 1, 10 and 60
+minutes. The weights are random, so a script decides: silence, and every tenth second an answer.
+Beside it, with the same weights and frames:
+  transformers   (when it can be imported) its cache kept from second to second, the user turn
+                 prefilled, state and end of turn decoded greedily. It has no window; it is measured
+                 with as many seconds in its cache as our window holds, which is its best case.
+  released       the windowed conversation prefilled anew each second; of the vision only the new
+                 frame is counted, and no decoded token.
+With the larger shapes the streams of 10 and 60 minutes begin a window and a half before their age,
+at the right second: by then nothing older would be in the cache. (--whole runs every second.)
+"""
+import argparse
+import ctypes
+import math
+import statistics
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import data
+import infer
+import streamo
+from loss import state_counts, state_focal_loss
+from render import COLOURS, FAINT, INK, PAPER
+from streamo import FRAME, RESPONSE, SILENCE, STATES, Streamo, Tokenizer
+from train import tiny_config
+
+ANSWER, EVERY = 16, 10      # tokens of a scripted answer, seconds from one answer to the next
+QUESTION = "Describe every event."
+M_MMAP_THRESHOLD = -3       # of glibc's malloc.h
+SHAPES = {                  # vision, decoder, grid, window in seconds: SigLIP and Qwen2.5 shapes
+    "tiny": None,
+    "0.5b": (dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+                  num_attention_heads=12, image_size=224, patch_size=16),
+             dict(vocab_size=151936, hidden_size=896, intermediate_size=4864,
+                  num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2, head_dim=64,
+                  tie_word_embeddings=True, attention_bias=True), 7, 60),
+    "7b": (dict(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27,
+                num_attention_heads=16, image_size=384, patch_size=14),
+           dict(vocab_size=152064, hidden_size=3584, intermediate_size=18944,
+                num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, head_dim=128,
+                tie_word_embeddings=False, attention_bias=True), 14, 120)}
+
+
+def build(args):
+    """(tokenizer, model of the shape with random weights). The toy tokenizer serves all shapes."""
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.train(data.toy_texts(), 1800)
+    tokenizer.add_tokens([*STATES, FRAME])
+    config = tiny_config(tokenizer)
+    if SHAPES[args.shape]:
+        vision, decoder, grid, window = SHAPES[args.shape]
+        config = replace(config, vision=streamo.VisionConfig(**vision), pooling="bilinear",
+                         decoder=streamo.DecoderConfig(**decoder, rope_theta=1e6, rms_norm_eps=1e-6,
+                                                       max_position_embeddings=32768),
+                         grid=grid, coarse_grid=(grid + 1) // 2, window=window)
+    torch.set_default_dtype(args.torch_dtype)                # made in place: no float32 copy of 7B
+    with torch.device(args.device):
+        model = Streamo(config)
+    torch.set_default_dtype(torch.float32)
+    return tokenizer, model.eval()
+
+
+def synchronize(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def stopwatch(device, times):
+    """Appends the milliseconds that the block took to `times`."""
+    synchronize(device)
+    began = time.perf_counter()
+    yield
+    synchronize(device)
+    times.append(1000 * (time.perf_counter() - began))
+
+
+def noise(seconds, size):
+    """(second, image) for each of `seconds`: 16 pictures in turn, none like the one before."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (16, size, size, 3), np.uint8)
+    for second in seconds:
+        yield second, pictures[second % 16]
+
+
+def p(values, share):
+    """The `share` quantile of the values; nan for none."""
+    return float(np.quantile(values, share)) if values else math.nan
+
+
+def machine(device, dtype):
+    """(bytes/s, operations/s) that this machine reaches: copying memory, a large product."""
+    n, size = (8192, 2 ** 30) if device == "cuda" else (1536, 2 ** 27)
+    a, b = torch.randn(2, n, n, device=device).to(dtype)
+    source, target = torch.ones(2, size, dtype=torch.uint8, device=device)
+    copies, products = [], []
+    for _ in range(8):
+        with stopwatch(device, copies):
+            target.copy_(source)
+        with stopwatch(device, products):
+            a @ b
+    return 2 * size / min(copies) * 1000, 2 * n ** 3 / min(products) * 1000
+
+
+# ---- stream
+
+def ours(args, tokenizer, model, seconds):
+    """Our loop over `seconds`: {second: ms of a silent one}, {second: [ms of each token]}, MiB."""
+    silent, tokens, now = {}, {}, [0]
+    decide, forward = infer.decide, model.language_model.forward
+
+    def scripted(logits, state_ids, threshold):             # the true work, then the script's word
+        _, probs = decide(logits, state_ids, threshold)
+        return 2 * (now[0] % EVERY == EVERY - 1), probs
+
+    def timed(input_ids=None, embeds=None, cache=None, select=None):
+        one = embeds.shape[1] == 1
+        with stopwatch(args.device, tokens.setdefault(now[0], [])) if one else nullcontext():
+            return forward(input_ids, embeds, cache, select)
+
+    def watched():
+        for now[0], image in noise(seconds, model.config.vision.image_size):
+            yield now[0], image
+    infer.decide, model.language_model.forward = scripted, timed
+    try:
+        for turn in infer.stream(model, tokenizer, watched(), [(0, QUESTION)],
+                                 max_new_tokens=ANSWER, window=args.window):
+            if turn.state != "response":
+                silent[turn.start] = turn.ms                # its probabilities were waited for
+    finally:
+        infer.decide, model.language_model.forward = decide, forward
+    return silent, tokens, turn.kv[1] * cache_bytes(model) / 2 ** 20
+
+
+def reference(model):
+    """The same weights in transformers: (vision tower, decoder)."""
+    from transformers import (LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+                              SiglipVisionConfig, SiglipVisionModel)
+    config, weight = model.config, next(model.parameters())
+    options = {key: value for key, value in asdict(config.decoder).items()
+               if key not in ("attention_bias", "qk_norm", "rope_theta")}
+    options["rope_parameters"] = {"rope_type": "default", "rope_theta": config.decoder.rope_theta}
+    kind = (Qwen2Config, Qwen2ForCausalLM) if config.decoder.attention_bias \
+        else (LlamaConfig, LlamaForCausalLM)
+    decoder = kind[1](kind[0](**options)).to(weight.device, weight.dtype).eval()
+    weights = model.language_model.state_dict()
+    if config.decoder.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    decoder.load_state_dict(weights)
+    vision = SiglipVisionModel(SiglipVisionConfig(**asdict(config.vision), vision_use_head=False))
+    weights = model.vision_tower.state_dict()
+    if not next(iter(vision.state_dict())).startswith("vision_model."):    # transformers 5
+        weights = {name.removeprefix("vision_model."): value for name, value in weights.items()}
+    vision.load_state_dict(weights)
+    return vision.to(weight.device, weight.dtype).eval(), decoder
+
+
+@torch.inference_mode()
+def theirs(args, tokenizer, model, seconds):
+    """The loop with transformers: a dict of lists of ms, one entry a second: vision, prefill and
+    token (each token that is decoded goes into the cache), and all of a silent second."""
+    from transformers import DynamicCache
+    vision, decoder = reference(model)
+    cache, weight = DynamicCache(), next(model.parameters())
+    times = {"vision": [], "prefill": [], "token": [], "silent": []}
+
+    def forward(embeds):
+        return decoder(inputs_embeds=embeds, past_key_values=cache, use_cache=True,
+                       logits_to_keep=1).logits[0, -1]
+
+    def embed(ids):
+        return decoder.get_input_embeddings()(torch.tensor([ids], device=weight.device))
+    n, newline, begin = model.config.grid ** 2, tokenizer.encode("\n"), data.system_part(tokenizer)
+    for second, image in noise(seconds, model.config.vision.image_size):
+        with stopwatch(args.device, times["silent"]):
+            with stopwatch(args.device, times["vision"]):
+                pixels = streamo.preprocess(image, len(image))[None].to(weight)
+                patches = vision(pixel_values=pixels).last_hidden_state
+                features = model._pool(model.multi_modal_projector(patches), model.config.grid)[0]
+            with stopwatch(args.device, times["prefill"]):
+                ids = begin + data.user_part(tokenizer, second, [n], None if second else QUESTION)
+                x = embed(ids)
+                at = ids.index(tokenizer.frame_id)
+                x[0, at:at + n] = features
+                forward(x).argmax().item()
+            for token in (tokenizer.id(SILENCE), tokenizer.id("<|im_end|>")):
+                with stopwatch(args.device, times["token"]):
+                    forward(embed([token])).argmax().item()
+        begin = newline
+    times["MiB"] = cache.get_seq_length() * cache_bytes(model) / 2 ** 20
+    return times
+
+
+def dialogue(tokenizer, model, seconds):
+    """(ids, labels) of so many seconds, answers as scripted."""
+    texts = " ".join(["A red circle appears on the left"] * 2)
+    turns = [data.Turn(s, RESPONSE if s % EVERY == EVERY - 1 else SILENCE,
+                       texts if s % EVERY == EVERY - 1 else "", None if s else QUESTION)
+             for s in range(seconds)]
+    return data.render(tokenizer, turns, [[model.config.grid]] * seconds)
+
+
+@torch.inference_mode()
+def released(args, tokenizer, model, window, runs=3):
+    """ms of one second when `window` seconds are prefilled anew; vision for the new frame only."""
+    ids = torch.tensor([dialogue(tokenizer, model, window)[0]], device=args.device)
+    weight, times = next(model.parameters()), []
+    size = model.config.vision.image_size
+    pixels = torch.zeros(1, 3, size, size).to(weight)
+    old = model.encode_frames(pixels).expand(window - 1, -1, -1).flatten(0, 1)
+    for _ in range(runs):
+        with stopwatch(args.device, times):
+            new = model.encode_frames(pixels)[0]
+            model(ids, torch.cat([old, new]), select="last").argmax().item()
+    return statistics.median(times)
+
+
+def stream(args):
+    tokenizer, model = build(args)
+    window = args.window = args.window or model.config.window
+    ages, measured = [60 * minutes for minutes in args.ages], min(30, window)
+    whole, silent, tokens, rows = args.whole or args.shape == "tiny", {}, {}, []
+    starts = [0] if whole else [max(0, age - window * 3 // 2 - measured) for age in ages]
+    for start, age in zip(starts, [max(ages)] if whole else ages):
+        *parts, mib = ours(args, tokenizer, model, range(start, age))
+        silent, tokens = silent | parts[0], tokens | parts[1]
+        print(f"ours: streamed from second {start} to {age}", flush=True)
+    for age in ages:                                        # the seconds just before each age
+        last = [silent[s] for s in range(age - measured, age) if s in silent]
+        each = [ms for s in range(age - measured, age) for ms in tokens.get(s, [])]
+        rows.append((f"ours, {age // 60} min", last, each, mib))
+    mine, token = (statistics.median(values) for values in rows[0][1:3])
+    try:
+        times = theirs(args, tokenizer, model, range(window))
+        rows.append((f"transformers, {window} s in its cache", times["silent"][-measured:],
+                     times["token"][-2 * measured:], times["MiB"]))
+    except ModuleNotFoundError as error:
+        print(f"the transformers loop is left out: {error}")
+        times = {"silent": []}
+    anew = {n: released(args, tokenizer, model, n) for n in (window // 6, window // 2, window)}
+    rows.append((f"released method, window {window} s", [anew[window]], [], math.nan))
+    print(f"\n{args.shape}, {args.torch_dtype}, {args.device}, {torch.get_num_threads()} threads, "
+          f"window {window} s, {model.config.grid ** 2} tokens a frame; ms\n")
+    print("| | silent second p50 | p95 | worst | answer's token p50 | p95 | KV MiB | ours / this |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name, last, each, mib in rows:
+        numbers = [p(last, 0.5), p(last, 0.95), p(last, 1), p(each, 0.5), p(each, 0.95), mib]
+        cells = ["" if math.isnan(x) else f"{x:.2f}" for x in numbers]
+        print(f"| {name} | {' | '.join(cells)} | {mine / numbers[0]:.3f} |")
+    if times["silent"]:
+        parts = [f"{key} {p(times[key][-measured:], 0.5):.1f}"
+                 for key in ("vision", "prefill", "token")]
+        one = p([a - b for a, b in zip(times["silent"], times["token"][1::2])][-measured:], 0.5)
+        slots = times["MiB"] * 2 ** 20 / cache_bytes(model) / window     # of a second
+        trained = model.config.decoder.max_position_embeddings / slots
+        print(f"\ntransformers: {', '.join(parts)} ms. Were it to decode one token a second, not "
+              f"two, ours / this would be {mine / one:.3f}. It has no window: it passes the "
+              f"decoder's positions after {trained:.0f} s.")
+    if args.shape != "tiny":                                # its weights fit the processor's caches
+        floors(args, model, mine, token, rows[0][-1])
+    if args.png:
+        later = [(age, anew[window]) for age in ages if age > window]
+        plot(args.png, [("ours", COLOURS[2], list(silent.items())),
+                        ("transformers", COLOURS[1], list(enumerate(times["silent"]))),
+                        ("released method", FAINT, [*anew.items(), *later])],
+             f"ms per silent second against stream age, {args.shape}")
+
+
+def cache_bytes(model):
+    """Bytes of keys and values of one token."""
+    c = model.config.decoder
+    return 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * \
+        next(model.parameters()).element_size()
+
+
+def floors(args, model, silent, token, mib):
+    """What the machine's memory and arithmetic allow, and the share of it that is reached."""
+    bandwidth, peak = machine(args.device, args.torch_dtype)
+    config, size = model.config, next(model.parameters()).element_size()
+    body = sum(w.numel() for w in model.language_model.model.layers.parameters())
+    head = config.decoder.vocab_size * config.decoder.hidden_size
+    eye = sum(w.numel() for module in (model.vision_tower, model.multi_modal_projector)
+              for w in module.parameters())
+    read = (body + head) * size + mib * 2 ** 20             # of a decoded token: all of it, once
+    chunk = config.grid ** 2 + 20                           # tokens of a second
+    work = 2 * (body * chunk + head + eye * config.vision.side ** 2)
+    floor = max(work / peak, (read + eye * size) / bandwidth) * 1000
+    print(f"\nThis machine: {bandwidth / 1e9:.0f} GB/s, {peak / 1e12:.2f} TFLOP/s. A silent second "
+          f"cannot take less than {floor:.2f} ms ({floor / silent:.0%} reached), a token "
+          f"{read / bandwidth * 1000:.2f} ms ({read / bandwidth * 1000 / token:.0%}).")
+
+
+def plot(path, series, title):
+    """(name, colour, [(second, ms)]) series as dots on two logarithmic axes -> PNG."""
+    width, height, left, top, right, bottom = 1200, 640, 90, 70, 30, 60
+    font = ImageFont.load_default(20)
+    image = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(image)
+    points = [point for *_, many in series for point in many]
+    low, high = (math.log10(f(ms for _, ms in points)) for f in (min, max))
+    low, high = low - 0.1, high + 0.1
+    ends = math.log10(max(s for s, _ in points) + 1) * 1.02
+
+    def place(second, ms):
+        return (left + (width - left - right) * math.log10(second + 1) / ends,
+                height - bottom - (height - top - bottom) * (math.log10(ms) - low) / (high - low))
+    draw.text((left, 18), title, INK, font)
+    for ms in (digit * 10 ** power for power in range(-2, 6) for digit in (1, 2, 5)):
+        if low <= math.log10(ms) <= high:
+            _, y = place(0, ms)
+            draw.line((left, y, width - right, y), (225, 229, 234))
+            draw.text((left - 10, y), f"{ms:g}", FAINT, font, anchor="rm")
+    for second, name in ((0, "1 s"), (9, "10 s"), (59, "1 min"), (599, "10 min"), (3599, "1 h")):
+        if math.log10(second + 1) <= ends:
+            x, _ = place(second, 1)
+            draw.line((x, height - bottom, x, height - bottom + 8), FAINT)
+            draw.text((x, height - bottom + 12), name, FAINT, font, anchor="ma")
+    x = width - right
+    for name, colour, many in reversed(series):
+        for second, ms in many:
+            u, v = place(second, ms)
+            draw.ellipse((u - 3, v - 3, u + 3, v + 3), colour)
+        if many:
+            draw.text((x, 18), name, colour, font, anchor="ra")
+            x -= 30 + font.getlength(name)
+    image.save(path)
+
+
+# ---- train
+
+def batch(args, tokenizer, model):
+    """Dialogues of unequal length, padded, with noise for frames; a dict as data.collate's."""
+    size, rng = model.config.vision.image_size, np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (args.seconds, size, size, 3), np.uint8)
+    samples = []
+    for i in range(args.batch):
+        seconds = max(EVERY, args.seconds * (args.batch - i) // args.batch)
+        ids, labels = dialogue(tokenizer, model, seconds)
+        samples.append(dict(input_ids=ids, labels=labels, pixels=pixels[:seconds],
+                            frames=list(range(seconds)), grids=[model.config.grid] * seconds,
+                            name=str(i), counts=Counter()))
+    return {key: value.to(args.device) if torch.is_tensor(value) else value
+            for key, value in data.collate(samples, tokenizer.pad_id).items()}
+
+
+def peak_memory(device):
+    """Forgets the highest memory so far, and returns a function: MiB above what is in use now."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        return lambda: (torch.cuda.max_memory_allocated() - before) / 2 ** 20
+
+    def status(key):
+        text = Path("/proc/self/status").read_text()
+        return int(text.split(key + ":")[1].split()[0]) / 1024
+    Path("/proc/self/clear_refs").write_text("5")           # Linux: VmHWM starts again from here
+    before = status("VmRSS")
+    return lambda: status("VmHWM") - before
+
+
+@contextmanager
+def padded_mask(attention_mask):
+    """The common way, in place of our attention: an explicit (B, 1, T, T) mask to SDPA."""
+    ours, T = streamo.causal_attention, attention_mask.shape[1]
+    causal = torch.ones(T, T, dtype=torch.bool, device=attention_mask.device).tril()
+    mask = causal & attention_mask[:, None, None, :]
+
+    def attention(q, k, v):
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        return y.transpose(1, 2).flatten(2)
+    streamo.causal_attention = attention
+    try:
+        yield
+    finally:
+        streamo.causal_attention = ours
+
+
+def objective(args, tokenizer, model, inputs, full):
+    """-> (loss from hidden states, a whole forward and loss), two functions without arguments.
+
+    full: logits at every position and a padded mask; else at supervised positions, causal."""
+    ids, labels = inputs["input_ids"], inputs["labels"]
+    state_ids = torch.tensor(tokenizer.state_ids, device=args.device)
+    select = F.pad(labels[:, 1:] != -100, (0, 1))           # position i predicts token i + 1
+    targets = labels[:, 1:][select[:, :-1]]
+    everything = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
+    counts = state_counts(targets, state_ids)
+    lengths = (labels != -100).int().cumsum(1).argmax(1) + 1
+    mask = torch.arange(ids.shape[1], device=args.device) < lengths[:, None]
+    decoder = model.language_model
+    head = decoder.model.embed_tokens if decoder.config.tie_word_embeddings else decoder.lm_head
+
+    def loss(logits):
+        if full:
+            return F.cross_entropy(logits.float().flatten(0, 1), everything, ignore_index=-100)
+        return state_focal_loss(logits, targets, state_ids, counts, len(targets), "ce")
+
+    def alone():
+        hidden = torch.ones(*ids.shape, decoder.config.hidden_size, device=args.device)
+        hidden.requires_grad_()
+        with torch.autocast(args.device, torch.bfloat16):
+            return loss(F.linear(hidden if full else hidden[select], head.weight))
+
+    def whole():
+        attention = padded_mask(mask) if full else nullcontext()
+        with torch.autocast(args.device, torch.bfloat16), attention:
+            with torch.no_grad():                           # the vision encoder is frozen
+                patches = model.vision_tower(inputs["pixels"])
+            x = model._pool(model.multi_modal_projector(patches), model.config.grid)
+            features = x[inputs["frames"]].flatten(0, 1)
+            return loss(model(ids, features, select=None if full else select))
+    return alone, whole
+
+
+def train(args):
+    tokenizer, model = build(args)
+    model.train()
+    model.vision_tower.requires_grad_(False)
+    inputs = batch(args, tokenizer, model)
+    tokens = int((inputs["input_ids"] != tokenizer.pad_id).sum())
+    rows = {"ours": objective(args, tokenizer, model, inputs, False),
+            "full logits, padded mask": objective(args, tokenizer, model, inputs, True)}
+    results = {}
+    for name, (_, whole) in rows.items():
+        times = []
+        for _ in range(args.steps + 1):
+            model.zero_grad()
+            with stopwatch(args.device, times):
+                loss = whole()
+                loss.backward()
+        results[name] = [statistics.median(times[1:])]      # the first warms up
+    if args.device == "cpu":                                # from here on each tensor is given back
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65536)  # at once: slower, but measurable
+    for name, functions in rows.items():
+        for function in functions[::-1]:
+            model.zero_grad()
+            function().backward()                           # allocates the gradients of all weights
+            measured = peak_memory(args.device)
+            loss_value = function()
+            loss_value.backward()
+            results[name].append(measured())
+            del loss_value
+    _, peak = machine(args.device, torch.bfloat16)
+    body = sum(w.numel() for w in model.language_model.model.layers.parameters())
+    eye = sum(w.numel() for w in model.vision_tower.parameters())
+    work = 6 * body * tokens + 2 * eye * model.config.vision.side ** 2 * len(inputs["pixels"])
+    print(f"\n{args.shape}, bfloat16 autocast, {args.device}, {torch.get_num_threads()} threads, "
+          f"{args.batch} dialogues of at most {args.seconds} s, {tokens} tokens; vision frozen\n")
+    print("| | ms a step | tokens/s | peak MiB | peak MiB of the loss | share of peak arithmetic |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name, (ms, memory, alone) in results.items():
+        print(f"| {name} | {ms:.0f} | {1000 * tokens / ms:.0f} | {memory:.0f} | {alone:.1f} | "
+              f"{work / ms * 1000 / peak:.0%} |")
+    mine, other = results.values()
+    print(f"| ours / that | {mine[0] / other[0]:.3f} | {other[0] / mine[0]:.3f} | "
+          f"{mine[1] / other[1]:.3f} | {mine[2] / other[2]:.3f} | |")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("stream", "train"))
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None,
+                        help="of the weights; default float32, bfloat16 for 7b")
+    parser.add_argument("--threads", type=int, default=None, help="of the CPU; default: torch's")
+    parser.add_argument("--window", type=int, default=None, help="seconds; default: the shape's")
+    parser.add_argument("--ages", type=int, nargs="+", default=[1, 10, 60], help="minutes")
+    parser.add_argument("--whole", action="store_true", help="stream every second up to the ages")
+    parser.add_argument("--png", default=None, help="ms against stream age")
+    parser.add_argument("--batch", type=int, default=4, help="train: dialogues of a step")
+    parser.add_argument("--seconds", type=int, default=60, help="train: of the longest dialogue")
+    parser.add_argument("--steps", type=int, default=3, help="train: steps timed, after one")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    args.dtype = args.dtype or ("bfloat16" if args.shape == "7b" else "float32")
+    args.torch_dtype = getattr(torch, args.dtype)
+    stream(args) if args.what == "stream" else train(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -256,11 +256,11 @@ def stream_naive(model, tokenizer, frames, questions=(), *, fps=1, threshold=Non
 # ---- Sources
 
 class Live:
-    """Frames read in a thread of their own: a few wait, the oldest are dropped and counted.
+    """Frames read in a thread of their own: `size` wait, the oldest are dropped and counted.
 
     paced: a file's frames come at their own time, as if it happened now."""
 
-    def __init__(self, frames, paced=False, size=4):
+    def __init__(self, frames, size, paced=False):
         self.waiting, self.dropped, self.came = queue.Queue(size), 0, 0.0
         threading.Thread(target=self.read, args=(frames, paced), daemon=True).start()
 
@@ -414,7 +414,7 @@ def watch(args):
     model = Streamo.from_pretrained(args.model, getattr(torch, dtype), args.device)
     if args.source != "-" and sys.stdin.isatty():
         threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
-    frames = Live(frames, args.realtime) if live or args.realtime else frames
+    frames = Live(frames, 4 * args.fps, args.realtime) if live or args.realtime else frames
     options = ("fps", "threshold", "max_new_tokens", "window", "prune", "compress")
     options, counts = {name: getattr(args, name) for name in options}, Counter()
     kept, said, n, worst, began = [], 0, 0, 0.0, time.monotonic()

@@ -12,6 +12,8 @@ import sys
 import termios
 import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -23,7 +25,12 @@ from test_infer import build, folder, run, tokenizer            # noqa: F401  (t
 ROOT = Path(infer.__file__).parent
 
 
-def send(url, seconds, rate=10):
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def send(url, seconds):
     """An MPEG-TS stream at real time, as a camera or ffmpeg -re sends it."""
     with av.open(url, "w", format="mpegts") as container:
         stream = container.add_stream("mpeg2video", rate=25)
@@ -56,6 +63,27 @@ def test_mpeg_ts_over_udp_is_watched_until_it_falls_silent(folder, capsys, tmp_p
     starts = [row["start"] for row in rows]
     assert starts[0] == 0 and starts == sorted(set(starts)) and 2 <= len(starts) <= 6
     assert 2 <= starts[-1] <= 5                                 # the sender's seconds, no faster
+
+
+def test_a_file_over_http_runs_by_its_own_clock(folder, capsys, tmp_path):  # noqa: F811
+    """As fast as it comes, and yet a turn for each of its seconds."""
+    with av.open(str(folder / "clip.mp4")) as source, av.open(
+            str(tmp_path / "clip.mp4"), "w", options={"movflags": "faststart"}) as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    handler = partial(Quiet, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert run(folder, f"{url}/clip.mp4", "--threshold", "1") == 0
+        assert capsys.readouterr().out.startswith("5 s of video, 0 answers")
+        assert run(folder, f"{url}/none.mp4") == 2
+        server.shutdown()
+    err = capsys.readouterr().err
+    assert "none.mp4" in err and err.count("\n") == 1
 
 
 def test_a_slow_reader_gets_the_newest_frames_and_the_count_of_the_others():

@@ -493,12 +493,24 @@ class VisionLayer(nn.Module):
         return x + self.mlp.fc2(self.act(self.mlp.fc1(self.layer_norm2(x))))
 
 
+def embedding(rows, size):
+    # torch's own start of an nn.Embedding imports 75 MB of code on the meta device
+    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
+
+
+def init_weights(module):
+    if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d)) and not module.weight.is_meta:
+        nn.init.normal_(module.weight, std=0.02)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
+
+
 class VisionEmbeddings(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.side, p = config.side, config.patch_size
         self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, p, stride=p)
-        self.position_embedding = nn.Embedding(config.side ** 2, config.hidden_size)
+        self.position_embedding = embedding(config.side ** 2, config.hidden_size)
 
     def forward(self, pixels):
         # the convolution's stride is its width, so it is one matrix product over cut patches
@@ -529,6 +541,7 @@ class VisionEncoder(nn.Module):
             model.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         else:
             self.unused += (f"vision_model.encoder.layers.{last}.", "vision_model.post_layernorm.")
+        self.apply(init_weights)
 
     def forward(self, pixels):
         config, model = self.config, self.vision_model
@@ -546,6 +559,7 @@ class Connector(nn.Module):
         super().__init__()
         self.linear_1 = nn.Linear(vision_size, hidden_size)
         self.linear_2 = nn.Linear(hidden_size, hidden_size)
+        self.apply(init_weights)
 
     def forward(self, x):
         return self.linear_2(F.gelu(self.linear_1(x)))
@@ -717,13 +731,14 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = model = nn.Module()
-        model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        model.embed_tokens = embedding(config.vocab_size, config.hidden_size)
         model.layers = nn.ModuleList(DecoderLayer(config)
                                      for _ in range(config.num_hidden_layers))
         model.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.unused = ("lm_head.",) if config.tie_word_embeddings else ()
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.apply(init_weights)
 
     def forward(self, input_ids=None, embeds=None, cache=None, select=None):
         config, model = self.config, self.model
@@ -755,7 +770,6 @@ class Streamo(nn.Module):
         self.multi_modal_projector = Connector(config.vision.hidden_size,
                                                config.decoder.hidden_size)
         self.language_model = Decoder(config.decoder)
-        self.apply(init_weights)
 
     def _pool(self, x, grid):
         # the matrix takes the features' dtype: every entry of an average of 2^n is exact
@@ -886,13 +900,6 @@ def on_meta(cls, *args):
         return cls(*args)
 
 
-def init_weights(module):
-    if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d)):
-        nn.init.normal_(module.weight, std=0.02)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
-
-
 def preprocess(image, size):
     """A PIL image or uint8 (H, W, 3) array -> float32 (3, size, size) in [-1, 1], as SigLIP's
     processor does it: bicubic to the exact square."""
@@ -953,16 +960,19 @@ def read_headers(folder):
 
 
 def read_tensor(entry, shape, dtype, device):
-    """Read one tensor in blocks of 16 MB straight to its dtype and device: no second copy. The
+    """Read one tensor in blocks straight to its dtype and device: there is no second copy. The
     shape may have more rows than are stored."""
-    path, stored, _, start, size = entry
-    out = torch.empty(shape, dtype=dtype, device=device)
-    flat, stored, block = out.view(-1), DTYPES[stored], 1 << 24
+    path, kind, _, start, size = entry
+    out, buffer = torch.empty(shape, dtype=dtype, device=device), bytearray(min(size, 1 << 22))
+    flat, done = out.view(-1), 0
     with open(path, "rb") as file:
         file.seek(start)
-        for done in range(0, size, block):
-            values = torch.frombuffer(bytearray(file.read(min(block, size - done))), dtype=stored)
-            flat[done // stored.itemsize:][:len(values)].copy_(values)
+        while size > 0:
+            got = min(size, len(buffer))
+            file.readinto(memoryview(buffer)[:got])
+            values = torch.frombuffer(buffer, dtype=DTYPES[kind])[:got // DTYPES[kind].itemsize]
+            flat[done:done + len(values)] = values.to(device)
+            size, done = size - got, done + len(values)
     return out
 
 

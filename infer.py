@@ -378,7 +378,8 @@ def parse(argv):
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least {low}")
     if args.source == "-" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size):
         raise ValueError("raw frames on standard input need --size WIDTHxHEIGHT")
-    if args.render and not (Path(args.source).exists() and args.render.endswith((".mp4", ".gif"))):
+    again = Path(args.source).is_file() or Path(args.source).is_dir()
+    if args.render and not (again and args.render.endswith((".mp4", ".gif"))):
         raise ValueError(f"--render {args.render}: an .mp4 or .gif, of a source that is a file")
     for path in filter(None, (args.jsonl, args.srt, args.vtt, args.render, args.timeline)):
         if not Path(path).absolute().parent.is_dir():

@@ -6,7 +6,7 @@
     python eval.py run mvbench --offline --data json/ --videos FOLDER --model DIR --out mv.jsonl
     torchrun --nproc_per_node=8 eval.py run ovo ... --out ovo.jsonl     writes ovo.rank0.jsonl, ...
     python eval.py score ovo ovo.rank*.jsonl --out ovo.json             official result files too
-    python eval.py claims loss --steps 4000 --out runs/claims           trains, streams, compares
+    python eval.py claims loss --seeds 3 --out runs/claims              trains, streams, compares
 
 `toy` and `run` write a JSON line per item and go on where they stopped. Scores follow the official
 rules to the letter; where a rule has a known fault, the corrected figure stands beside.
@@ -75,14 +75,14 @@ def matched(predicted, gold, tolerance):
 
 
 def span_iou(*texts):
-    """IoU of two texts like "... from 12s to 20s.": of their first two numbers, as the paper
-    writes it. 0 when a text has no two numbers or they run backwards."""
+    """IoU, as the paper writes it, of two texts like "... from 12s to 20s.": of the first two
+    numbers of each; 0 when one has no two numbers."""
     spans = [[float(n) for n in re.findall(r"\d+(?:\.\d+)?", text)[:2]] for text in texts]
-    if any(len(span) < 2 or span[0] > span[1] for span in spans):
+    if any(len(span) < 2 for span in spans):
         return 0.0
     starts, ends = zip(*spans)
     union = max(ends) - min(starts)
-    return max(0.0, min(ends) - max(starts)) / union if union else 1.0
+    return max(0.0, min(ends) - max(starts)) / union if union > 0 else float(spans[0] == spans[1])
 
 
 def score_stream(rows):
@@ -597,26 +597,28 @@ COLUMNS = ("response_precision", "response_recall", "response_f1", "state_f1", *
 def claims(args):
     """Train what is not there, stream it, write {claim}.md and a figure, {claim}.png, to --out."""
     lines, training, tradeoff = ["| | " + " | ".join(COLUMNS), "|---" * (len(COLUMNS) + 1)], {}, {}
+    budget = ["--steps", str(args.steps)] if args.steps else []
     for arm, options in CLAIMS[args.claim].items():
         scores = []
         for seed in range(args.seeds):
             folder = args.out / f"{'-'.join(options).strip('-') or 'base'}-seed{seed}"
-            if not (folder / "model.safetensors").exists():
-                subprocess.run([sys.executable, "train.py", *options, "--seed", str(seed),
-                                "--steps", str(args.steps), "--out", str(folder)], check=True)
+            if not (folder / "model" / "model.safetensors").exists():
+                again = ["--resume"] if any(folder.glob("step-*")) else []
+                subprocess.run([sys.executable, "train.py", *options, *budget, *again,
+                                "--seed", str(seed), "--out", str(folder)], check=True)
             out, fps = folder / f"{arm}.json", 2 if arm == "2 fps" else 1
             rows, run, _ = run_bench(argparse.Namespace(
-                **vars(args) | {"model": folder, "out": out, "fps": fps}))
+                **vars(args) | {"model": folder / "model", "out": out, "fps": fps}))
             scores.append(score_stream(rows))
             report(arm, scores[-1], out, run=run)
         cells = [[run[name] for run in scores] for name in COLUMNS]
         cells = [f"{mean(cell):.1f} ± {(max(cell) - min(cell)) / 2:.1f}" for cell in cells]
         lines.append(f"| {arm} | " + " | ".join(cells))
-        lines_ = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        log = [line for line in map(json.loads, lines_) if "recall_response" in line]
-        parts = [log[k:k + len(log) // 60 + 1] for k in range(0, len(log), len(log) // 60 + 1)]
-        training[arm] = [(part[-1]["step"], 100 * mean([line["recall_response"] for line in part]))
-                         for part in parts]
+        log = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+        log = [(line["step"], 100 * line["recall_response"]) for line in log
+               if "recall_response" in line]
+        width = len(log) // 60 + 1                                  # 60 points, each a mean
+        training[arm] = [np.mean(log[k:k + width], 0) for k in range(0, len(log), width)]
         tradeoff[arm] = [(recall, precision) for _, precision, recall in threshold_curve(rows)]
     table = "".join(line + " |\n" for line in lines)
     (args.out / f"{args.claim}.md").write_text(table, encoding="utf-8")
@@ -665,7 +667,7 @@ def main(argv=None):
             ("toy claims", "--videos", {"type": int, "default": 300, "help": "how many"}),
             ("toy run claims", "--seed", {"type": int, "default": 10**6, "help": "of toy videos"}),
             ("claims", "--seeds", {"type": int, "default": 1, "help": "runs of each arm"}),
-            ("claims", "--steps", {"type": int, "default": 4000, "help": "of training"}),
+            ("claims", "--steps", {"type": int, "help": "of training; default: the demo's"}),
             ("toy run score claims", "--out", {"type": Path, "required": True}),
             ("toy run claims", "--workers", {"type": int, "default": workers}),
             ("toy run", "--fps", {"type": int, "default": 1, "help": "frames in a turn, a second"}),
@@ -692,7 +694,7 @@ def main(argv=None):
                 print(f"{len(rows)} items in {out}, to be scored by: eval.py score {args.bench}")
             else:
                 report(args.bench, score_stream(rows), args.out, run=run)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -127,12 +127,12 @@ def test_captions_need_the_exact_text_within_a_second_one_to_one():
 
 def test_dated_questions_count_within_three_seconds():
     """Accuracy over all answers, recall over questions, precision of what was said."""
-    first = dialogue("tsqa", [(2, "No."), (8, "Yes.")], [(5, "No."), (12, "Yes."), (13, "Maybe.")])
+    first = dialogue("tsqa", [(2, "No."), (8, "Yes.")], [(3, "No."), (5, "No."), (12, "Yes."), (13, "Maybe.")])
     second = dialogue("tsqa", [(4, "Red.")], [(1, "Red.")])
     scores = ev.score_stream([first, second])
     assert scores["tsqa_accuracy"] == pytest.approx(100 * 2 / 3)
     assert scores["tsqa_recall"] == pytest.approx(100 * (1 / 2 + 1) / 2)
-    assert scores["tsqa_precision"] == pytest.approx(100 * 2 / 4)
+    assert scores["tsqa_precision"] == pytest.approx(100 * 3 / 5)
     assert "average" not in scores
 
 
@@ -156,7 +156,7 @@ def test_threshold_curve_by_hand():
 # ---- official rules, oddity by oddity
 
 def row(response, answer, task="x", **more):
-    return {"id": "1", "task": task, "response": response, "answer": answer, **more}
+    return {"id": "1", "task": task, "response": response, "answer": answer} | more
 
 
 @pytest.mark.parametrize("task, response, answer, official, fixed", [
@@ -201,7 +201,7 @@ def test_ovo_averages_and_official_result_file(tmp_path):
 
 @pytest.mark.parametrize("response, official", [
     ("B", 1), ("(B) dog", 1), ("b. dog", 1), ("B.", 1), ("The answer is B", 1), ("", None), (None, None),
-    ("A dog, option B", 0), ("a dog", 0), ("dog", 0), ("Best option: B", 1), ("option-B", 1), ("1,2 option-B", 0)])
+    ("A dog, option B", 0), ("a dog", 0), ("dog", 0), ("Best option: B", 1), ("option-B", 1), ("my pick: b", 1), ("1,2 option-B", 0)])
 def test_mvbench_rule(response, official):
     """The article is option A; with a number like 1,2 all punctuation is glued together."""
     assert ev.mvbench_rule(row(response, "B")) == official
@@ -246,12 +246,12 @@ def test_tempcompass_files(tmp_path):
         return tmp_path / name
     files = [write("yes_no.json", {"question": "Fast?", "answer": "yes", "prediction": "yes"},
                    {"question": "Slow?", "answer": "no", "response": "hm"}),
-             write("caption_matching.json", {"question": PAIR, "answer": PAIR.split("\n")[1], "prediction": "Caption A"}),
+             write("caption_matching.json", {"question": PAIR, "answer": PAIR.split("\n")[1], "prediction": "Caption B"}),
              write("captioning.json", {"question": "Tell.", "answer": "A. x", "prediction": "x"})]
     rows = [r for file in files for r in ev.read_rows("tempcompass", file)]
     assert rows[0]["video"] == "7.mp4" and rows[0]["prompt"] == "Fast?\nPlease answer yes or no:"
     scores = ev.score("tempcompass", rows)
-    assert (scores["yes_no"], scores["caption_matching"], scores["average"]) == (50, 100, 75)
+    assert (scores["yes_no"], scores["caption_matching"], scores["average"]) == (50, 0, 25)
     assert "captioning" not in scores and scores["matched_without_judge"] == pytest.approx(200 / 3)
 
 
@@ -292,6 +292,7 @@ def test_longvideobench(tmp_path):
     scores = ev.score("longvideobench", rows)
     assert scores["overall"] == pytest.approx(100 * (100 + 300 / 4) / 400, abs=7)
     assert scores == ev.score("longvideobench", rows) and scores["corrected"]["overall"] == 25
+    assert not any(ev.longvideobench_rule(row("y", "E", id=str(i), choices=4)) for i in range(99))
     assert scores["15"] == scores["S2E"] == scores["overall"]
     hub = {k: v for k, v in item.items() if k != "candidates"} | {f"option{i}": c for i, c in enumerate("xyz")}
     (tmp_path / "hub.jsonl").write_text(json.dumps(hub | {"id": "v", "option3": "N/A", "option4": "N/A"}))
@@ -325,8 +326,10 @@ def test_run_then_score_is_the_figure_in_process_and_a_run_resumes(folder, tmp_p
     assert "state_f1" in capsys.readouterr().out
 
 
-def test_a_row_is_what_the_stream_said_and_the_records_turns_say(folder):
+def test_a_row_is_what_the_stream_said_and_the_records_turns_say(folder, monkeypatch):
     """Questions at t are asked in turn t-1; the targets are those of data.turns_from_record."""
+    stream, heard = ev.stream, []
+    monkeypatch.setattr(ev, "stream", lambda m, t, f, questions, **o: (heard.append(questions), stream(m, t, f, questions, **o))[1])
     model, tokenizer = ev.load_model(folder, "cpu")
     clip, records = toy.bench(11, 0)
     pictures = [(t, clip.frame(t, 32)) for t in range(clip.seconds)]
@@ -335,7 +338,8 @@ def test_a_row_is_what_the_stream_said_and_the_records_turns_say(folder):
     got = ev.streamed(model, tokenizer, features, record, {"fps": 1})
     turns = data.turns_from_record(record, clip.seconds)
     question = [(max(0, int(q["time"]) - 1), q["content"]) for q in record["question"]]
-    direct = list(ev.stream(model, tokenizer, pictures, question))
+    direct = list(stream(model, tokenizer, pictures, question))
+    assert heard == [question] and question[0][0] == int(record["question"][0]["time"]) - 1
     assert got["pred"]["answers"] == [[t.start, t.text] for t in direct if t.state == "response"]
     assert got["pred"]["states"] == "".join(str(ev.NAMES.index(t.state)) for t in direct)
     assert got["gold"]["answers"] == [[t.second, t.text] for t in turns if t.state == RESPONSE]
@@ -485,7 +489,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, capsys
 
 
 def test_a_video_name_must_be_found_once(tmp_path):
-    for name in ("a/clips/v.mp4", "b/clips/v.mp4", "a/clips/w.mp4"):
+    for name in ("a/clips/v.mp4", "b/clips/v.mp4", "a/clips/w.mp4", "xw.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert ev.find_video(tmp_path, "w.mp4") == str(tmp_path / "a/clips/w.mp4")
@@ -502,8 +506,8 @@ def test_claims_write_a_table_and_a_figure(tmp_path, monkeypatch):
     def train(command, check):
         trained.append(command[2:command.index("--seed")])
         out = Path(command[command.index("--out") + 1])
-        out.mkdir(parents=True)
-        (out / "model.safetensors").touch()
+        (out / "model").mkdir(parents=True)
+        (out / "model" / "model.safetensors").touch()
         (out / "log.jsonl").write_text("".join(json.dumps({"step": m, "recall_response": m / 99}) + "\n" for m in range(99)))
     rows = [dialogue(task, gold, gold, p=[0.1 * (k % 10) for k in range(20)]) for task, gold in GOLD.items()]
     monkeypatch.setattr(ev.subprocess, "run", train)
@@ -511,7 +515,7 @@ def test_claims_write_a_table_and_a_figure(tmp_path, monkeypatch):
     command = ["claims", "loss", "--seeds", "2", "--steps", "9", "--out", str(tmp_path)]
     ev.main(command)
     ev.main(command)                                              # nothing is trained twice
-    assert trained == [["--loss", loss] for loss in ("focal", "fixed", "ce") for _ in range(2)]
+    assert trained == [["--loss", loss, "--steps", "9"] for loss in ("focal", "fixed", "ce") for _ in range(2)]
     table = (tmp_path / "loss.md").read_text()
     assert table.count("\n") == 5 and "| focal | 100.0 ± 0.0" in table
     picture = np.asarray(ev.Image.open(tmp_path / "loss.png"))

@@ -28,8 +28,8 @@ SHAPES = {              # signed distance of the point (u, v) to the outline, in
                                   for k in range(5)], axis=0)[3] - 0.44,    # inside 4 of 5 lines
     "cross": lambda u, v: np.minimum(np.maximum(abs(u) - 0.3, abs(v) - 0.95),
                                      np.maximum(abs(v) - 0.3, abs(u) - 0.95))}
-GROUNDS = ((238, 238, 234), (205, 214, 222), (222, 211, 198), (160, 168, 172), (96, 104, 112),
-           (58, 62, 72), (30, 32, 38), (196, 206, 190))
+GROUNDS = ((244, 244, 240), (226, 232, 238), (238, 230, 218), (222, 226, 228), (230, 238, 224),
+           (240, 226, 232), (214, 218, 224), (248, 240, 214))
 PATTERNS = {"plain": lambda x, y: 0 * x, "fade": lambda x, y: y - 0.5,
             "stripes": lambda x, y: np.floor(x * 8) % 2 - 0.5,
             "checks": lambda x, y: (np.floor(x * 6) + np.floor(y * 6)) % 2 - 0.5}
@@ -69,6 +69,8 @@ ASK = {                 # the wordings; {} is the event, the thing or the questi
         "{} Refresh the answer on any change."),
     "Offline QA": ("Question: {}", "Answer this question: {}", "A question about the video: {}",
                    "Please think and answer: {}", "Here is a question: {}"),
+    "Naming": ("Name all the shapes, every second.", "Each second, name what you see.",
+               "Say what is in the picture, second by second."),
     "Frame QA": ("Right now: {}", "Look at this moment: {}", "Quick question: {}",
                  "Say it at once: {}", "At this very second: {}")}
 
@@ -121,16 +123,23 @@ def count(things):
     return f"There is {number} shape." if n == 1 else f"There are {number} shapes."
 
 
+def seen(things):
+    """All that is there, in the order of reading."""
+    there = sorted((thing for thing in things if thing.r), key=lambda t: PLACES.index(t.place))
+    *most, last = [an(thing.name) for thing in there]
+    return f"I see {', '.join(most)} and {last}." if most else f"I see {last}."
+
+
 class Clip:
     """A film of so many seconds: `start` are the things, `events` the script in order of time."""
 
     def __init__(self, rng, seconds, still=False):
         self.seconds, self.start, self.events = seconds, [], []
-        self.ground = rng.choice(GROUNDS), rng.choice(list(PATTERNS)), rng.uniform(-14, 14)
+        self.ground = rng.choice(GROUNDS), rng.choice(list(PATTERNS)), rng.uniform(-10, 10)
         self.looks, self.cells, self.canvas = set(), {}, {}
-        for _ in range(rng.choices((1, 2, 3, 4), (1, 3, 4, 2 if still else 0))[0]):
+        for _ in range(rng.choices((1, 2, 3, 4), (6, 3, 2, 1) if still else (1, 3, 4, 0))[0]):
             self._enter(rng)
-            self.start[-1].r = rng.uniform(0.095, 0.125)
+            self.start[-1].r = rng.uniform(0.13, 0.152)
         time = rng.randint(1, 3)
         while not still and time <= seconds - 2 and (event := self._happen(rng, time)):
             if event.last - event.first >= 2 and rng.random() < 0.15:       # two at a time
@@ -160,7 +169,7 @@ class Clip:
             i = self._enter(rng) if kind == "appear" else rng.choice(here)
             thing = self.state(math.inf)[i]
             if kind == "appear":
-                change = "r", rng.uniform(0.095, 0.125), 1, "appears"
+                change = "r", rng.uniform(0.13, 0.152), 1, "appears"
             elif kind == "leave" and len(self.cells) > 1:
                 del self.cells[i]
                 change = "r", 0.0, 1, "disappears"
@@ -169,12 +178,11 @@ class Clip:
                 if (colour, thing.shape) not in self.looks:
                     self.looks.add((colour, thing.shape))
                     change = "colour", colour, 1, f"turns {colour}"
-            elif kind == "grow" and thing.r < 0.13:
-                r = min(0.19, thing.r * rng.uniform(1.6, 1.8))
-                change = "r", r, rng.randint(3, 4), "grows", "growing"
-            elif kind == "shrink" and thing.r > 0.105:
-                r = thing.r * rng.uniform(0.55, 0.65)
-                change = "r", r, rng.randint(3, 4), "shrinks", "shrinking"
+            elif kind == "grow" and thing.r < 0.145 or kind == "shrink" and thing.r > 0.125:
+                r = thing.r * rng.uniform(*((1.5, 1.7) if kind == "grow" else (0.55, 0.65)))
+                frames, word = rng.randint(3, 4), f"{kind}ing"
+                if r < self._room(i):
+                    change = "r", r, frames, f"{kind}s", word
             elif kind in ("move", "hit"):
                 i, *change = self._journey(rng, kind, here) or [i]
             if change:
@@ -186,6 +194,12 @@ class Clip:
                 self.events.append(Event(kind, i, thing.name, first, last, change, *words))
                 return self.events[-1]
         return None
+
+    def _room(self, i):
+        """How far thing i is from the nearest other one."""
+        things = self.state(math.inf)
+        return min((math.hypot(other.x - things[i].x, other.y - things[i].y) - other.r
+                    for j, other in enumerate(things) if j != i and other.r), default=1)
 
     def _journey(self, rng, kind, here):
         """One of the things here moves to a free cell, or hits the thing two cells away."""
@@ -232,7 +246,8 @@ class Clip:
         if size not in self.canvas:
             colour, pattern, tint = self.ground
             wave = PATTERNS[pattern](grid[None], grid[:, None]) + np.zeros((size, size))
-            self.canvas[size] = np.float64(colour) + tint * wave[..., None] * 1.5   # (S, S, 3)
+            ground = np.float64(colour) + tint * wave[..., None] * 1.5              # (S, S, 3)
+            self.canvas[size] = np.clip(ground, 0, 255)
         picture = self.canvas[size].copy()
         for thing in self.state(t):
             if thing.r > 0:
@@ -244,6 +259,36 @@ class Clip:
                 cover, window = np.clip(0.5 - outside, 0, 1)[..., None], picture[rows, columns]
                 window += cover * (np.float64(COLOURS.get(thing.colour, thing.colour)) - window)
         return (picture + 0.5).astype(np.uint8)
+
+
+    def labels(self, t, side):
+        """What the patches of a side x side grid show at t seconds: names (side, side), 0 for the
+        ground, else 1 + the number of the colour and shape; offsets (side, side, 3), from the
+        patch's centre to the thing's, and the thing's radius."""
+        names, offsets = np.zeros((side, side), np.int64), np.zeros((side, side, 3), np.float32)
+        centre = (np.arange(side) + 0.5) / side
+        for thing in self.state(t):
+            dx, dy = np.broadcast_arrays(thing.x - centre[None], thing.y - centre[:, None])
+            covered = np.hypot(dx, dy) < thing.r
+            names[covered] = 1 + [(c, s) for c in COLOURS for s in SHAPES].index(
+                (thing.colour, thing.shape))
+            offsets[covered] = np.stack([dx, dy, np.full_like(dx, thing.r)], -1)[covered]
+        return names, offsets
+
+
+class Slides:
+    """A film that shows another picture every second."""
+    events = ()
+
+    def __init__(self, rng, seconds):
+        self.seconds = seconds
+        self.pictures = [Clip(rng, 1, still=True) for _ in range(seconds)]
+
+    def state(self, t):
+        return self.pictures[int(t)].state(0)
+
+    def frame(self, t, size):
+        return self.pictures[int(t)].frame(0, size)
 
 
 class Dialogue:
@@ -303,6 +348,10 @@ class Dialogue:
             content, reply = self.question(turn)
             self.ask(task, content, turn)
             self.say(reply, turn + 2, since=turn)
+        elif task == "Naming":
+            self.ask(task, "", 0)
+            for turn in range(end):
+                self.say(seen(self.clip.state(turn)), turn)
         elif task == "Mixed":           # perhaps a lasting instruction, and questions along the way
             self.instruct(rng.choice(("Event Caption", "Real-time Narration", "Action Caption",
                                       "Event Grounding", "Time-sensitive QA", None)))
@@ -347,11 +396,8 @@ class Dialogue:
             asks += [(f"Which shape is {one.colour}?", f"It is the {one.shape}.")] * 2
         other = f"{self.rng.choice(list(COLOURS))} {one.shape}"
         there = other in [thing.name for thing in now]
-        now.sort(key=lambda thing: PLACES.index(thing.place))
-        *most, last = [an(thing.name) for thing in now]
-        all_of = f"{', '.join(most)} and {last}" if most else last
         asks += [(f"Is there any {other}?", "Yes." if there else "No."),
-                 ("Name all the shapes.", f"I see {all_of}.")]
+                 ("Name all the shapes.", seen(now))]
         if over:
             asks += [("What happened last?", max(over, key=lambda e: e.last).caption)] * 3
             asks += [("What happened first?", min(over, key=lambda e: e.last).caption)]
@@ -395,7 +441,8 @@ def draw(seed, i, kind):
     """The source of all chance of a sample, and the sample's length."""
     rng = random.Random(f"train/{kind}/{seed}/{i}")
     longest = rng.choices((20, 30, 60), (5, 3, 2))[0]
-    return rng, rng.randint(*{"full": (10, longest), "short": (5, 9), "frame": (4, 7)}[kind])
+    return rng, rng.randint(*{"full": (10, longest), "short": (5, 9), "frame": (2, 6),
+                              "one": (1, 1)}[kind])
 
 
 def seconds(seed, i, kind="full"):
@@ -405,12 +452,15 @@ def seconds(seed, i, kind="full"):
 
 def sample(seed, i, kind="full"):
     """(clip, raw record) number i of a seed, always the same. kind: "full", 10 to 60 s, one task by
-    the paper's mix or several; "short", 5 to 9 s; "frame", a still with a question every second."""
+    the paper's mix or several; "short", 5 to 9 s; "frame", another picture every second, with
+    questions about it; "one", a single such picture."""
     rng, length = draw(seed, i, kind)
-    clip = Clip(rng, length, still=kind == "frame")
+    clip = Slides(rng, length) if kind in ("one", "frame") else Clip(rng, length)
     dialogue = Dialogue(clip, rng)
-    if kind == "frame":
-        return clip, dialogue.interrupt(range(length)).record(i, "Frame QA")
+    if kind in ("one", "frame"):
+        naming = rng.random() < 0.6
+        dialogue.instruct("Naming") if naming else dialogue.interrupt(range(length))
+        return clip, dialogue.record(i, "Frame QA")
     task = rng.choices(list(TASKS), list(TASKS.values()))[0]
     if task == "Grounding":
         task = rng.choice(("Event Grounding", "Backward Grounding"))

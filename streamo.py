@@ -37,6 +37,13 @@ def check(ok, message):
         raise ValueError(message)
 
 
+def only(data, where, **allowed):
+    """Refuse, by name, a setting of a public file that we do not have."""
+    for key, value in allowed.items():
+        check(data.get(key, value) in (value, None),
+              f"{where}: {key} = {data.get(key)!r} is not supported, only {value!r}")
+
+
 # ---- Tokenizer: byte-level BPE in the tokenizer.json layout ----------------------------------
 
 QWEN_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
@@ -85,8 +92,7 @@ def compile_split(pattern):
             piece = classes[piece] if inside else f"[{classes[piece]}]"
         elif piece == r"\S" and not inside:
             piece = f"[^{WHITE_SPACE}]"
-        check(piece[:2] not in (r"\p", r"\P", r"\S"),
-              f"tokenizer pattern {pattern!r}: {piece} is not supported here")
+        check(piece[:2] not in (r"\p", r"\P", r"\S"), f"pattern {pattern}: {piece} unsupported")
         inside = piece == "[" or (inside and piece != "]")
         out.append(piece)
     return re.compile(f"({''.join(out)})")
@@ -161,17 +167,9 @@ class Tokenizer:
             if token not in self.added:
                 self._set_added({token: self.vocab.get(token, len(self))})
 
-    @property
-    def state_ids(self):
-        return tuple(self.id(token) for token in STATES)
-
-    @property
-    def frame_id(self):
-        return self.id(FRAME)
-
-    @property
-    def pad_id(self):
-        return self.id("<|endoftext|>")
+    state_ids = property(lambda self: tuple(self.id(token) for token in STATES))
+    frame_id = property(lambda self: self.id(FRAME))
+    pad_id = property(lambda self: self.id("<|endoftext|>"))
 
     def _encode_plain(self, text):
         if self.nfc and not text.isascii():
@@ -246,20 +244,18 @@ class Tokenizer:
         if not path.exists() and path.with_name("vocab.json").exists():
             return cls._from_vocab(Path(folder))
         data = read_json(path)
-        model, normalizer = data["model"], data.get("normalizer") or {}
-        check(model["type"] == "BPE" and not model.get("byte_fallback"),
-              f"{path}: only byte-level BPE is supported, not {model['type']} with byte_fallback")
-        for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-            check(not model.get(key), f"{path}: model.{key} is not supported")
-        names = [n["type"] for n in normalizer.get("normalizers", [normalizer] * bool(normalizer))]
+        model, normalizer = data["model"], data.get("normalizer") or {"normalizers": []}
+        only(model, path, type="BPE", dropout=None, byte_fallback=False,
+             continuing_subword_prefix="", end_of_word_suffix="")
+        names = [step["type"] for step in normalizer.get("normalizers", [normalizer])]
         check(names in ([], ["NFC"]), f"{path}: normalizer {names} is not supported, only NFC")
-        steps = data.get("pre_tokenizer") or {"type": "null"}
+        steps = data.get("pre_tokenizer") or {"type": None}
         patterns = [split_pattern(step, path) for step in steps.get("pretokenizers", [steps])]
         for token in data["added_tokens"]:
-            for key in ("lstrip", "rstrip", "single_word"):
-                check(not token.get(key), f"{path}: {key} of {token['content']} is not supported")
-        return cls(model["vocab"], [m.split(" ") if isinstance(m, str) else m
-                                    for m in model["merges"]], list(filter(None, patterns)),
+            only(token, f"{path}: {token['content']}", lstrip=False, rstrip=False,
+                 single_word=False)
+        merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        return cls(model["vocab"], merges, [pattern for pattern in patterns if pattern],
                    {t["content"]: t["id"] for t in data["added_tokens"]}, bool(names),
                    model.get("ignore_merges", False))
 
@@ -267,11 +263,10 @@ class Tokenizer:
     def _from_vocab(cls, folder):
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-        config = folder / "tokenizer_config.json"
-        config = read_json(config) if config.exists() else {}
-        kind = config.get("tokenizer_class", "Qwen2Tokenizer")
-        check(kind.startswith("Qwen2Tokenizer"), f"{folder}: without a tokenizer.json only "
-              f"Qwen2Tokenizer is supported, not {kind}")
+        path = folder / "tokenizer_config.json"
+        config = read_json(path) if path.exists() else {}
+        kind = config.get("tokenizer_class", "Qwen2Tokenizer").removesuffix("Fast")
+        check(kind == "Qwen2Tokenizer", f"{path}: {kind} needs its tokenizer.json")
         added = {t["content"]: int(i) for i, t in config.get("added_tokens_decoder", {}).items()}
         return cls(read_json(folder / "vocab.json"), merges, [QWEN_PATTERN], added, nfc=True)
 
@@ -282,10 +277,10 @@ class Tokenizer:
         splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated",
                    "invert": False} for p in self.patterns]
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        added = [{"id": i, "content": token, **flags, "special": True}
+                 for token, i in sorted(self.added.items(), key=lambda item: item[1])]
         write_json(Path(folder) / "tokenizer.json", {
-            "version": "1.0", "truncation": None, "padding": None,
-            "added_tokens": [{"id": i, "content": t, **flags, "special": True}
-                             for t, i in sorted(self.added.items(), key=lambda item: item[1])],
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
             "normalizer": {"type": "NFC"} if self.nfc else None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
             "post_processor": byte_level, "decoder": byte_level,
@@ -296,13 +291,13 @@ class Tokenizer:
 def split_pattern(step, path):
     """The regex of one pre-tokenizer of a tokenizer.json; None where it does not split."""
     kind, pattern = step["type"], step.get("pattern", {})
-    if kind == "Split" and "Regex" in pattern and step["behavior"] == "Isolated":
-        check(not step.get("invert"), f"{path}: invert of pre_tokenizer Split is not supported")
+    if kind == "Split" and "Regex" in pattern:
+        only(step, path, behavior="Isolated", invert=False)
         return pattern["Regex"]
     if kind == "Digits":
         return r"\p{N}" if step["individual_digits"] else r"\p{N}+"
-    check(kind == "ByteLevel" and not step.get("add_prefix_space"),
-          f"{path}: pre_tokenizer {step} is not supported")
+    check(kind == "ByteLevel", f"{path}: pre_tokenizer {step} is not supported")
+    only(step, path, add_prefix_space=False)
     return GPT2_PATTERN if step.get("use_regex", True) else None
 
 
@@ -328,17 +323,15 @@ class VisionConfig:
     @classmethod
     def from_hf(cls, data, path):
         """From a SigLIP config.json. ValueError names the setting that is not supported."""
-        kind = data.get("model_type")
-        if kind == "siglip":
+        if data.get("model_type") == "siglip":
             data = {"model_type": "siglip_vision_model", **(data.get("vision_config") or {})}
-            kind = data["model_type"]
-        check(not str(kind).startswith("siglip2"), f"{path}: model_type {kind} is SigLIP2 NaFlex, "
+        kind = str(data.get("model_type"))
+        check(not kind.startswith("siglip2"), f"{path}: model_type {kind} is SigLIP2 NaFlex, "
               "which is not supported; use SigLIP or a SigLIP2 of fixed resolution")
-        check(kind == "siglip_vision_model",
-              f"{path}: model_type {kind!r} is not supported as a vision encoder, only 'siglip'")
+        only({"model_type": kind}, path, model_type="siglip_vision_model")
         act = data.get("hidden_act", cls.hidden_act)
-        check(act in ACTIVATIONS, f"{path}: hidden_act {act!r}: not among {[*ACTIVATIONS]}")
-        check(not data.get("attention_dropout"), f"{path}: attention_dropout must be 0")
+        check(act in ACTIVATIONS, f"{path}: hidden_act = {act!r}: not among {[*ACTIVATIONS]}")
+        only(data, path, attention_dropout=0)
         return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
 
@@ -364,21 +357,17 @@ class DecoderConfig:
         """From a Qwen2, Qwen3 or Llama config.json; absent keys take that family's defaults.
         ValueError names the setting that would change the maths and is not supported."""
         kind = data.get("model_type")
-        check(kind in FAMILIES, f"{path}: model_type {kind!r} is not supported as a decoder, only "
-              f"{', '.join(FAMILIES)}")
-        data = {**DECODER_DEFAULTS, **FAMILIES[kind], **data}
-        for key, value in ONLY.items():
-            check(data.get(key, value) in (value, None),
-                  f"{path}: {key} = {data.get(key)!r} is not supported, only {value!r}")
-        check(kind == "qwen2" or not data.get("attention_bias"),
-              f"{path}: attention_bias = True is not supported for {kind}")
-        check(set(data.get("layer_types") or []) <= {"full_attention"},
-              f"{path}: layer_types other than full_attention are not supported")
+        check(kind in FAMILIES, f"{path}: model_type = {kind!r} is not supported as a decoder, "
+              f"only {', '.join(FAMILIES)}")
+        data = {**FAMILIES[kind], **data}
+        only(data, path, hidden_act="silu", use_sliding_window=False, mlp_bias=False,
+             attention_dropout=0, quantization_config=None, attention_bias=kind == "qwen2")
+        for layer_type in data.get("layer_types") or []:
+            only({"layer_types": layer_type}, path, layer_types="full_attention")
         for key in ("rope_scaling", "rope_parameters"):
             rope = data.get(key) or {}
-            check(rope.get("rope_type", rope.get("type", "default")) == "default"
-                  and rope.get("partial_rotary_factor", 1) == 1,
-                  f"{path}: {key} = {rope} is not supported, only plain RoPE")
+            only({"type": rope.get("rope_type"), **rope}, f"{path}: {key}", type="default",
+                 partial_rotary_factor=1)
             data["rope_theta"] = rope.get("rope_theta", data["rope_theta"])
         heads = data["num_attention_heads"]
         data["head_dim"] = data.get("head_dim") or data["hidden_size"] // heads
@@ -387,16 +376,14 @@ class DecoderConfig:
         return cls(**{f.name: data[f.name] for f in fields(cls)})
 
 
-DECODER_DEFAULTS = dict(vocab_size=151936, hidden_size=4096, intermediate_size=22016,
-                        num_hidden_layers=32, num_attention_heads=32, rope_theta=1e4,
-                        rms_norm_eps=1e-6, max_position_embeddings=32768,
-                        tie_word_embeddings=False)
-FAMILIES = {"qwen2": {"num_key_value_heads": 32},
-            "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
-            "llama": {"vocab_size": 32000, "intermediate_size": 11008,
-                      "max_position_embeddings": 2048}}
-ONLY = dict(hidden_act="silu", use_sliding_window=False, mlp_bias=False, attention_dropout=0,
-            quantization_config=None)
+QWEN = dict(vocab_size=151936, hidden_size=4096, intermediate_size=22016, num_hidden_layers=32,
+            num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=32768,
+            rope_theta=1e4, rms_norm_eps=1e-6, tie_word_embeddings=False)
+FAMILIES = {"qwen2": QWEN, "qwen3": {**QWEN, "head_dim": 128},
+            "llama": {**QWEN, "vocab_size": 32000, "intermediate_size": 11008,
+                      "num_key_value_heads": None, "max_position_embeddings": 2048}}
+SO400M = dict(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27,
+              num_attention_heads=16, image_size=384, patch_size=14)
 
 
 @dataclass(frozen=True)
@@ -421,46 +408,33 @@ class StreamoConfig:
         data = {key: value for key, value in data.items() if key != "model_type"}
         for config, part in ((cls, data), (VisionConfig, data.get("vision", {})),
                              (DecoderConfig, data.get("decoder", {}))):
-            unknown = set(part) - {f.name for f in fields(config)}
-            check(not unknown, f"{path}: unknown {config.__name__} key {', '.join(unknown)}")
-        try:
-            return cls(**{**data, "vision": VisionConfig(**data["vision"]),
-                          "decoder": DecoderConfig(**data["decoder"])})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: incomplete Streamo config ({error})") from None
+            wrong = set(part) ^ {f.name for f in fields(config)}
+            check(not wrong, f"{path}: {config.__name__} keys missing or unknown: {sorted(wrong)}")
+        return cls(**{**data, "vision": VisionConfig(**data["vision"]),
+                      "decoder": DecoderConfig(**data["decoder"])})
 
     @classmethod
     def from_llava(cls, data, frame_token_id, path):
         """From the config.json of LLaVA-OneVision, the original one or the hub's converted one.
         Its features are the last layer but one of the whole tower, before the norm."""
-        if "text_config" in data:
-            vision = VisionConfig.from_hf(data.get("vision_config") or {}, path)
-            text = {"model_type": "qwen2", **data["text_config"]}
-            if "tie_word_embeddings" in data:
-                text.setdefault("tie_word_embeddings", data["tie_word_embeddings"])
-            only = dict(vision_feature_select_strategy="full", projector_hidden_act="gelu",
-                        multimodal_projector_bias=True)
-            used = vision.num_hidden_layers + 1 + data.get("vision_feature_layer", -1)
-        else:
-            text = {**data, "model_type": "qwen2"}
-            only = dict(mm_projector_type="mlp2x_gelu", mm_spatial_pool_mode="bilinear")
+        vision, text = data.get("vision_config"), data.get("text_config")
+        if text is None:                                # the original: Qwen2's keys at the top
             tower = str(data.get("mm_vision_tower"))
-            check("vision_config" in data or tower.endswith("siglip-so400m-patch14-384"),
+            check(vision or tower.endswith("siglip-so400m-patch14-384"),
                   f"{path}: mm_vision_tower {tower}: only siglip-so400m-patch14-384 is known")
-            vision = VisionConfig.from_hf(
-                {"model_type": "siglip_vision_model", **data.get("vision_config", SO400M)}, path)
-            used = vision.num_hidden_layers - 1         # it deletes the last layer of its tower
-        for key, value in only.items():
-            check(data.get(key, value) == value,
-                  f"{path}: {key} = {data.get(key)!r} is not supported, only {value!r}")
-        vision = replace(vision, num_hidden_layers=used + 1)
+            only(data, path, mm_projector_type="mlp2x_gelu", mm_spatial_pool_mode="bilinear")
+            vision, text, layer = vision or SO400M, {**data, "model_type": "qwen2"}, -2
+        else:
+            only(data, path, vision_feature_select_strategy="full", projector_hidden_act="gelu",
+                 multimodal_projector_bias=True)
+            text = {"model_type": "qwen2", **{key: data[key] for key in ["tie_word_embeddings"]
+                                              if key in data}, **text}
+            layer = data.get("vision_feature_layer", -1)    # of a tower already cut by one
+        vision = VisionConfig.from_hf({"model_type": "siglip_vision_model", **vision}, path)
+        vision = replace(vision, num_hidden_layers=vision.num_hidden_layers + 2 + layer)
         grid = (vision.side + 1) // 2
         return cls(vision, DecoderConfig.from_hf(text, path), frame_token_id, grid=grid,
                    coarse_grid=(grid + 1) // 2)
-
-
-SO400M = dict(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27,
-              num_attention_heads=16, image_size=384, patch_size=14)
 
 
 # ---- Vision encoder (SigLIP) and connector --------------------------------------------------
@@ -505,53 +479,45 @@ def init_weights(module):
             nn.init.zeros_(module.bias)
 
 
-class VisionEmbeddings(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.side, p = config.side, config.patch_size
-        self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, p, stride=p)
-        self.position_embedding = embedding(config.side ** 2, config.hidden_size)
-
-    def forward(self, pixels):
-        # the convolution's stride is its width, so it is one matrix product over cut patches
-        weight, bias, n = self.patch_embedding.weight, self.patch_embedding.bias, self.side
-        B, C, p = len(pixels), weight.shape[1], weight.shape[-1]
-        x = pixels[:, :, :n * p, :n * p].to(weight.dtype).reshape(B, C, n, p, n, p)
-        x = x.permute(0, 2, 4, 1, 3, 5).reshape(B, n * n, C * p * p)         # (B, N, C*p*p)
-        return F.linear(x, weight.flatten(1), bias) + self.position_embedding.weight
-
-
 class VisionEncoder(nn.Module):
     """SigLIP: pixels (B, 3, H, W) in [-1, 1] -> (B, N, D), the last hidden state; with
     feature_layer=-2 the output of the layer before the last, without the final norm."""
 
     def __init__(self, config, feature_layer=-1):
         super().__init__()
-        last = config.num_hidden_layers - 1
         check(feature_layer in (-1, -2), f"vision_feature_layer {feature_layer}: -1 or -2 wanted")
-        self.config = config
-        self.vision_model = model = nn.Module()
-        model.embeddings = VisionEmbeddings(config)
-        model.encoder = nn.Module()
-        model.encoder.layers = nn.ModuleList(VisionLayer(config) for _ in range(last))
-        self.unused = ("vision_model.head.", "text_model.", "logit_")    # in files, not computed
-        model.post_layernorm = nn.Identity()
+        D, p, last = config.hidden_size, config.patch_size, config.num_hidden_layers - 1
+        self.config, self.vision_model = config, nn.Module()
+        self.vision_model.embeddings = nn.ModuleDict({
+            "patch_embedding": nn.Conv2d(config.num_channels, D, p, stride=p),
+            "position_embedding": embedding(config.side ** 2, D)})
+        self.vision_model.encoder = nn.ModuleDict({"layers": nn.ModuleList(
+            VisionLayer(config) for _ in range(config.num_hidden_layers + 1 + feature_layer))})
+        self.unused = ["vision_model.head.", "text_model.", "logit_"]   # in files, not computed
         if feature_layer == -1:
-            model.encoder.layers.append(VisionLayer(config))
-            model.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.vision_model.post_layernorm = nn.LayerNorm(D, eps=config.layer_norm_eps)
         else:
-            self.unused += (f"vision_model.encoder.layers.{last}.", "vision_model.post_layernorm.")
+            self.vision_model.post_layernorm = nn.Identity()
+            self.unused += [f"vision_model.encoder.layers.{last}.", "vision_model.post_layernorm."]
         self.apply(init_weights)
 
     def forward(self, pixels):
-        config, model = self.config, self.vision_model
-        wanted = (config.num_channels, config.image_size, config.image_size)
+        wanted = (self.config.num_channels, self.config.image_size, self.config.image_size)
         check(pixels.shape[1:] == wanted,
               f"pixels are {tuple(pixels.shape[1:])}, the encoder reads {wanted}")
-        x = model.embeddings(pixels)
-        for layer in model.encoder.layers:
+        x = self.embed(pixels)
+        for layer in self.vision_model.encoder.layers:
             x = layer(x)
-        return model.post_layernorm(x)
+        return self.vision_model.post_layernorm(x)
+
+    def embed(self, pixels):
+        # the convolution's stride is its width, so it is one matrix product over cut patches
+        conv, n = self.vision_model.embeddings.patch_embedding, self.config.side
+        B, C, p = *pixels.shape[:2], self.config.patch_size
+        x = pixels[:, :, :n * p, :n * p].to(conv.weight.dtype).reshape(B, C, n, p, n, p)
+        x = x.permute(0, 2, 4, 1, 3, 5).reshape(B, n * n, C * p * p)         # (B, N, C*p*p)
+        x = F.linear(x, conv.weight.flatten(1), conv.bias)
+        return x + self.vision_model.embeddings.position_embedding.weight
 
 
 class Connector(nn.Module):
@@ -665,60 +631,35 @@ class KVCache:
         self.length -= end - start
 
 
-class RMSNorm(nn.Module):
-    def __init__(self, size, eps):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
-
-    def forward(self, x):
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-class Attention(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        D, H, K = config.head_dim, config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = D
-        self.q_proj = nn.Linear(config.hidden_size, H * D, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, K * D, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, K * D, bias=config.attention_bias)
-        self.o_proj = nn.Linear(H * D, config.hidden_size, bias=False)
-        self.q_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
-
-    def forward(self, x, cos, sin, cache, layer):
-        B, T, _ = x.shape
-        q = self.q_norm(self.q_proj(x).view(B, T, -1, self.head_dim)).transpose(1, 2)
-        k = self.k_norm(self.k_proj(x).view(B, T, -1, self.head_dim)).transpose(1, 2)
-        v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)     # (B, K, T, D)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:
-            k, v = cache.update(layer, k, v)                                 # (B, K, S, D)
-        return self.o_proj(causal_attention(q, k, v))
-
-
-class MLP(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
 class DecoderLayer(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config)
+        size, inner, eps = config.hidden_size, config.intermediate_size, config.rms_norm_eps
+        D, H, K = config.head_dim, config.num_attention_heads, config.num_key_value_heads
+        self.head_dim, self.qk_norm, bias = D, config.qk_norm, config.attention_bias
+        self.input_layernorm = nn.RMSNorm(size, eps)
+        self.self_attn = nn.ModuleDict({
+            "q_proj": nn.Linear(size, H * D, bias), "k_proj": nn.Linear(size, K * D, bias),
+            "v_proj": nn.Linear(size, K * D, bias), "o_proj": nn.Linear(H * D, size, False)})
+        if self.qk_norm:
+            self.self_attn.update({"q_norm": nn.RMSNorm(D, eps), "k_norm": nn.RMSNorm(D, eps)})
+        self.post_attention_layernorm = nn.RMSNorm(size, eps)
+        self.mlp = nn.ModuleDict({"gate_proj": nn.Linear(size, inner, False),
+                                  "up_proj": nn.Linear(size, inner, False),
+                                  "down_proj": nn.Linear(inner, size, False)})
 
-    def forward(self, x, *attention_args):
-        x = x + self.self_attn(self.input_layernorm(x), *attention_args)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(self, x, cos, sin, cache, layer):
+        (B, T, _), attn, mlp, h = x.shape, self.self_attn, self.mlp, self.input_layernorm(x)
+        q, k, v = (proj(h).view(B, T, -1, self.head_dim).transpose(1, 2)
+                   for proj in (attn.q_proj, attn.k_proj, attn.v_proj))      # (B, heads, T, D)
+        if self.qk_norm:
+            q, k = attn.q_norm(q), attn.k_norm(k)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.update(layer, k, v)                                 # (B, K, S, D)
+        x = x + attn.o_proj(causal_attention(q, k, v))
+        h = self.post_attention_layernorm(x)
+        return x + mlp.down_proj(F.silu(mlp.gate_proj(h)) * mlp.up_proj(h))
 
 
 class Decoder(nn.Module):
@@ -734,8 +675,8 @@ class Decoder(nn.Module):
         model.embed_tokens = embedding(config.vocab_size, config.hidden_size)
         model.layers = nn.ModuleList(DecoderLayer(config)
                                      for _ in range(config.num_hidden_layers))
-        model.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.unused = ("lm_head.",) if config.tie_word_embeddings else ()
+        model.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.unused = ["lm_head."] if config.tie_word_embeddings else []
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.apply(init_weights)

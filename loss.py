@@ -1,8 +1,8 @@
 """The state-focal loss of Streamo: equations 3-7 of "Streaming Video Instruction Tuning".
 
-Most seconds of a stream are silent, so plain cross entropy learns to say nothing. On the three state
-tokens, and only there, the loss is weighted twice: alpha_k makes rare states count as much as common
-ones, and (1 - p)^gamma lets the seconds that the model already gets right fade.
+Most seconds of a stream are silent, so plain cross entropy learns to say nothing. On the three
+state tokens, and only there, the loss is weighted twice: alpha_k makes rare states count as much as
+common ones, and (1 - p)^gamma lets the seconds that the model already gets right fade.
 
     L_i = alpha_k * (1 - p_i)^gamma * -log(p_i)     where the target i is state token k
     L_i = -log(p_i)                                 elsewhere (the words of an answer, <|im_end|>)
@@ -11,8 +11,8 @@ ones, and (1 - p)^gamma lets the seconds that the model already gets right fade.
 p_i is the probability of the right token among the whole vocabulary, and the gradient flows through
 it. alpha_k = (1/3) * (n_silence + n_standby + n_response) / n_k, counted over the optimiser step.
 
-A worked example: four positions, a vocabulary of five tokens (0, 1, 2 are Silence, Standby, Response;
-3, 4 are words), and logits that are the logarithm of these probabilities:
+A worked example: four positions, a vocabulary of five tokens (0, 1, 2 are Silence, Standby,
+Response; 3, 4 are words), and logits that are the logarithm of these probabilities:
 
     target      p of the target    counts 2/1/0, so alpha = (1/3) * 3/2, (1/3) * 3/1, 0 = 0.5, 1, 0
     Silence     0.8                0.5 * 0.2^2 * -log 0.8 = 0.5 * 0.04 * 0.22314 = 0.00446
@@ -28,7 +28,7 @@ KINDS = ("focal", "fixed", "ce")
 
 
 def state_counts(targets, state_ids):
-    """How often each of the three state tokens is a target: targets (n,), state_ids (3,) -> (3,)."""
+    """How often each state token is a target: targets (n,), state_ids (3,) -> (3,)."""
     return (targets[:, None] == state_ids).sum(dim=0)                                     # (3,)
 
 
@@ -51,7 +51,7 @@ def state_focal_loss(logits, targets, state_ids, counts, num_items, kind="focal"
     if kind != "ce":
         is_state = targets[:, None] == state_ids                                          # (n, 3)
         if kind == "focal":
-            focal = (1 - torch.exp(-losses)) ** gamma                     # p of the target: exp(-CE)
+            focal = (1 - torch.exp(-losses)) ** gamma                # p of the target: exp(-CE)
             weights = state_alpha(counts)
         else:
             focal, weights = 1.0, losses.new_tensor((0.3, 1.3, 2.0))

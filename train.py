@@ -1,0 +1,562 @@
+"""Training Streamo: one loop, from the demo model on two CPU cores to a 7B model on many GPUs.
+
+    python train.py                                      the demo model, from nothing
+    torchrun --nproc_per_node=2 train.py                 the same on two processes
+    python train.py --resume                             go on after a stop, a crash or a kill -9
+    torchrun --nproc_per_node=8 train.py --preset paper --vision SIGLIP --decoder QWEN \\
+        --data raw_data.json more.jsonl:0.5 --videos FOLDER --out runs/streamo
+    torchrun --nnodes=2 --nproc_per_node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 \\
+        train.py ...                                     the same on two machines
+    python train.py --preset paper --model LLAVA_ONEVISION --data FILE --videos FOLDER
+
+A step takes some micro-batches on every rank. Their states and supervised tokens are counted, over
+all of them and all ranks, before the first backward, so the gradient is the same however a step is
+split. Which samples a step holds is a function of the seed and the step alone: resuming is exact.
+"""
+import argparse
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data import RawDataset, ToyDataset, ToyStills, collate, toy_texts
+from loss import KINDS, state_counts, state_focal_loss
+from streamo import (FRAME, STATES, DecoderConfig, Streamo, StreamoConfig, Tokenizer, VisionConfig)
+
+
+# ------------------------------------------------------------------------------------ options
+
+def option(default, reason, **more):
+    return field(default=default, metadata={"help": reason, **more})
+
+
+@dataclass
+class Options:
+    out: str = option("runs/demo", "folder of the run")
+    preset: str = option("", "demo or paper; without it, paper where there is --data",
+                         choices=("demo", "paper"))
+    model: str = option("", "start from this folder: Streamo or LLaVA-OneVision")
+    vision: str = option("", "start from this SigLIP folder (with --decoder)")
+    decoder: str = option("", "start from this Qwen or Llama folder (with --vision)")
+    data: tuple = option((), "annotations, FILE or FILE:WEIGHT; none: the toy world", nargs="+")
+    videos: str = option("", "folder that the videos of --data lie in")
+    train: str = option("all", "which parts learn",
+                        choices=("connector", "connector+decoder", "all"))
+    loss: str = option("focal", "loss on the state tokens", choices=KINDS)
+    states: int = option(3, "2: no Standby, only when to speak", choices=(2, 3))
+    tasks: str = option("all", "toy tasks", choices=("all", "grounding+caption"))
+    steps: int = option(0, "optimiser steps; 0: one epoch of --data")
+    batch: int = option(0, "samples in a step; 0: one micro-batch on each rank")
+    see_steps: int = option(0, "steps in which a new vision encoder learns to see, before all else")
+    vision_lr: float = option(0.2, "learning rate of the vision encoder, as a share of --lr")
+    micro_tokens: int = option(8192, "padded tokens in a micro-batch of --data")
+    max_tokens: int = option(32768, "longer dialogues are cut, by whole turns")
+    fps: int = option(1, "frames in a second of stream")
+    lr: float = option(1.3e-3, "peak learning rate")
+    warmup: float = option(0.03, "share of the steps in which the rate rises, to fall as a cosine")
+    weight_decay: float = option(0.05, "of matrices")
+    clip: float = option(1.0, "largest norm of the gradient")
+    seed: int = option(0, "of the weights, the data and their order")
+    workers: int = option(1, "processes that decode and draw ahead, on each rank")
+    vision_chunk: int = option(0, "frames that a frozen encoder takes at once; 0: all")
+    checkpoint_layers: bool = option(False, "recompute activations in the backward: less memory")
+    autocast: bool = option(True, "multiply matrices in bfloat16; the weights stay float32")
+    zero: bool = option(False, "shard the optimiser's state over the ranks")
+    skip_bad: bool = option(False, "list unreadable samples in bad.txt and go on with the next")
+    save_every: int = option(500, "steps from checkpoint to checkpoint")
+    keep: int = option(2, "checkpoints kept")
+    eval_every: int = option(0, "steps between evaluations that stream unseen toy clips")
+    eval_videos: int = option(4, "clips of such an evaluation")
+    resume: bool = option(False, "go on from the last checkpoint in --out")
+
+
+PRESETS = {"demo": dict(steps=5000, see_steps=1500),
+           "paper": dict(train="connector+decoder", batch=512, micro_tokens=16384, lr=1e-5,
+                         warmup=0.05, weight_decay=0.0, vision_chunk=256, checkpoint_layers=True,
+                         workers=4, save_every=50)}
+
+# The demo's curriculum: until this part of the run, so many tokens a step, and this mix of samples.
+# Words are bound to things on single pictures, motion is learnt from short clips, and both go on.
+CURRICULUM = ((0.10, 1536, {"one": 1.0}),
+              (0.16, 1536, {"one": 0.3, "frame": 0.4, "short": 0.3}),
+              (0.35, 3072, {"one": 0.1, "frame": 0.15, "short": 0.5, "full": 0.25}),
+              (1.00, 3072, {"one": 0.05, "frame": 0.05, "short": 0.35, "full": 0.55}))
+GROUNDING_AND_CAPTION = ("Frame QA", "Event Caption", "Event Grounding", "Backward Grounding")
+SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy")
+BETAS, NAMES = (0.9, 0.95), ("silence", "standby", "response")
+POOL = 8                                       # steps whose samples are sorted by length together
+
+
+def parse(argv=None):
+    """Options from the command line, over the preset's, over the class's defaults."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    for f in fields(Options):
+        more = {k: v for k, v in f.metadata.items() if k != "help"}
+        kind = {"action": argparse.BooleanOptionalAction} if isinstance(f.default, bool) else \
+            {"type": str if f.default == () else type(f.default), **more}
+        shown = "" if f.default in ("", ()) else f" [{f.default}]"
+        parser.add_argument("--" + f.name.replace("_", "-"), dest=f.name, **kind,
+                            help=f.metadata["help"] + shown, default=argparse.SUPPRESS)
+    given = vars(parser.parse_args(argv))
+    given.setdefault("preset", "paper" if given.get("data") else "demo")
+    o = Options(**{**PRESETS[given["preset"]], **given})
+    if bool(o.vision) != bool(o.decoder) or o.vision and o.model:
+        parser.error("start from --model alone, or from --vision and --decoder together")
+    if bool(o.data) != bool(o.videos):
+        parser.error("--data and --videos go together")
+    if not o.data and not o.steps:
+        parser.error("--steps is needed without --data: the toy world has no end")
+    return o
+
+
+# ------------------------------------------------------------------------------------ the start
+
+def tiny_config(tokenizer):
+    """The demo model: 64-pixel frames in 8-pixel patches, 4 visual tokens a frame, 3.4M weights."""
+    return StreamoConfig(
+        vision=VisionConfig(hidden_size=128, intermediate_size=384, num_hidden_layers=3,
+                            num_attention_heads=4, image_size=64, patch_size=8),
+        decoder=DecoderConfig(vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=192,
+                              intermediate_size=512, num_hidden_layers=6, num_attention_heads=6,
+                              num_key_value_heads=3, head_dim=32, rope_theta=10000.0,
+                              rms_norm_eps=1e-6, max_position_embeddings=4096,
+                              tie_word_embeddings=True, attention_bias=False, qk_norm=False),
+        frame_token_id=tokenizer.frame_id, vision_feature_layer=-1, pooling="average",
+        grid=2, coarse_grid=1, window=60)
+
+
+def start(o):
+    """(tokenizer, model) in float32 on the CPU: from nothing, from a folder, or from two parts."""
+    torch.manual_seed(o.seed)
+    if o.model:
+        return Tokenizer.from_pretrained(o.model), Streamo.from_pretrained(o.model, torch.float32)
+    if o.vision:
+        tokenizer = Tokenizer.from_pretrained(o.decoder)
+        model = Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32)
+    else:
+        tokenizer = Tokenizer.train(toy_texts(), 1800)
+        tokenizer.add_tokens([*STATES, FRAME])
+        model = Streamo(tiny_config(tokenizer))
+    return tokenizer, model
+
+
+def own_device():
+    """The GPU of this process, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+def learn_to_see(o, vision):
+    """The paper starts from a vision encoder that can see; the demo's learns it here, in minutes,
+    from stills: each patch tells the colour and shape of what covers it, where its centre lies, how
+    large it is. The head that tells it is thrown away."""
+    stills, device = ToyStills(vision.config), own_device()
+    names = 1 + stills.names
+    head = torch.nn.Linear(vision.config.hidden_size, names + 3).to(device)
+    learnt = [*vision.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(learnt, lr=3e-3, betas=BETAS, weight_decay=0.01)
+    batches = DataLoader(stills, batch_size=64, sampler=range(64 * o.see_steps),
+                         num_workers=o.workers)
+    for step, (image, name, offset) in enumerate(tqdm(batches, "learning to see")):
+        rate = min(1, (step + 1) / 50, 2 * (1 - step / o.see_steps) + 0.02)
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * rate
+        pixels = image.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
+            told = head(vision(pixels)).float()                                # (B, N, names + 3)
+        name, offset = name.flatten(1).to(device), offset.flatten(1, 2).to(device)
+        covered = name > 0
+        loss = F.cross_entropy(told[..., :names].flatten(0, 1), name.flatten()) \
+            + 10 * F.l1_loss(told[..., names:][covered], offset[covered])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+        optimizer.step()
+    right = (told[..., :names].argmax(-1) == name)[covered].float().mean().item()
+    print(f"patches named right in the last batch: {100 * right:.0f}%")
+
+
+# ------------------------------------------------------------------------------------ the data
+
+class Steps:
+    """What every step reads, a function of the seed and the step alone. A step is a number of
+    micro-batches for each rank; a micro-batch is a list of the dataset's keys of like length."""
+
+    def __init__(self, o, dataset, rank, world):
+        self.o, self.dataset, self.rank, self.world = o, dataset, rank, world
+        self.sizes = deque()                                   # micro-batches of the steps to come
+
+    def cut(self, keys, tokens):
+        """Groups of (length, key), shortest first, each within so many tokens when padded."""
+        groups = [[]]
+        for length, key in sorted(keys):
+            if groups[-1] and (len(groups[-1]) + 1) * length > tokens:
+                groups.append([])
+            groups[-1].append(key)
+        return groups
+
+    def epoch_step(self, step):
+        """--batch samples in the data's order; as many micro-batches for one rank as another."""
+        first, o = step * self.o.batch, self.o
+        groups = self.cut([(self.dataset.estimate(i), i) for i in range(first, first + o.batch)],
+                          o.micro_tokens)
+        while len(groups) % self.world:
+            large = max(groups, key=len)              # --batch is a multiple of world: it ends
+            groups.remove(large)
+            groups += [large[::2], large[1::2]]
+        return groups
+
+    def toy_pool(self, pool):
+        """POOL steps of one micro-batch for each rank, drawn by the curriculum."""
+        o, rng, keys, total = self.o, random.Random(f"{self.o.seed}/pool/{pool}"), [], 0
+        tokens, kinds = next(rest for end, *rest in CURRICULUM if pool * POOL / o.steps < end)
+        while total < (POOL * self.world + 1.5) * tokens:
+            key = rng.choices(list(kinds), list(kinds.values()))[0], rng.randrange(10**9)
+            if o.tasks == "all" or self.dataset.task(key) in GROUNDING_AND_CAPTION:
+                keys.append((self.dataset.estimate(key), key))
+                total += keys[-1][0]
+        groups = self.cut(keys, tokens)
+        rng.shuffle(groups)
+        return [groups[k * self.world:][:self.world] for k in range(POOL)]
+
+    def batches(self, first):
+        """The micro-batches of this rank from step `first` on."""
+        for step in range(first, self.o.steps):
+            if self.o.batch:
+                groups = self.epoch_step(step)
+            else:
+                if step == first or step % POOL == 0:
+                    pool = self.toy_pool(step // POOL)
+                groups = pool[step % POOL]
+            mine = groups[self.rank::self.world]
+            self.sizes.append(len(mine))
+            yield from mine
+
+
+def weighted(names):
+    """(files, weights) of "FILE" and "FILE:WEIGHT"."""
+    parts = [re.fullmatch(r"(.+?)(?::([0-9.]+))?", name).groups() for name in names]
+    return [file for file, _ in parts], [float(weight or 1) for _, weight in parts]
+
+
+class Loader(torch.utils.data.Dataset):
+    """The dataset as the workers see it: a sample that cannot be read is named, and either stops
+    the run or, with --skip-bad, is written to a list and the next one stands in for it."""
+
+    def __init__(self, dataset, o, tokenizer):
+        self.dataset, self.o = dataset, o
+        self.silence, self.standby, _ = tokenizer.state_ids
+
+    def __getitem__(self, key):
+        for attempt in range(100):
+            try:
+                item = self.dataset[key]
+                if self.o.states == 2:
+                    for ids in (item["input_ids"], item["labels"]):
+                        ids[:] = [self.silence if i == self.standby else i for i in ids]
+                return item
+            except (ValueError, OSError) as error:
+                if not self.o.skip_bad:
+                    raise
+                with open(Path(self.o.out) / "bad.txt", "a", encoding="utf-8") as file:
+                    file.write(f"{error}\n")
+                key += 1
+        raise ValueError(f"--skip-bad: 100 samples on end are unreadable, the last is number {key}")
+
+
+# ------------------------------------------------------------------------------------ one step
+
+class Learner:
+    """The model as it is trained: its ranks, what is frozen, autocast, and one step of the loss."""
+
+    def __init__(self, o, tokenizer, model):
+        self.o, self.world, self.rank = o, *((dist.get_world_size(), dist.get_rank())
+                                             if dist.is_initialized() else (1, 0))
+        self.device = own_device()
+        self.model = model.to(self.device)
+        self.state_ids = torch.tensor(tokenizer.state_ids, device=self.device)
+        self.end_id = tokenizer.id("<|im_end|>")
+        learns = {"connector": ("multi_modal_projector",), "all": ("",),
+                  "connector+decoder": ("multi_modal_projector", "language_model")}[o.train]
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(learns))
+        if o.train != "all":
+            model.vision_tower.forward = frozen(model.vision_tower.forward, o.vision_chunk)
+        if o.checkpoint_layers:
+            for layer in model.language_model.model.layers:
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        self.wrapped = DistributedDataParallel(model) if self.world > 1 else model
+        groups = {}
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                sees = name.startswith("vision_tower")
+                matrix = p.ndim == 2 and "embed" not in name and not sees
+                groups.setdefault((o.vision_lr if sees else 1.0, matrix), []).append(p)
+        groups = [{"params": group, "share": share, "weight_decay": o.weight_decay * matrix}
+                  for (share, matrix), group in groups.items()]
+        self.optimizer = ZeroRedundancyOptimizer(groups, torch.optim.AdamW, lr=o.lr, betas=BETAS) \
+            if o.zero and self.world > 1 else torch.optim.AdamW(groups, lr=o.lr, betas=BETAS)
+
+    def reduce(self, tensor):
+        """The sum over ranks."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def backward(self, batches):
+        """The gradients of one step from this rank's micro-batches; returns what the log shows of
+        all ranks: the loss, recall by state, rates and sizes."""
+        # logits are made only where the next position is supervised
+        masks = [F.pad(b["labels"][:, 1:] != -100, (0, 1)) for b in batches]           # (B, T)
+        targets = [b["labels"][:, 1:][m[:, :-1]].to(self.device) for b, m in zip(batches, masks)]
+        counts = self.reduce(sum(state_counts(t, self.state_ids) for t in targets).double())
+        items = self.reduce(torch.tensor(float(sum(len(t) for t in targets)), device=self.device))
+        seen = torch.zeros(9, device=self.device, dtype=torch.float64)
+        for i, (batch, mask, target) in enumerate(zip(batches, masks, targets)):
+            last = i == len(batches) - 1              # gradients travel once, with the last one
+            inputs = {k: batch[k].to(self.device, non_blocking=True)
+                      for k in ("input_ids", "pixels", "frames", "grids")}
+            with nullcontext() if last or self.world == 1 else self.wrapped.no_sync():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.o.autocast):
+                    logits = self.wrapped(**inputs, select=mask.to(self.device))       # (n, V)
+                loss = state_focal_loss(logits, target, self.state_ids, counts.float(), items,
+                                        self.o.loss)
+                (loss * self.world).backward()           # DDP divides by the number of ranks
+            with torch.no_grad():
+                guess = logits.argmax(1)
+                right = [(guess == s)[target == s].sum() for s in self.state_ids]
+                text = ~torch.isin(target, self.state_ids) & (target != self.end_id)
+                seen += torch.stack([loss, *right, (guess == self.state_ids[2]).sum(),
+                                     (guess == target)[text].sum(), text.sum(),
+                                     target.new_tensor(inputs["input_ids"].numel()),
+                                     target.new_tensor(len(batch["names"]))]).double()
+        seen = self.reduce(seen).tolist()
+        n = counts.tolist()
+        recall = {f"recall_{s}": r / m for s, r, m in zip(NAMES, seen[1:4], n) if m}
+        return {"loss": seen[0], "state_accuracy": sum(seen[1:4]) / sum(n), **recall,
+                "response_rate": seen[4] / sum(n), "text_accuracy": seen[5] / max(seen[6], 1),
+                "tokens": int(seen[7]), "samples": int(seen[8])}
+
+    def step(self, batches, rate):
+        """One optimiser step; ValueError names a loss or gradient that is not finite."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["share"]
+        log = self.backward(batches)
+        norm = torch.nn.utils.clip_grad_norm_(
+            [p for p in self.model.parameters() if p.requires_grad], self.o.clip).item()
+        if not math.isfinite(norm + log["loss"]):
+            bad = next((n for n, p in self.model.named_parameters()
+                        if p.grad is not None and not p.grad.isfinite().all()), "none")
+            samples = ", ".join(name for b in batches for name in b["names"])
+            raise ValueError(f"loss {log['loss']}, gradient norm {norm}; first bad parameter: "
+                             f"{bad}; samples of rank {self.rank}: {samples}")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**log, "lr": rate, "gradient_norm": norm}
+
+
+def frozen(forward, chunk):
+    """A vision encoder that does not learn: no graph, and a bounded number of frames at a time."""
+    def chunked(pixels):
+        with torch.no_grad():
+            return torch.cat([forward(part) for part in pixels.split(chunk or len(pixels))])
+    return chunked
+
+
+def learning_rate(o, step):
+    """A linear rise over the warm-up, then half a cosine down to a fiftieth."""
+    progress = step / o.steps
+    return o.lr * min(1, progress / o.warmup if o.warmup else 1) * (
+        0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+
+
+# ------------------------------------------------------------------------------------ checkpoints
+
+def save(o, step, learner, tokenizer, about):
+    """out/step-N: the model in our own format, state.pt to go on from. Written under another name,
+    synced, then renamed: a folder called step-N is always whole. The last --keep are kept."""
+    if o.zero and learner.world > 1:
+        learner.optimizer.consolidate_state_dict(to=0)
+    if learner.rank == 0:
+        final = Path(o.out) / f"step-{step:06d}"
+        partial_ = final.with_suffix(".partial")
+        shutil.rmtree(partial_, ignore_errors=True)
+        learner.model.save_pretrained(partial_)
+        tokenizer.save_pretrained(partial_)
+        torch.save({"step": step, "optimizer": learner.optimizer.state_dict(),
+                    "random": torch.get_rng_state()}, partial_ / "state.pt")
+        (partial_ / "run.json").write_text(json.dumps({**about, "step": step}, indent=1))
+        for path in [*partial_.iterdir(), partial_]:
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(partial_, final)
+        for old in checkpoints(o)[:-o.keep]:
+            shutil.rmtree(old)
+    if learner.world > 1:
+        dist.barrier()
+
+
+def checkpoints(o):
+    """The whole checkpoints of a run, oldest first."""
+    return sorted(p for p in Path(o.out).glob("step-*") if p.suffix != ".partial")
+
+
+def load(o, learner):
+    """Go on from the last checkpoint: weights, optimiser, random state. Returns the steps done."""
+    found = checkpoints(o)
+    if not found:
+        raise ValueError(f"--resume: no checkpoint in {o.out}")
+    state = torch.load(found[-1] / "state.pt", map_location="cpu", weights_only=True)
+    weights = Streamo.from_pretrained(found[-1], torch.float32).state_dict()
+    learner.model.load_state_dict(weights)
+    learner.optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"])
+    return state["step"]
+
+
+def about_run(o):
+    """What run.json records: enough to repeat the run."""
+    def git(*words):
+        here = Path(__file__).parent
+        done = subprocess.run(["git", "-C", here, *words], capture_output=True, text=True)
+        return done.stdout.strip()
+    return {"config": asdict(o), "command": " ".join(sys.argv), "commit": git("rev-parse", "HEAD"),
+            "changed_files": git("status", "--porcelain").splitlines(), "seed": o.seed,
+            "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
+            "hardware": torch.cuda.get_device_name() if torch.cuda.is_available()
+            else f"{os.cpu_count()} CPU cores", "threads": torch.get_num_threads(),
+            "data": {f: hashlib.sha256(Path(f).read_bytes()).hexdigest()
+                     for f in weighted(o.data)[0]}}
+
+
+def export(o, model, tokenizer, about):
+    """The trained model, out/model, in bfloat16: what infer.py and eval.py read."""
+    folder = Path(o.out) / "model"
+    model.bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "run.json").write_text(json.dumps(about, indent=1))
+
+
+# ------------------------------------------------------------------------------------ the loop
+
+def open_log(out, first):
+    """log.jsonl without the lines of steps that a resumed run does again."""
+    path = out / "log.jsonl"
+    lines = path.read_text().splitlines()[:first] if first else []
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(line + "\n" for line in lines))
+    return open(path, "a")
+
+
+def memory():
+    """Peak memory in MiB, of the GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def evaluate(o, folder):
+    """Scores of a checkpoint that streams unseen toy clips, by eval.py in a process of its own."""
+    out = Path(o.out) / "eval.json"
+    subprocess.run([sys.executable, Path(__file__).with_name("eval.py"), "toy", "--model", folder,
+                    "--videos", str(o.eval_videos), "--seed", "7", "--out", out], check=True,
+                   stdout=subprocess.DEVNULL)
+    scores = json.loads(out.read_text())
+    return {f"eval_{k}": scores[k] for k in ("state_f1", "response_f1", "average")}
+
+
+def run(o):
+    """The whole training run on this rank."""
+    tokenizer, model = start(o)
+    if o.see_steps and not o.resume:
+        learn_to_see(o, model.vision_tower.to(own_device()))
+    learner, out = Learner(o, tokenizer, model), Path(o.out)
+    rank, world = learner.rank, learner.world
+    files, weights = weighted(o.data)
+    dataset = RawDataset(tokenizer, model.config, files, o.videos, weights, o.seed, o.fps,
+                         longest=o.max_tokens // (16 + o.fps * model.config.grid ** 2)
+                         ) if o.data else ToyDataset(tokenizer, model.config, o.seed, fps=o.fps)
+    if o.data and not o.batch or o.batch % world:
+        raise ValueError(f"--batch {o.batch} is no multiple of the {world} ranks")
+    o.steps = o.steps or -(-len(dataset) // o.batch)
+    about = about_run(o)
+    first = load(o, learner) if o.resume else 0
+    steps = Steps(o, dataset, rank, world)
+    batches = iter(DataLoader(Loader(dataset, o, tokenizer), batch_sampler=steps.batches(first),
+                              collate_fn=partial(collate, pad_id=tokenizer.pad_id),
+                              num_workers=o.workers, prefetch_factor=4 if o.workers else None,
+                              pin_memory=learner.device.type == "cuda"))
+    stop = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.append(True))
+    bar = tqdm(range(first, o.steps), initial=first, total=o.steps, disable=rank > 0)
+    log = open_log(out, first) if rank == 0 else None
+    for step in bar:
+        began = time.perf_counter()
+        micro = [next(batches)]
+        micro += [next(batches) for _ in range(steps.sizes.popleft() - 1)]
+        waited = time.perf_counter() - began
+        line = learner.step(micro, learning_rate(o, step))
+        took = time.perf_counter() - began
+        stopping = learner.reduce(torch.tensor(float(bool(stop)), device=learner.device)).item() > 0
+        done = step + 1
+        if done % o.save_every == 0 or done == o.steps or stopping:
+            save(o, done, learner, tokenizer, about)
+            if rank == 0 and o.eval_every and done % o.eval_every == 0:
+                line.update(evaluate(o, checkpoints(o)[-1]))
+        if rank == 0:
+            line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory()}
+            line["tokens_per_second"] = line["tokens"] / took
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            bar.set_postfix({k: f"{line[k]:.3f}" for k in SHOWN if k in line})
+        if stopping:
+            break
+    if rank == 0 and done == o.steps:
+        export(o, learner.model, tokenizer, about)
+
+
+def main(argv=None):
+    o = parse(argv)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        run(o)
+    except (ValueError, OSError) as error:
+        print(f"train.py: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -164,8 +164,8 @@ class Memory:
         while self.cache.length + need > self.capacity:
             seconds = self.turns()
             if not self.window or not len(seconds):
-                raise ValueError(f"second {second}: the cache is full ({self.cache.length} + {need} "
-                                 f"of {self.capacity} slots): a --window, or shorter questions")
+                raise ValueError(f"second {second}: the cache is full ({self.cache.length} + {need}"
+                                 f" of {self.capacity} slots): a --window, or fewer questions")
             self.drop((TEXT, FRAME), seconds[len(seconds) // 8])
 
     def turns(self):
@@ -289,17 +289,24 @@ class Live:
             yield item
 
 
-def received(container, source, fps):
-    """Frames of a URL or camera: by a file's own clock, or by the time of arrival when live."""
-    start, k = None, 0
+def received(source, fps, live=True):
+    """Frames of a URL or camera: by the time of their arrival, or by the clock of a file's."""
+    camera, start, k = re.fullmatch(r"(?:camera:|/dev/video)(\w+)", source), None, 0
+    name, form = (f"/dev/video{camera[1]}", "v4l2") if camera else (source, None)
+    if camera and sys.platform == "darwin":
+        name, form = camera[1], "avfoundation"
+    options = {"analyzeduration": "1000000", "overrun_nonfatal": "1"}        # 1 s of probing
     try:
-        for frame in container.decode(video=0):
-            now = frame.time if container.duration else time.monotonic()
-            start = now if start is None else start
-            if (now - start) * fps >= k - 1e-3:
-                k = int((now - start) * fps + 1e-3) + 1
-                yield (k - 1) / fps, frame.to_ndarray(format="rgb24")
-    except av.error.ExitError:
+        with av.open(name, format=form, timeout=(10, 5), options=options) as container:
+            for frame in container.decode(video=0):
+                now = time.monotonic() if live else frame.time
+                start = now if start is None else start
+                if (now - start) * fps >= k - 1e-3:
+                    k = int((now - start) * fps + 1e-3) + 1
+                    yield (k - 1) / fps, frame.to_ndarray(format="rgb24")
+    except av.error.ExitError:                           # the timeout
+        if start is None:
+            raise ValueError(f"{source}: nothing came for 10 s") from None
         print(f"{source}: nothing came for 5 s, taken as its end", file=sys.stderr)
 
 
@@ -313,24 +320,20 @@ def raw_frames(file, size, fps):
 
 
 def open_source(source, fps, size):
-    """-> (frames, seconds or None where unknown, whether it is live). A bad one fails here."""
+    """-> (frames, seconds or None where unknown, whether it is live). A bad file fails here."""
     if source == "-":
         return raw_frames(sys.stdin.buffer, size, fps), None, False
-    camera = re.fullmatch(r"(?:camera:|/dev/video)(\w+)", source)
-    name, form = (f"/dev/video{camera[1]}", "v4l2") if camera else (source, None)
-    if camera and sys.platform == "darwin":
-        name, form = camera[1], "avfoundation"
-    if camera or "://" in source:
-        options = {"analyzeduration": "1000000", "overrun_nonfatal": "1"}    # a second's probing
-        container = av.open(name, format=form, timeout=(10, 5), options=options)
-        frames = received(container, source, fps)
-        return frames, (container.duration or 0) / 1e6, not container.duration
-    frames = data.frames(source, fps)
-    frames = chain([next(frames)], frames)
+    web = source.startswith(("http://", "https://"))     # a file, or live when it has no length
+    if source.startswith(("camera:", "/dev/video")) or ("://" in source and not web):
+        return received(source, fps), None, True
+    frames = received(source, fps, live=False) if web else data.frames(source, fps)
+    frames = frames if web else chain([next(frames)], frames)
     if Path(source).is_dir():
         return frames, None, False
-    with av.open(source) as container:
-        return frames, (container.duration or 0) / 1e6, False
+    with av.open(source, timeout=(10, 5)) as container:
+        seconds = (container.duration or 0) / 1e6 or None
+    live = web and not seconds
+    return received(source, fps) if live else frames, seconds, live
 
 
 # ---- The command line
@@ -439,7 +442,7 @@ def watch(args):
     finally:
         counts["frames dropped, for they came too fast"] = getattr(frames, "dropped", 0)
         notes = "".join(f", {count} {what}" for what, count in counts.items() if count)
-        if not args.quiet:
+        if n and not args.quiet:
             print(f"{n} s of video, {said} answers, {n / (time.monotonic() - began):.1f} x real "
                   f"time, slowest second {worst:.0f} ms{notes}", flush=True)
         for path, write in ((args.srt, render.write_srt), (args.vtt, render.write_vtt),

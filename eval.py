@@ -25,7 +25,7 @@ import time
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
-from itertools import repeat
+from itertools import islice, repeat
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -392,12 +392,12 @@ def load_model(folder, device):
 
 @torch.inference_mode()
 def encode(model, pictures):
-    """[(second, picture)] -> [(second, (tokens, hidden))]: the only vision pass over a video."""
-    out = []
-    for k in range(0, len(pictures), 32):
-        tokens, features = see(model, [picture for _, picture in pictures[k:k + 32]])
-        out += features.split(tokens)
-    return [(second, features) for (second, _), features in zip(pictures, out)]
+    """(second, picture)s -> [(second, (tokens, hidden))]: the only vision pass over a video."""
+    pictures, out = iter(pictures), []
+    while chunk := list(islice(pictures, 32)):          # the pictures of an hour fit in no memory
+        tokens, features = see(model, [picture for _, picture in chunk])
+        out += zip([second for second, _ in chunk], features.split(tokens))
+    return out
 
 
 @torch.inference_mode()
@@ -460,10 +460,10 @@ def run_group(group, run):
     if run["bench"] == "toy":
         clip, records = toy.bench(run["seed"], group["video"])
         size = model.config.vision.image_size
-        pictures = [(k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps)]
+        pictures = ((k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps))
         rows = [row | {"task": t, "record": r} for row, (t, r) in zip(rows, records, strict=True)]
     else:                               # MVBench gives the rate of what it has as folders of frames
-        pictures = list(data.frames(group["video"], fps, rows[0].get("fps")))
+        pictures = data.frames(group["video"], fps, rows[0].get("fps"))
     features, streams, done = encode(model, pictures), defaultdict(list), []
     options = {key: run[key] for key in ("fps", "threshold", "window")}
     for row in rows:
@@ -510,7 +510,8 @@ def find_video(folder, name):
     """The one file or folder below `folder` whose path ends in `name`."""
     found = [path for path in paths_below(folder) if path.endswith(os.sep + name)]
     if len(found) != 1:
-        raise ValueError(f"{folder}: {len(found)} files are called {name}, wanted one")
+        raise ValueError(f"{folder}: {len(found)} files are called {name}, wanted one; "
+                         "give --videos closer, and the --data of one task")
     return found[0]
 
 
@@ -620,7 +621,9 @@ def claims(args):
         width = len(log) // 60 + 1                                  # 60 points, each a mean
         training[arm] = [np.mean(log[k:k + width], 0) for k in range(0, len(log), width)]
         tradeoff[arm] = [(recall, precision) for _, precision, recall in threshold_curve(rows)]
-    table = "".join(line + " |\n" for line in lines)
+    table = "".join(line + " |\n" for line in lines) + (
+        f"\n{args.videos} toy videos of seed {args.seed}; training seeds 0 to {args.seeds - 1}, "
+        "their mean ± half of their range.\n")
     (args.out / f"{args.claim}.md").write_text(table, encoding="utf-8")
     draw({"Response recall in training, %, by step": training,
           "Response precision, %, by recall, for all thresholds": tradeoff},
@@ -663,7 +666,7 @@ def main(argv=None):
             ("run", "--data", {"type": Path, "required": True, "help": "annotation file"}),
             ("run", "--videos", {"type": Path, "required": True, "dest": "folder"}),
             ("toy", "--data", {"type": Path, "help": "raw records, in place of the toy videos"}),
-            ("toy", "--videos-folder", {"type": Path, "dest": "folder"}),
+            ("toy", "--videos-folder", {"type": Path, "dest": "folder", "default": Path()}),
             ("toy claims", "--videos", {"type": int, "default": 300, "help": "how many"}),
             ("toy run claims", "--seed", {"type": int, "default": 10**6, "help": "of toy videos"}),
             ("claims", "--seeds", {"type": int, "default": 1, "help": "runs of each arm"}),

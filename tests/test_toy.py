@@ -1,0 +1,433 @@
+"""The toy world: its annotations against its pixels, its samples for ever the same, its command."""
+import collections
+import hashlib
+import itertools
+import json
+import random
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+import toy
+
+SIZE, VIDEOS = 96, 80
+NUMBERS = {0: "no", 2: "two", 3: "three", 4: "four"}
+CAPTION = re.compile(r"(An?|The) (\w+) (\w+) (appears|disappears|grows|shrinks|"
+                     r"moves (?:left|right|up|down)|turns \w+|hits the \w+ \w+)\.")
+SPAN = re.compile(r"The event took place from (\d+)s to (\d+)s\.")
+
+
+# ------------------------------------------------------------- what is measured, from pixels alone
+
+@cache
+def clip_and_rows(i):
+    return toy.bench(11, i)
+
+
+@cache
+def look(i, t, colour):
+    """(area, x, y) of all pixels of a colour on second t of clip i; in pixels; area 0: no such."""
+    picture = clip_and_rows(i)[0].frame(t, SIZE).astype(int)
+    rows, columns = np.nonzero(np.abs(picture - toy.COLOURS[colour]).max(axis=2) < 24)
+    return (len(rows), columns.mean(), rows.mean()) if len(rows) else (0, np.nan, np.nan)
+
+
+def colours_of(clip):
+    """How many things of the clip ever wear each colour: one means that pixels name the thing."""
+    worn = {(i, thing.colour) for i, thing in enumerate(clip.start)}
+    worn |= {(e.thing, e.does.split()[1]) for e in clip.events if e.kind == "turn"}
+    return collections.Counter(colour for _, colour in worn)
+
+
+def shift(i, t, colour):
+    """How far the colour's centre is from where it was one second before: (x, y) in pixels."""
+    (_, x, y), (_, x_before, y_before) = look(i, t, colour), look(i, t - 1, colour)
+    return np.array([x - x_before, y - y_before])
+
+
+def still(i, t, colour):
+    return abs(shift(i, t, colour)).max() < 0.8
+
+
+def shows(i, colour, verb, first, last):
+    """Whether the pixels agree that the thing of a colour does this in frames first..last."""
+    area = [look(i, t, colour)[0] for t in range(first - 1, last + 2)]
+    if verb == "appears":
+        return first == last and area[0] == 0 < area[1] == area[2] and still(i, first + 1, colour)
+    if verb == "disappears":
+        return first == last and area[0] > 0 == area[1] == area[2]
+    if verb in ("grows", "shrinks"):
+        steps = np.diff(area[:-1]) * (1 if verb == "grows" else -1)
+        moved = [abs(shift(i, t, colour)).max() for t in range(first, last + 2)]
+        return (steps > 0).all() and area[-1] == area[-2] and max(moved) < 3    # border: cut off
+    if verb.startswith("turns"):
+        new = verb.split()[1]
+        there = np.array(look(i, first, new)[1:]) - look(i, first - 1, colour)[1:]
+        return (first == last and area[0] > 0 == area[1] and look(i, first - 1, new)[0] == 0
+                and abs(there).max() < 1.5)
+    way = np.array([shift(i, t, colour) for t in range(first, last + 1)])
+    if verb.startswith("moves"):
+        direction = np.array(toy.DIRECTIONS[verb.split()[1]])
+    else:                                       # hits: towards the other, up to its edge
+        other = verb.split()[2]
+        apart = np.array(look(i, last, other)[1:]) - look(i, last, colour)[1:]
+        direction = np.where(abs(apart) == abs(apart).max(), np.sign(apart), 0)
+        reach = sum(np.sqrt(look(i, last, name)[0]) for name in (colour, other))
+        if abs(apart).max() > reach or not still(i, last + 1, other):
+            return False
+    return ((way @ direction > 1).all() and (abs(way @ direction[::-1]) < 0.8).all()
+            and still(i, last + 1, colour))
+
+
+def test_captions_agree_with_the_pixels():
+    """Each sentence of a dense caption comes true in frames st_time - 1..end_time - 1 exactly."""
+    seen, wrong = collections.Counter(), []
+    for i in range(VIDEOS):
+        clip, rows = clip_and_rows(i)
+        worn = colours_of(clip)
+        (record,) = (record for task, record in rows if task == "dense_caption")
+        assert len(record["response"]) == len(clip.events)
+        for said in record["response"]:
+            _, colour, _, verb = CAPTION.fullmatch(said["content"]).groups()
+            others = [word for word in verb.split() if word in toy.COLOURS]
+            if any(worn[name] > 1 for name in (colour, *others)):
+                continue                        # pixels cannot tell two red things apart
+            first, last = int(said["st_time"]) - 1, int(said["end_time"]) - 1
+            seen[verb.split()[0]] += 1
+            if not shows(i, colour, verb, first, last):
+                wrong.append((i, first, last, said["content"]))
+            assert not shows(i, colour, verb, first + 1, last + 1)      # a second later it is false
+            assert not shows(i, colour, verb, first - 1, last - 1)
+    assert not wrong
+    assert len(seen) == 7 and min(seen.values()) >= 5, seen
+
+
+def test_narration_agrees_with_the_pixels():
+    """What starts, starts on that frame; what stops, rests on that frame for the first time."""
+    seen = collections.Counter()
+    for i in range(VIDEOS):
+        clip, rows = clip_and_rows(i)
+        worn = colours_of(clip)
+        for said in next(record for task, record in rows if task == "narration")["response"]:
+            t, words = int(said["time"]) - 1, said["content"][:-1].split()
+            if worn[words[1]] > 1:
+                continue
+            if words[3:5] == ["starts", "moving"]:
+                assert still(i, t - 1, words[1]), said
+                assert shift(i, t, words[1]) @ toy.DIRECTIONS[words[5]] > 1, said
+            elif words[3] == "starts":
+                grown = look(i, t, words[1])[0] - look(i, t - 1, words[1])[0]
+                assert (grown > 0) == (words[4] == "growing"), said
+                assert look(i, t - 1, words[1]) == look(i, t - 2, words[1]), said
+            elif words[3] in ("stops", "hits"):
+                (before, *_), (now, *_) = look(i, t - 2, words[1]), look(i, t - 1, words[1])
+                assert now == look(i, t, words[1])[0] and still(i, t, words[1]), said
+                assert now != before or not still(i, t - 1, words[1]), said
+            seen[words[3]] += 1
+    assert min(seen[verb] for verb in ("starts", "stops", "hits", "appears", "turns")) >= 5, seen
+
+
+def test_grounding_is_asked_before_or_after_the_event_and_gives_its_span():
+    for i in range(VIDEOS):
+        rows = dict(clip_and_rows(i)[1])        # a task's last record; grounding has one each
+        dense = [(said["content"], said["st_time"], said["end_time"])
+                 for said in rows["dense_caption"]["response"]]
+        for task in ("forward_grounding", "backward_grounding"):
+            (question,), (said,) = rows[task]["question"], rows[task]["response"]
+            (event,) = (row for row in dense if row[0] in question["content"])      # no other
+            start, end = SPAN.fullmatch(said["content"]).groups()
+            assert (float(start), float(end)) == event[1:]
+            if task == "forward_grounding":
+                assert int(question["time"]) < event[1]
+                assert (said["st_time"], said["end_time"]) == event[1:]
+            else:
+                assert int(question["time"]) > event[2] + 1
+                assert said["time"] == question["time"]
+
+
+def test_slides_show_what_is_said_of_them():
+    """Each second is another picture; what is said of it on that second is measured in it."""
+    told = collections.Counter()
+    for i in range(150):
+        clip, record = toy.sample(3, i, "frame")
+        pictures = [clip.frame(t, SIZE).astype(int) for t in range(clip.seconds)]
+        assert len({picture.tobytes() for picture in pictures}) == clip.seconds
+        for said in record["response"]:
+            turn = int(said["time"]) - 1
+            masks = {name: np.abs(pictures[turn] - rgb).max(axis=2) < 24
+                     for name, rgb in toy.COLOURS.items()}
+            there = {name for name, mask in masks.items() if mask.any()}
+            worn = collections.Counter(one.colour for one in clip.state(turn) if one.r)
+            asked = next((question["content"] for question in record["question"]
+                          if question["time"] == said["time"]), "")
+            if said["content"].startswith("I see "):
+                named = re.findall(rf"\b({'|'.join(toy.COLOURS)})\b", said["content"])
+                assert collections.Counter(named) == worn and set(named) == there
+                told["names"] += 1
+            where = re.search(r"Where is the (\w+)", asked)
+            if where and worn[where[1]] == 1:
+                rows, columns = np.nonzero(masks[where[1]])
+                column, row = (int(pixels.mean() * 3 / SIZE) for pixels in (columns, rows))
+                assert said["content"] == f"It is {toy.PLACES[3 * row + column]}."
+                told["places"] += 1
+    assert min(told["names"], told["places"]) >= 20, told
+
+
+def test_labels_of_patches_agree_with_the_pixels():
+    """Side 96: one patch is one pixel, so that what it is called must be its colour."""
+    looks = [(colour, shape) for colour in toy.COLOURS for shape in toy.SHAPES]
+    for i in range(30):
+        clip, t = toy.sample(6, i, "short")[0], i % 5
+        picture, (names, offsets) = clip.frame(t, SIZE).astype(int), clip.labels(t, SIZE)
+        centre = (np.arange(SIZE) + 0.5) / SIZE
+        for thing in (thing for thing in clip.state(t) if thing.r):
+            mine = names == 1 + looks.index((thing.colour, thing.shape))
+            assert mine.any()
+            near = mine & (np.hypot(offsets[..., 0], offsets[..., 1]) < 0.25 * thing.r)
+            assert (np.abs(picture[near] - toy.COLOURS[thing.colour]).max(axis=1) < 24).all()
+            assert np.allclose((centre[None] + offsets[..., 0])[mine], thing.x, atol=1e-6)
+            assert np.allclose((centre[:, None] + offsets[..., 1])[mine], thing.y, atol=1e-6)
+            assert np.allclose(offsets[mine][:, 2], thing.r)
+        off = np.min([np.abs(picture - rgb).max(axis=2) for rgb in toy.COLOURS.values()], axis=0)
+        assert (off[names == 0] < 24).mean() < 0.03         # only corners reach out of the radius
+
+
+@pytest.mark.parametrize("t", [0, 7, 7.5])
+def test_edges_are_smooth_and_every_size_shows_the_same(t):
+    clip, _ = toy.bench(11, 0)
+    large, small = clip.frame(t, 256), clip.frame(t, 64)
+    assert large.shape == (256, 256, 3) and large.dtype == np.uint8
+    pooled = large.reshape(64, 4, 64, 4, 3).mean(axis=(1, 3))
+    assert np.abs(pooled - small).mean() < 1 and np.abs(pooled - small).max() < 64
+    assert len(np.unique(small.reshape(-1, 3), axis=0)) > 40        # in between the few colours
+
+
+# ---------------------------------------------------------------------------- time-sensitive QA
+
+def measured(clip, question, turn):
+    """The true answer on a turn from the things' places alone; None: not told while it moves."""
+    now, before = clip.state(turn), clip.state(max(0, turn - 1))
+    moved = [(one.x - was.x, one.y - was.y) for one, was in zip(now, before)]
+    if question == "How many shapes are there?":
+        n = sum(one.r > 0 for one in now)
+        return "There is one shape." if n == 1 else f"There are {NUMBERS[n]} shapes."
+    if question == "Is any shape moving?":
+        return "Yes." if any(way != (0, 0) for way in moved) else "No."
+    pattern = r"(Where|What|What colour) is the (.*?)(?: doing)?\?"
+    kind, rest = re.fullmatch(pattern, question).groups()
+    (i,) = {i for i, one in enumerate(clip.start) if one.name == rest or
+            kind == "What colour" and one.shape == rest}
+    one, (x, y), grown = now[i], moved[i], now[i].r - before[i].r
+    if one.r == 0:
+        return "It is gone."
+    if kind == "What colour":
+        return f"It is {one.colour}."
+    if kind == "Where":
+        column, row = (0 if c < 0.345 else 1 if c < 0.655 else 2 for c in (one.x, one.y))
+        return None if x or y else f"It is {toy.PLACES[3 * row + column]}."
+    if x:
+        return f"It is moving {'right' if x > 0 else 'left'}."
+    if y:
+        return f"It is moving {'down' if y > 0 else 'up'}."
+    if grown and before[i].r:
+        return f"It is {'growing' if grown > 0 else 'shrinking'}."
+    return "It is still."
+
+
+def test_dated_answers_are_true_on_every_turn_and_told_at_every_change():
+    kinds, changes = collections.Counter(), 0
+    for i in range(VIDEOS):
+        clip, rows = clip_and_rows(i)
+        for record in (record for task, record in rows if task == "tsqa"):
+            (asked,) = record["question"]
+            question = re.search(r"(?:How|Is|Wh)[^?]*\?", asked["content"])[0]
+            told = {int(said["time"] or said["end_time"] + 1) - 1: said
+                    for said in record["response"]}
+            first = int(asked["time"]) - 1
+            truths = [measured(clip, question, turn) for turn in range(clip.seconds)]
+            current = None
+            for turn in range(first, clip.seconds):
+                if turn in told:
+                    assert told[turn]["content"] != current, "told twice"
+                    current = told[turn]["content"]
+                    start = int(told[turn]["st_time"] or turn + 1) - 1
+                    assert not any(truths[start:turn])          # Standby only while it moves
+                    assert start == first or truths[start - 1]
+                assert truths[turn] in (None, current), (i, question, turn)
+            assert min(told) >= first and max(told) < clip.seconds
+            kinds[question.split(" the ")[0]] += 1
+            changes += len(told) - 1
+    assert changes >= 300 and len(kinds) >= 5, (changes, kinds)
+
+
+# ------------------------------------------------------------------------- the records as a whole
+
+@cache
+def samples(kind, n):
+    return [toy.sample(5, i, kind) for i in range(n)]
+
+
+def everything():
+    return itertools.chain(samples("full", 3000), samples("short", 200), samples("frame", 200),
+                           samples("one", 200))
+
+
+def test_every_task_appears_near_the_papers_share():
+    paper = {"Time-sensitive QA": 34.8, "Event Grounding": 26.3 / 2, "Backward Grounding": 26.3 / 2,
+             "Offline QA": 13.8, "Real-time Narration": 12.7, "Event Caption": 6.7,
+             "Action Caption": 5.8}
+    found = collections.Counter(record["task_type"] for _, record in samples("full", 3000))
+    several = found.pop("Mixed")
+    assert 0.25 < several / 3000 < 0.33
+    assert set(found) == set(paper)
+    for task, percent in paper.items():         # Event Caption stands in where a clip has no matter
+        share = 100 * found[task] / sum(found.values())
+        assert abs(share - percent) < (6 if task == "Event Caption" else 2.5), (task, share)
+    for kind in ("frame", "one"):
+        assert {record["task_type"] for _, record in samples(kind, 200)} == {"Frame QA"}
+
+
+def test_times_lie_in_the_clip_and_answers_follow_questions():
+    lengths = {kind: {clip.seconds for clip, _ in samples(kind, n)} for kind, n in (
+        ("full", 3000), ("short", 200), ("frame", 200), ("one", 200))}
+    spans = {kind: (min(found), max(found)) for kind, found in lengths.items()}
+    assert spans == {"full": (10, 60), "short": (5, 9), "frame": (2, 6), "one": (1, 1)}
+    for clip, record in everything():
+        asked = [int(question["time"]) for question in record["question"]]
+        assert asked and 1 <= min(asked) and max(asked) <= clip.seconds
+        for said in record["response"]:
+            assert bool(said["time"]) != bool(said["end_time"])
+            if said["time"]:
+                assert min(asked) <= int(said["time"]) <= clip.seconds
+            else:                               # Response on turn end_time, counted from 0
+                assert min(asked) <= said["st_time"] <= said["end_time"] <= clip.seconds - 1
+        assert all(event.first >= 1 and event.last <= clip.seconds - 2 for event in clip.events)
+
+
+def test_every_sentence_is_grammatical():
+    captions = collections.Counter()
+    for clip, record in everything():
+        for event in clip.events:
+            article, colour, shape, verb = CAPTION.fullmatch(event.caption).groups()
+            assert colour in toy.COLOURS and shape in toy.SHAPES
+            new = "An" if colour == "orange" else "A"
+            assert article == (new if verb == "appears" else "The")
+            captions[verb.split()[0]] += 1
+        for text in (entry["content"] for entry in record["question"] + record["response"]):
+            assert re.fullmatch(r"[A-Z][^{}]*[.?]", text) and "  " not in text, text
+            assert not re.search(r"\b(a [aeiou]|an [^aeiou]|is (no|two|three|four)|are one)\b",
+                                 text, re.IGNORECASE), text
+    assert len(captions) == 7
+    for wordings in toy.ASK.values():
+        assert len(set(wordings)) == len(wordings) >= 3
+
+
+# ----------------------------------------------------------------- always the same, never shared
+
+def fingerprint(pairs):
+    digest = hashlib.sha256()
+    for clip, record in pairs:
+        digest.update(json.dumps(record, sort_keys=True).encode())
+        for t in (0, clip.seconds // 2, clip.seconds - 1):
+            digest.update(clip.frame(t, 64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def test_samples_never_change():
+    """A changed hash is a changed data set: the shipped checkpoint was trained on this one."""
+    assert fingerprint(toy.sample(1, i) for i in range(8)) == "4f17a095455c826d"
+    assert fingerprint(toy.sample(1, i, "short") for i in range(8)) == "9499cf7eaa8cc1b8"
+    assert fingerprint(toy.sample(1, i, "frame") for i in range(8)) == "d70c712f61f3b74c"
+    assert fingerprint(toy.bench(1, i) for i in range(3)) == "f259865cb494f766"
+
+
+def test_a_sample_does_not_depend_on_what_was_made_before():
+    random.seed(0)
+    (clip, record), length = toy.sample(4, 2), toy.seconds(4, 2)
+    random.seed(1)
+    toy.sample(4, 1)
+    again, record_again = toy.sample(4, 2)
+    assert record == record_again and length == clip.seconds
+    assert np.array_equal(clip.frame(3, 32), again.frame(3, 32))
+    assert all(toy.seconds(5, i, kind) == samples(kind, 200)[i][0].seconds
+               for kind in ("short", "frame") for i in range(200))
+
+
+def test_evaluation_clips_are_never_training_clips(monkeypatch):
+    """Not one source of chance is shared, whatever the seeds; and no two clips are alike."""
+    used, real = set(), random.Random
+    monkeypatch.setattr(toy.random, "Random", lambda seed: used.add(seed) or real(seed))
+    clips = [toy.sample(seed, i, kind)[0] for kind in ("full", "short", "frame")
+             for seed in (0, 1, 7) for i in range(15)]
+    training, used = used, set()
+    clips += [toy.bench(seed, i)[0] for seed in (0, 1, 7) for i in range(5)]
+    assert len(training) == 135 and len(used) >= 15 and not training & used
+    assert all(seed.startswith("train/") for seed in training)
+    assert all(seed.startswith("bench/") for seed in used)
+    assert len({clip.frame(0, 32).tobytes() for clip in clips}) == len(clips)
+
+
+# ------------------------------------------------------------------------------------ the command
+
+def test_the_command_writes_films_and_records_that_match(tmp_path):
+    out = tmp_path / "new" / "films"
+    done = subprocess.run([sys.executable, "toy.py", "--out", out, "--n", "2", "--seed", "51",
+                           "--size", "64", "--fps", "5"], cwd=Path(toy.__file__).parent,
+                          capture_output=True, text=True, check=True)
+    assert "2/2" in done.stderr                                     # the progress bar
+    assert sorted(path.name for path in out.iterdir()) == ["000000.mp4", "000001.mp4", "raw.json"]
+    records = json.loads((out / "raw.json").read_text(encoding="utf-8"))
+    between = 0
+    for i, record in enumerate(records):
+        clip, expected = toy.sample(51, i)
+        assert record == expected
+        film = iio.imread(out / record["video_path"], plugin="pyav")
+        assert film.shape == (clip.seconds * 5, 64, 64, 3)
+        for k in range(len(film)):                                  # frame k shows k / fps seconds
+            exact, floor = (clip.frame(t, 64).astype(int) for t in (k / 5, k // 5))
+            off, off_floor = (np.abs(film[k] - picture).mean() for picture in (exact, floor))
+            assert off < 6
+            if np.abs(exact - floor).mean() > 1.5:
+                between += 1
+                assert off < off_floor
+    assert between >= 5
+
+
+@pytest.mark.parametrize("bad, named", [
+    (["--n", "0"], "--n 0"), (["--fps", "0"], "--fps 0"), (["--size", "8"], "--size 8"),
+    (["--size", "65"], "--size 65"), (["--n", "many"], "--n"), (["--wrong"], "--wrong"),
+    (["--out", "FILE"], "FILE"), (["--out", "FILE/films"], "FILE/films"), ([], "--out")])
+def test_bad_arguments_end_in_one_line(bad, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("")
+    out = [] if "--out" in bad or not bad else ["--out", "films"]
+    monkeypatch.setattr(sys, "argv", ["toy.py", *out, *bad])
+    with pytest.raises(SystemExit) as stop:
+        toy.main()
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert named in printed and printed.count("\n") == 1, printed
+    assert not Path("films").exists()
+
+
+def test_a_film_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch, capsys):
+    renamed = []
+
+    def full(source, target):
+        renamed.append(target)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(toy.os, "replace", full)
+    monkeypatch.setattr(sys, "argv", ["toy.py", "--out", str(tmp_path), "--n", "1", "--size", "32",
+                                      "--fps", "1"])
+    with pytest.raises(SystemExit) as stop:
+        toy.main()
+    assert stop.value.code == 2 and "No space left on device" in capsys.readouterr().err
+    assert renamed == [str(tmp_path / "000000.mp4")]
+    assert not {"000000.mp4", "raw.json"} & {path.name for path in tmp_path.iterdir()}

@@ -34,9 +34,7 @@ from tqdm import tqdm
 import toy
 from streamo import FRAME, RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer
 
-SYSTEM = ("You watch a video, one second at a time. Each second say </Silence>, </Standby> while "
-          "something you were asked about is going on, or </Response> and the answer as soon as it "
-          "is known.")
+SYSTEM = "Each second, say </Silence>, </Standby> or </Response> and the answer."
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 LONGEST_LINE = 1 << 26                      # bytes; a longer "line" is no record but a broken file
 
@@ -423,11 +421,27 @@ def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, a
 
 def toy_texts(n=3000):
     """What a vocabulary for the toy world is learnt from: dialogues of a seed of their own."""
-    yield from (SYSTEM, "user\n", "assistant\n", "system\n")
+    yield SYSTEM
     for i in range(n):
         _, record = toy.sample(-1, i, ("full", "short", "frame")[i % 3])
+        yield from ("user\n", "assistant\n", "system\n")
         yield from (question["content"] + "\n" for question in record["question"])
         yield from (" " + response["content"] for response in record["response"])
+
+
+class ToyStills(Dataset):
+    """Pictures with what each patch of them shows (toy.Clip.labels), some things made smaller:
+    what the demo's vision encoder learns to see from before it meets a decoder."""
+
+    def __init__(self, config):
+        self.config, self.names = config, len(toy.COLOURS) * len(toy.SHAPES)
+
+    def __getitem__(self, i):
+        rng = random.Random(f"still/{i}")
+        clip = toy.Clip(rng, 1, still=True)
+        for thing in clip.start:
+            thing.r *= rng.choice((1, 1, 1, rng.uniform(0.55, 1)))
+        return clip.frame(0, self.config.image_size), *clip.labels(0, self.config.side)
 
 
 class ToyDataset(Dataset):
@@ -448,10 +462,11 @@ class ToyDataset(Dataset):
         return toy.sample(self.seed, *self.split(key))[1]["task_type"]
 
     def estimate(self, key):
-        """About how many tokens the item has, without making it."""
-        i, kind = self.split(key)
-        words = 16 if kind == "frame" else 4                    # a second's share of texts
-        return 60 + toy.seconds(self.seed, i, kind) * (14 + self.fps * self.config.grid**2 + words)
+        """About how many tokens the item has, without drawing it."""
+        clip, record = toy.sample(self.seed, *self.split(key))
+        words = sum(len(entry["content"].split()) + 4
+                    for entry in record["question"] + record["response"])
+        return 60 + clip.seconds * (14 + self.fps * self.config.grid**2) + words
 
     def __getitem__(self, key):
         i, kind = self.split(key)

@@ -152,16 +152,16 @@ def tiny_config(tokenizer):
 def start(o):
     """(tokenizer, model) in float32 on the CPU: from nothing, from a folder, or from two parts."""
     torch.manual_seed(o.seed)
-    if o.model:
-        return Tokenizer.from_pretrained(o.model), Streamo.from_pretrained(o.model, torch.float32)
-    if o.vision:
-        tokenizer = Tokenizer.from_pretrained(o.decoder)
-        model = Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32)
+    if o.model or o.vision:
+        tokenizer = Tokenizer.from_pretrained(o.model or o.decoder)
     else:
         tokenizer = Tokenizer.train(toy_texts(), 1800)
-        tokenizer.add_tokens([*STATES, FRAME])
-        model = Streamo(tiny_config(tokenizer))
-    return tokenizer, model
+    tokenizer.add_tokens([*STATES, FRAME])
+    if o.model:
+        return tokenizer, Streamo.from_pretrained(o.model, torch.float32)
+    if o.vision:
+        return tokenizer, Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32)
+    return tokenizer, Streamo(tiny_config(tokenizer))
 
 
 def own_device():
@@ -517,7 +517,7 @@ def run(o):
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.append(True))
     bar = tqdm(range(first, o.steps), initial=first, total=o.steps, disable=rank > 0)
-    log = open_log(out, first) if rank == 0 else None
+    log, done = open_log(out, first) if rank == 0 else None, first
     for step in bar:
         began = time.perf_counter()
         micro = [next(batches)]

@@ -53,8 +53,9 @@ def seen(path, fps=1, **kw):
 
 # ---- frames
 
+
 def test_constant_rate(tmp_path):
-    path = film(tmp_path / "a.mp4", [i / 4 for i in range(10)])                 # 2.5 s at 4 fps
+    path = film(tmp_path / "a.mp4", [i / 4 for i in range(10)])  # 2.5 s at 4 fps
     assert seen(path) == [(0.0, 0), (1.0, 4), (2.0, 8)]
     assert seen(path, 2) == [(0.0, 0), (0.5, 2), (1.0, 4), (1.5, 6), (2.0, 8)]
 
@@ -80,15 +81,15 @@ def test_rotation(tmp_path):
         stream = container.add_stream("mpeg4", rate=1)
         stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
         image = np.zeros((32, 64, 3), np.uint8)
-        image[:, :16] = 255                                    # white on the left as stored
+        image[:, :16] = 255  # white on the left as stored
         container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
         container.mux(stream.encode())
     upright = next(data.frames(path))[1]
     assert upright.shape == (32, 64, 3)
     blob = bytearray(path.read_bytes())
-    matrix = blob.index(b"tkhd") + 4 + 40              # version, times, ids, ..., then 3 x 3
+    matrix = blob.index(b"tkhd") + 4 + 40  # version, times, ids, ..., then 3 x 3
     clockwise = 0, 1 << 16, 0, -1 << 16, 0, 0, 32 << 16, 0, 1 << 30
-    blob[matrix:matrix + 36] = struct.pack(">9i", *clockwise)
+    blob[matrix : matrix + 36] = struct.pack(">9i", *clockwise)
     path.write_bytes(blob)
     turned = next(data.frames(path))[1]
     assert turned.shape == (64, 32, 3)
@@ -97,8 +98,9 @@ def test_rotation(tmp_path):
 
 def test_gif(tmp_path):
     images = [Image.new("RGB", (32, 32), (20 + 20 * i,) * 3) for i in range(3)]
-    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:],
-                   duration=[500, 1000, 2000])
+    images[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=[500, 1000, 2000]
+    )
     # shown from 0, 0.5 and 1.5 to 3.5 s: 1.5 is the first of second 1, and stays for second 2
     assert seen(tmp_path / "a.gif") == [(0.0, 0), (1.0, 2), (2.0, 2)]
 
@@ -114,7 +116,11 @@ def test_folder_is_in_the_order_of_numbers_at_its_rate(tmp_path):
 def test_files_that_are_no_video(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone.mp4"):
         list(data.frames(tmp_path / "gone.mp4"))
-    for name, content in (("text.mp4", b"hello" * 100), ("empty.mp4", b""), ("a.txt", b"hi\n" * 99)):
+    for name, content in (
+        ("text.mp4", b"hello" * 100),
+        ("empty.mp4", b""),
+        ("a.txt", b"hi\n" * 99),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name):
             list(data.frames(tmp_path / name))
@@ -129,13 +135,13 @@ def test_files_that_are_no_video(tmp_path):
 def test_truncated_in_the_middle(tmp_path):
     path = film(tmp_path / "a.mp4", [i / 4 for i in range(40)], size=(64, 64))
     blob = path.read_bytes()
-    start = blob.index(b"moov") - 4                    # put the index first, as web files do
+    start = blob.index(b"moov") - 4  # put the index first, as web files do
     moov, rest = bytearray(blob[start:]), blob[:start]
     table = moov.index(b"stco") + 8
-    for i in range(struct.unpack(">I", moov[table:table + 4])[0]):
+    for i in range(struct.unpack(">I", moov[table : table + 4])[0]):
         at = table + 4 + 4 * i
-        offset, = struct.unpack(">I", moov[at:at + 4])
-        moov[at:at + 4] = struct.pack(">I", offset + len(moov))
+        (offset,) = struct.unpack(">I", moov[at : at + 4])
+        moov[at : at + 4] = struct.pack(">I", offset + len(moov))
     head = rest.index(b"mdat") - 4
     whole = rest[:head] + moov + rest[head:]
     path.write_bytes(whole)
@@ -146,7 +152,7 @@ def test_truncated_in_the_middle(tmp_path):
         for second, _ in data.frames(path):
             got.append(second)
     assert got == [float(k) for k in range(len(got))] and 2 < len(got) < 9
-    path.write_bytes(blob[: len(blob) // 2])                   # without the index: nothing to read
+    path.write_bytes(blob[: len(blob) // 2])  # without the index: nothing to read
     with pytest.raises(ValueError, match="a.mp4"):
         list(data.frames(path))
 
@@ -170,14 +176,21 @@ def test_compressor_compares_with_the_last_frame_kept():
 
 # ---- records
 
+
 def record(questions=(), responses=()):
     """(content, time) questions; (content, time) or (content, start, end) responses."""
-    return {"video_path": "a.mp4", "task_type": "QA", "source": "test",
-            "question": [{"content": q, "time": t} for q, t in questions],
-            "response": [{"content": r[0], "st_time": "", "end_time": "", "time": r[1]}
-                         if len(r) == 2 else
-                         {"content": r[0], "st_time": r[1], "end_time": r[2], "time": ""}
-                         for r in responses]}
+    return {
+        "video_path": "a.mp4",
+        "task_type": "QA",
+        "source": "test",
+        "question": [{"content": q, "time": t} for q, t in questions],
+        "response": [
+            {"content": r[0], "st_time": "", "end_time": "", "time": r[1]}
+            if len(r) == 2
+            else {"content": r[0], "st_time": r[1], "end_time": r[2], "time": ""}
+            for r in responses
+        ],
+    }
 
 
 def line(turns):
@@ -194,14 +207,14 @@ def test_the_released_example():
     """formats.md A1: question 5, span 5-6: Standby on turns 4 and 5, Response on turn 6."""
     turns, counts = turns_of([("It is.", 5.0, 6.0)], questions=[("What?", "5")])
     assert line(turns) == "----ssR---" and turns[6].text == "It is." and not counts
-    assert [k for k, t in enumerate(turns) if t.question] == [4]           # not repeated at turn 0
+    assert [k for k, t in enumerate(turns) if t.question] == [4]  # not repeated at turn 0
 
 
 def test_instants_and_clock_times():
     assert line(turns_of([("a", "8")])[0]) == "-------R--"
     assert line(turns_of([("a", "00:08")])[0]) == "-------R--"
     assert line(turns_of([("a", "0:00:08.9")])[0]) == "-------R--"
-    assert line(turns_of([("a", 8.9)])[0]) == "-------R--"                 # seconds, rounded down
+    assert line(turns_of([("a", 8.9)])[0]) == "-------R--"  # seconds, rounded down
     assert line(turns_of([("a", 0)])[0]) == "R---------"
 
 
@@ -226,30 +239,37 @@ def test_two_on_a_turn_are_joined():
     assert counts == {"responses joined": 1, "questions joined": 1}
 
 
-@pytest.mark.parametrize("broken, what", [
-    ({"response": [{"content": "a", "time": "nan"}]}, "nan"),
-    ({"response": [{"content": "a", "time": -1}]}, "negative"),
-    ({"response": [{"content": "a", "st_time": 5, "end_time": 3}]}, "backwards"),
-    ({"response": [{"content": "a", "st_time": 5}]}, "st_time without end_time"),
-    ({"response": [{"content": "a"}]}, "neither"),
-    ({"response": [{"content": " ", "time": 1}]}, "content"),
-    ({"response": [{"content": 7, "time": 1}]}, "content"),
-    ({"response": ["a"]}, r"response\[0\]"),
-    ({"question": {}}, "question: missing or not a list"),
-    ({"question": [{"content": "q", "time": "noon"}]}, "noon"),
-    ({"question": [{"content": "q", "time": True}]}, "True"),
-    ({"question": [{"content": "\ud83d", "time": 1}]}, "surrogates"),
-    ({"video_path": None}, "video_path"), ({"task_type": ""}, "task_type")])
+@pytest.mark.parametrize(
+    "broken, what",
+    [
+        ({"response": [{"content": "a", "time": "nan"}]}, "nan"),
+        ({"response": [{"content": "a", "time": -1}]}, "negative"),
+        ({"response": [{"content": "a", "st_time": 5, "end_time": 3}]}, "backwards"),
+        ({"response": [{"content": "a", "st_time": 5}]}, "st_time without end_time"),
+        ({"response": [{"content": "a"}]}, "neither"),
+        ({"response": [{"content": " ", "time": 1}]}, "content"),
+        ({"response": [{"content": 7, "time": 1}]}, "content"),
+        ({"response": ["a"]}, r"response\[0\]"),
+        ({"question": {}}, "question: missing or not a list"),
+        ({"question": [{"content": "q", "time": "noon"}]}, "noon"),
+        ({"question": [{"content": "q", "time": True}]}, "True"),
+        ({"question": [{"content": "\ud83d", "time": 1}]}, "surrogates"),
+        ({"video_path": None}, "video_path"),
+        ({"task_type": ""}, "task_type"),
+    ],
+)
 def test_broken_fields(broken, what):
     with pytest.raises(ValueError, match=what):
         turns_from_record({**record(), **broken}, 10)
 
 
 def random_record(rng):
-    words = ["cat", "dog 🐈", "مرحبا", "a\nb", "</Response>", "<3s-4s>\n<stream>", "<|im_end|>"]
+    words = ["cat", "dog 🐈", "مرحبا", "a\nb", "</Response>", "<3s-4s>\n<stream>"]
+    words.append("<|im_end|>")
 
     def text(tag):
         return f"{tag}{rng.choice(words)}"
+
     questions = [(text(f"q{n}"), str(rng.randint(0, 14))) for n in range(rng.randint(0, 4))]
     responses = []
     for n in range(rng.randint(0, 6)):
@@ -271,7 +291,7 @@ def test_raw_turns_stream_turns_agree_and_nothing_is_lost():
         for kind, texts in said.items():
             joined = "\0".join(filter(None, texts))
             for entry in raw[kind]:
-                assert joined.count(entry["content"][:2]) == 1         # r0, q1, ... are unique
+                assert joined.count(entry["content"][:2]) == 1  # r0, q1, ... are unique
 
 
 def test_stream_with_more_turns_than_the_video(tokenizer):
@@ -284,10 +304,13 @@ def test_stream_with_more_turns_than_the_video(tokenizer):
 
 def test_stream_faults():
     raw = record([("q", "1")], [("a", "3")])
-    for break_it, what in ((lambda m: m.pop(), "messages"), (lambda m: m.pop(1), "messages"),
-                           (lambda m: m[3].update(content="<5s-6s>\n<stream>"), "1s-2s"),
-                           (lambda m: m[2].update(content="</Wait>"), "no state"),
-                           (lambda m: m[2].update(content=RESPONSE), "no text")):
+    for break_it, what in (
+        (lambda m: m.pop(), "messages"),
+        (lambda m: m.pop(1), "messages"),
+        (lambda m: m[3].update(content="<5s-6s>\n<stream>"), "1s-2s"),
+        (lambda m: m[2].update(content="</Wait>"), "no state"),
+        (lambda m: m[2].update(content=RESPONSE), "no text"),
+    ):
         stream = data.stream_record(raw, turns_from_record(raw, 5))
         break_it(stream["messages"])
         with pytest.raises(ValueError, match=what):
@@ -316,6 +339,7 @@ def test_path_stays_in_the_folder():
 
 # ---- the renderer
 
+
 def test_render_by_hand(tokenizer):
     turns = [Turn(4, question="What?"), Turn(5, STANDBY), Turn(6, RESPONSE, "It is.")]
     ids, labels = render(tokenizer, turns, [[2], [2, 1], [1]], pinned=["Old?"])
@@ -324,10 +348,12 @@ def test_render_by_hand(tokenizer):
         f"<|im_start|>system\n{data.SYSTEM}<|im_end|>\n<|im_start|>user\nOld?\n<|im_end|>\n"
         f"<|im_start|>user\nWhat?\n<4s-5s>\n{frame * 4}{reply}</Silence><|im_end|>\n"
         f"<|im_start|>user\n<5s-6s>\n{frame * 5}{reply}</Standby><|im_end|>\n"
-        f"<|im_start|>user\n<6s-7s>\n{frame}{reply}</Response> It is.<|im_end|>\n")
+        f"<|im_start|>user\n<6s-7s>\n{frame}{reply}</Response> It is.<|im_end|>\n"
+    )
     learnt = [label for label in labels if label != -100]
     assert tokenizer.decode(learnt) == (
-        "</Silence><|im_end|></Standby><|im_end|></Response> It is.<|im_end|>")
+        "</Silence><|im_end|></Standby><|im_end|></Response> It is.<|im_end|>"
+    )
     assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
 
 
@@ -356,7 +382,7 @@ def test_a_turn_appended_changes_nothing_before(tokenizer):
         whole = render(tokenizer, turns, [[2]] * 12)
         for n in range(12):
             head = render(tokenizer, turns[:n], [[2]] * n)
-            assert whole[0][:len(head[0])] == head[0] and whole[1][:len(head[1])] == head[1]
+            assert whole[0][: len(head[0])] == head[0] and whole[1][: len(head[1])] == head[1]
 
 
 # ---- datasets
@@ -378,7 +404,7 @@ def test_toy_items_are_consistent_and_repeat(tokenizer):
             assert dataset.task(key) == toy.sample(5, *dataset.split(key))[1]["task_type"]
             assert sorted(set(item["frames"])) == list(range(len(item["pixels"])))
             for a, b in zip(item["pixels"], item["pixels"][1:]):
-                assert not np.array_equal(a, b)                # distinct frames are stored once
+                assert not np.array_equal(a, b)  # distinct frames are stored once
 
 
 def test_plain_toy_item_is_its_record(tokenizer):
@@ -391,8 +417,10 @@ def test_plain_toy_item_is_its_record(tokenizer):
 
 
 def test_shift_moves_the_tags_and_the_spans_in_answers():
-    turns = [Turn(0, question="from 1s to 2s"),
-             Turn(1, RESPONSE, "It took place from 1s to 12s, in 3s.")]
+    turns = [
+        Turn(0, question="from 1s to 2s"),
+        Turn(1, RESPONSE, "It took place from 1s to 12s, in 3s."),
+    ]
     moved = data.shift(turns, 100)
     assert [t.second for t in moved] == [100, 101] and moved[0].question == "from 1s to 2s"
     assert moved[1].text == "It took place from 101s to 112s, in 3s."
@@ -413,13 +441,14 @@ def test_perturb_changes_what_is_said_never_the_target():
 
 
 def test_window_pins_the_questions_that_left(tokenizer):
-    turns = turns_of([("a", 3, 4), ("b", 9)], questions=[("Watch.", 0)])[0]    # --ssR---R-
+    turns = turns_of([("a", 3, 4), ("b", 9)], questions=[("Watch.", 0)])[0]  # --ssR---R-
     seen_starts = set()
 
     def item_of(task, seed):
         black, window = np.zeros((32, 32, 3), np.uint8), Augment(0, (0, 0), 0, 0, 1)
-        return data.make_item(tokenizer, CONFIG, turns, task, lambda j: black, 10, 1, "x",
-                              random.Random(seed), window)
+        return data.make_item(
+            tokenizer, CONFIG, turns, task, lambda j: black, 10, 1, "x", random.Random(seed), window
+        )
 
     for seed in range(30):
         item = item_of("Event Caption", seed)
@@ -428,17 +457,30 @@ def test_window_pins_the_questions_that_left(tokenizer):
         text = tokenizer.decode(item["input_ids"])
         assert text.count("Watch.\n") == 1 and f"<{start}s-{start + 1}s>" in text
         assert ("Watch.\n<|im_end|>\n" in text) == (start > 0)
-    assert seen_starts == {6, 7}                # silence after a silence, not the last turn
-    assert len(item_of("Backward Grounding", 0)["frames"]) == 10    # its answer lies in the past
+    assert seen_starts == {6, 7}  # silence after a silence, not the last turn
+    assert len(item_of("Backward Grounding", 0)["frames"]) == 10  # its answer lies in the past
 
 
 def test_a_long_dialogue_keeps_a_window_of_full_length(tokenizer):
     turns, black = [Turn(k) for k in range(40)], np.zeros((32, 32, 3), np.uint8)
     starts = set()
     for seed in range(60):
-        item = data.make_item(tokenizer, CONFIG, turns, "Event Caption", lambda j: black, 40, 1, "x",
-                              random.Random(seed), PLAIN, longest=30)
-        assert len(item["frames"]) == 30 and +item["counts"] == {"turns beyond `longest` left out": 10}
+        item = data.make_item(
+            tokenizer,
+            CONFIG,
+            turns,
+            "Event Caption",
+            lambda j: black,
+            40,
+            1,
+            "x",
+            random.Random(seed),
+            PLAIN,
+            longest=30,
+        )
+        assert len(item["frames"]) == 30 and +item["counts"] == {
+            "turns beyond `longest` left out": 10
+        }
         starts.add(int(re.search(r"<(\d+)s-", tokenizer.decode(item["input_ids"]))[1]))
     assert min(starts) == 2 and max(starts) == 10
 
@@ -466,12 +508,14 @@ def test_collate(tokenizer):
 
 def raw_folder(tmp_path, names="abc"):
     for name in names:
-        film(tmp_path / f"{name}.mp4", [i / 4 for i in range(22)])             # 5.5 s
+        film(tmp_path / f"{name}.mp4", [i / 4 for i in range(22)])  # 5.5 s
     files = []
     for name in names:
         files.append(tmp_path / f"{name}.jsonl")
-        rows = [{**record([(f"{name}{n}", 1)], [("yes", 9)]), "video_path": f"{name}.mp4"}
-                for n in range(4)]
+        rows = [
+            {**record([(f"{name}{n}", 1)], [("yes", 9)]), "video_path": f"{name}.mp4"}
+            for n in range(4)
+        ]
         files[-1].write_text("\n".join(map(json.dumps, rows)))
     return files
 
@@ -488,14 +532,16 @@ def test_raw_dataset(tmp_path, tokenizer):
         assert epoch != sorted(epoch) and epoch[:4] != epoch[4:8]
     assert names[0] != names[1]
     item = dataset[0]
-    assert len(item["frames"]) == 11                           # at 2 fps; the last turn has one
+    assert len(item["frames"]) == 11  # at 2 fps; the last turn has one
     assert f"<5s-6s>\n{FRAME * 4}<|im_end|>" in tokenizer.decode(item["input_ids"])
     assert item["counts"] == {"response after the end moved to the last turn": 1}
     assert dataset.task(0) == "QA" and 0.5 < dataset.estimate(0) / item["length"] < 2
     for k in range(6):
         Image.new("RGB", (16, 16), (40 * k,) * 3).save(tmp_path / f"{k}.png")
     (tmp_path / "d.json").write_text(json.dumps([{**record(), "video_path": ".", "fps": 2}]))
-    assert len(data.RawDataset(tokenizer, CONFIG, [tmp_path / "d.json"], tmp_path)[0]["frames"]) == 3
+    assert (
+        len(data.RawDataset(tokenizer, CONFIG, [tmp_path / "d.json"], tmp_path)[0]["frames"]) == 3
+    )
     short = data.RawDataset(tokenizer, CONFIG, files[:1], tmp_path, longest=3)[0]
     assert len(short["frames"]) == 3 and short["counts"]["turns beyond `longest` left out"] == 3
 

@@ -117,6 +117,7 @@ class Event:
 def an(name):
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
+
 def count(things):
     n = sum(thing.r > 0 for thing in things)
     number = ("no", "one", "two", "three", "four")[n]
@@ -259,7 +260,6 @@ class Clip:
                 cover, window = np.clip(0.5 - outside, 0, 1)[..., None], picture[rows, columns]
                 window += cover * (np.float64(COLOURS.get(thing.colour, thing.colour)) - window)
         return (picture + 0.5).astype(np.uint8)
-
 
     def labels(self, t, side):
         """What the patches of a side x side grid show at t seconds: names (side, side), 0 for the
@@ -437,29 +437,20 @@ class Dialogue:
         return self
 
 
-def draw(seed, i, kind):
-    """The source of all chance of a sample, and the sample's length."""
-    rng = random.Random(f"train/{kind}/{seed}/{i}")
-    longest = rng.choices((20, 30, 60), (5, 3, 2))[0]
-    return rng, rng.randint(*{"full": (10, longest), "short": (5, 9), "frame": (2, 6),
-                              "one": (1, 1)}[kind])
-
-
-def seconds(seed, i, kind="full"):
-    """The length of sample(seed, i, kind), without making it."""
-    return draw(seed, i, kind)[1]
-
-
 def sample(seed, i, kind="full"):
     """(clip, raw record) number i of a seed, always the same. kind: "full", 10 to 60 s, one task by
     the paper's mix or several; "short", 5 to 9 s; "frame", another picture every second, with
     questions about it; "one", a single such picture."""
-    rng, length = draw(seed, i, kind)
-    clip = Slides(rng, length) if kind in ("one", "frame") else Clip(rng, length)
+    rng = random.Random(f"train/{kind}/{seed}/{i}")
+    lengths = {"full": (10, rng.choices((20, 30, 60), (5, 3, 2))[0]), "short": (5, 9),
+               "frame": (2, 6), "one": (1, 1)}
+    clip = (Slides if kind in ("one", "frame") else Clip)(rng, rng.randint(*lengths[kind]))
     dialogue = Dialogue(clip, rng)
     if kind in ("one", "frame"):
-        naming = rng.random() < 0.6
-        dialogue.instruct("Naming") if naming else dialogue.interrupt(range(length))
+        if rng.random() < 0.6:
+            dialogue.instruct("Naming")
+        else:
+            dialogue.interrupt(range(clip.seconds))
         return clip, dialogue.record(i, "Frame QA")
     task = rng.choices(list(TASKS), list(TASKS.values()))[0]
     if task == "Grounding":

@@ -349,14 +349,12 @@ def test_samples_never_change():
 
 def test_a_sample_does_not_depend_on_what_was_made_before():
     random.seed(0)
-    (clip, record), length = toy.sample(4, 2), toy.seconds(4, 2)
+    clip, record = toy.sample(4, 2)
     random.seed(1)
     toy.sample(4, 1)
     again, record_again = toy.sample(4, 2)
-    assert record == record_again and length == clip.seconds
+    assert record == record_again and clip.seconds == again.seconds
     assert np.array_equal(clip.frame(3, 32), again.frame(3, 32))
-    assert all(toy.seconds(5, i, kind) == samples(kind, 200)[i][0].seconds
-               for kind in ("short", "frame") for i in range(200))
 
 
 def test_evaluation_clips_are_never_training_clips(monkeypatch):

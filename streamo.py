@@ -6,7 +6,7 @@ decoder, KV cache, loading and saving of weights.
     features = model.encode_frames(preprocess(image, 64)[None]).flatten(0, 1)     # (N, hidden)
     logits = model(input_ids, features)          # (B, T, V); N <frame> placeholders in input_ids
 
-Submodules carry the names of the public checkpoints, so a checkpoint loads by prefix rules, strictly.
+Submodules carry the names of the public checkpoints: one loads by prefix rules, strictly.
 """
 import heapq
 import json
@@ -18,7 +18,6 @@ from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from itertools import groupby
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +94,9 @@ def compile_split(pattern):
         check(piece[:2] not in (r"\p", r"\P", r"\S"), f"pattern {pattern}: {piece} unsupported")
         inside = piece == "[" or (inside and piece != "]")
         out.append(piece)
-    return re.compile(f"({''.join(out)})")
+    split = re.compile(f"({''.join(out)})")
+    check(split.groups == 1, f"pattern {pattern}: capturing groups unsupported")
+    return split
 
 
 @lru_cache
@@ -316,9 +317,7 @@ class VisionConfig:
     layer_norm_eps: float = 1e-6
     hidden_act: str = "gelu_pytorch_tanh"
 
-    @property
-    def side(self):
-        return self.image_size // self.patch_size       # patches per row; pixels over are cut off
+    side = property(lambda self: self.image_size // self.patch_size)    # patches per row, whole
 
     @classmethod
     def from_hf(cls, data, path):
@@ -472,11 +471,21 @@ def embedding(rows, size):
     return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
 
 
-def init_weights(module):
-    if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d)) and not module.weight.is_meta:
-        nn.init.normal_(module.weight, std=0.02)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
+def init_weights(model):
+    """Normal weights of variance 1/inputs, a quarter of that deviation where a branch joins the
+    residual stream; embeddings as large as what the first layers add to them."""
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)) or module.weight.is_meta:
+            continue
+        if not isinstance(module, nn.Embedding):
+            branch = name.endswith(("o_proj", "down_proj", "out_proj", "fc2", "linear_2"))
+            std = module.weight[0].numel() ** -0.5 * (0.25 if branch else 1)
+            nn.init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        else:
+            place = name.endswith("position_embedding")
+            nn.init.normal_(module.weight, std=0.3 if place else module.embedding_dim ** -0.5)
 
 
 class VisionEncoder(nn.Module):
@@ -499,7 +508,7 @@ class VisionEncoder(nn.Module):
         else:
             self.vision_model.post_layernorm = nn.Identity()
             self.unused += [f"vision_model.encoder.layers.{last}.", "vision_model.post_layernorm."]
-        self.apply(init_weights)
+        init_weights(self)
 
     def forward(self, pixels):
         wanted = (self.config.num_channels, self.config.image_size, self.config.image_size)
@@ -525,7 +534,7 @@ class Connector(nn.Module):
         super().__init__()
         self.linear_1 = nn.Linear(vision_size, hidden_size)
         self.linear_2 = nn.Linear(hidden_size, hidden_size)
-        self.apply(init_weights)
+        init_weights(self)
 
     def forward(self, x):
         return self.linear_2(F.gelu(self.linear_1(x)))
@@ -534,13 +543,10 @@ class Connector(nn.Module):
 @lru_cache
 def pooling_matrix(side, grid, pooling):
     """(grid*grid, side*side): pooling a square of features is linear, so it is one matrix."""
+    check(pooling in ("average", "bilinear"), f"pooling {pooling!r}: average or bilinear wanted")
     eye = torch.eye(side * side).view(1, side * side, side, side)
-    if pooling == "average":
-        pooled = F.adaptive_avg_pool2d(eye, grid)
-    elif pooling == "bilinear":
-        pooled = F.interpolate(eye, size=(grid, grid), mode="bilinear", align_corners=False)
-    else:
-        raise ValueError(f"pooling {pooling!r}: 'average' and 'bilinear' are supported")
+    pooled = (F.adaptive_avg_pool2d(eye, grid) if pooling == "average" else
+              F.interpolate(eye, size=(grid, grid), mode="bilinear", align_corners=False))
     return pooled.flatten(2)[0].T.contiguous()
 
 
@@ -564,16 +570,28 @@ def rotate(x, cos, sin):
 
 
 def causal_attention(q, k, v):
-    """q (B, H, T, D), k and v (B, K, S, D): the T last of S positions look back -> (B, T, H*D).
+    """q (B, H, T, D), k and v (B, K, S, D): the T last of S positions look back -> (B, T, H*D)."""
+    attention = blocked_attention if q.device.type == "cpu" else fused_attention
+    return attention(q, k, v).transpose(1, 2).flatten(2)
 
-    On the CPU by blocks of queries in plain products: the backward of the fused attention takes
-    half of a training step there, and blocks need not look at their future. The query heads of a
-    key head are rows of one product, so keys are never copied to each."""
-    B, H, T, D = q.shape
-    K, S = k.shape[1:3]
-    if q.device.type != "cpu" and T == S:
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return y.transpose(1, 2).reshape(B, T, H * D)
+
+def fused_attention(q, k, v):
+    """torch's kernel. Beside a cache the query heads of a key head become more queries, which
+    spares the kernel the copying of keys."""
+    (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
+    if T == S:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    mask = None
+    if T > 1:                                           # query i of T sees keys 0 .. S-T+i
+        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T).repeat(H // K, 1)
+    y = F.scaled_dot_product_attention(q.reshape(B, K, H // K * T, D), k, v, attn_mask=mask)
+    return y.view(B, H, T, D)
+
+
+def blocked_attention(q, k, v):
+    """The same in plain products over blocks of queries. On a CPU the backward of the fused kernel
+    takes half of a training step; and a block never computes the scores of its future."""
+    (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
     q = (q * D ** -0.5).reshape(B * K, H // K, T, D)
     k, v = k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)         # (B*K, D, S), (B*K, S, D)
     out, block = [], max(16, BLOCK // S)
@@ -586,7 +604,7 @@ def causal_attention(q, k, v):
             future = torch.full((n, n), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
             scores.detach().view(B * K, -1, n, end)[..., -n:] += future
         out.append((scores.softmax(-1) @ v[:, :end]).view(B, H, n, D))
-    return torch.cat(out, 2).transpose(1, 2).reshape(B, T, H * D)
+    return torch.cat(out, 2)
 
 
 class KVCache:
@@ -600,16 +618,13 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
-    @property
-    def nbytes(self):
-        return self.keys.nbytes + self.values.nbytes
+    nbytes = property(lambda self: self.keys.nbytes + self.values.nbytes)
 
     def update(self, layer, k, v):
         """Write k, v (B, K, T, D) after the filled slots; return all keys and values so far."""
         end = self.length + k.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"the KV cache holds {self.capacity} tokens: {self.length} are filled "
-                             f"and {k.shape[2]} more do not fit")
+        check(end <= self.capacity, f"the KV cache holds {self.capacity} tokens: {self.length} are "
+              f"filled and {k.shape[2]} more do not fit")
         self.keys[layer, :, :, self.length:end] = k
         self.values[layer, :, :, self.length:end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
@@ -620,8 +635,8 @@ class KVCache:
     def drop(self, start, end):
         """Remove slots [start, end): later ones move left and their keys turn back as far, which
         is exact, for RoPE is a rotation."""
-        if not 0 <= start <= end <= self.length:
-            raise ValueError(f"drop({start}, {end}): the cache holds slots 0 to {self.length}")
+        check(0 <= start <= end <= self.length,
+              f"drop({start}, {end}): the cache holds slots 0 to {self.length}")
         back = torch.tensor([start - end], device=self.keys.device)
         cos, sin = rope(back, self.config, torch.float32)
         for keys, values in zip(self.keys, self.values):    # layer by layer: a small temporary
@@ -679,7 +694,7 @@ class Decoder(nn.Module):
         self.unused = ["lm_head."] if config.tie_word_embeddings else []
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.apply(init_weights)
+        init_weights(self)
 
     def forward(self, input_ids=None, embeds=None, cache=None, select=None):
         config, model = self.config, self.model
@@ -747,8 +762,7 @@ class Streamo(nn.Module):
         embeds = self.language_model.model.embed_tokens(input_ids)
         places = (input_ids == self.config.frame_token_id).flatten().nonzero()[:, 0]
         given = 0 if features is None else len(features)
-        if len(places) != given:
-            raise ValueError(f"{len(places)} <frame> placeholders, but {given} visual tokens")
+        check(len(places) == given, f"{len(places)} <frame> placeholders, {given} visual tokens")
         if given:
             flat = embeds.flatten(0, 1).index_copy(0, places, features.to(embeds.dtype))
             embeds = flat.view_as(embeds)
@@ -772,8 +786,8 @@ class Streamo(nn.Module):
         data = read_json(path)
         kind = data.get("model_type")
         if kind == "streamo":
-            config = StreamoConfig.from_dict(data, path)
-            return load_weights(on_meta(cls, config), folder, dtype, device)
+            return load_weights(on_meta(cls, StreamoConfig.from_dict(data, path)), folder, dtype,
+                                device)
         check(kind == "llava_onevision" or "mm_projector_type" in data,
               f"{path}: model_type {kind!r} is not supported, only streamo and llava_onevision; "
               "for a vision folder and a decoder folder use from_parts")
@@ -790,10 +804,9 @@ class Streamo(nn.Module):
         """A SigLIP folder and a decoder folder, with a fresh connector between them. The features
         are the penultimate layer's, as LLaVA-OneVision takes them, pooled to grid x grid.
         dtype None keeps the decoder's."""
-        paths = [Path(folder) / "config.json" for folder in (vision_folder, decoder_folder)]
-        config = StreamoConfig(VisionConfig.from_hf(read_json(paths[0]), paths[0]),
-                               DecoderConfig.from_hf(read_json(paths[1]), paths[1]), -1,
-                               grid=grid, coarse_grid=coarse_grid, window=window)
+        config = StreamoConfig(hf_config(VisionConfig, vision_folder),
+                               hf_config(DecoderConfig, decoder_folder), -1, grid=grid,
+                               coarse_grid=coarse_grid, window=window)
         config, rows = with_stream_tokens(config, decoder_folder)
         model = on_meta(cls, config)
         load_weights(model.language_model, decoder_folder, dtype, device, (),
@@ -802,21 +815,19 @@ class Streamo(nn.Module):
         load_weights(model.vision_tower, vision_folder, embedding.dtype, device, VISION_NAMES,
                      model.vision_tower.unused)
         model.multi_modal_projector.to_empty(device=embedding.device).to(embedding.dtype)
-        model.multi_modal_projector.apply(init_weights)
+        init_weights(model.multi_modal_projector)
         return model
 
 
 def load_vision(folder, dtype=None, device=None):
     """SigLIP from a hub folder, of a whole model or of the vision tower alone."""
-    path = Path(folder) / "config.json"
-    model = on_meta(VisionEncoder, VisionConfig.from_hf(read_json(path), path))
+    model = on_meta(VisionEncoder, hf_config(VisionConfig, folder))
     return load_weights(model, folder, dtype, device, VISION_NAMES, model.unused)
 
 
 def load_decoder(folder, dtype=None, device=None):
     """A Qwen2, Qwen2.5, Qwen3 or Llama-family decoder from a hub folder."""
-    path = Path(folder) / "config.json"
-    model = on_meta(Decoder, DecoderConfig.from_hf(read_json(path), path))
+    model = on_meta(Decoder, hf_config(DecoderConfig, folder))
     return load_weights(model, folder, dtype, device, (), model.unused)
 
 
@@ -836,6 +847,11 @@ def with_stream_tokens(config, folder):
     return replace(config, decoder=decoder, frame_token_id=new[FRAME]), (rows, added)
 
 
+def hf_config(cls, folder):
+    path = Path(folder) / "config.json"
+    return cls.from_hf(read_json(path), path)
+
+
 def on_meta(cls, *args):
     with torch.device("meta"):                          # shapes only: loading fills them
         return cls(*args)
@@ -853,12 +869,15 @@ def preprocess(image, size):
 
 # ---- Files ----------------------------------------------------------------------------------
 
+def parse_json(text, path):
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+
+
 def read_json(path):
-    with open(path, encoding="utf-8") as file:
-        try:
-            return json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{path}: not JSON ({error})") from None
+    return parse_json(Path(path).read_bytes(), path)
 
 
 def write_json(path, data):
@@ -891,12 +910,12 @@ def read_headers(folder):
         with open(path, "rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
             check(8 <= start <= size, f"{path}: truncated, or not a safetensors file")
-            header = json.loads(file.read(start - 8))
+            header = parse_json(file.read(start - 8), path)
+        header.pop("__metadata__", None)
         for name, info in header.items():
-            if name != "__metadata__":
-                begin, end = (start + offset for offset in info["data_offsets"])
-                check(end <= size, f"{path}: truncated, tensor {name} ends at byte {end} of {size}")
-                tensors[name] = (path, info["dtype"], tuple(info["shape"]), begin, end - begin)
+            begin, end = (start + offset for offset in info["data_offsets"])
+            check(end <= size, f"{path}: truncated, tensor {name} ends at byte {end} of {size}")
+            tensors[name] = (path, info["dtype"], tuple(info["shape"]), begin, end - begin)
     return tensors
 
 
@@ -919,28 +938,20 @@ def read_tensor(entry, shape, dtype, device):
 
 # Prefixes of the public files -> ours. transformers 5 leaves "vision_model." out; LLaVA-OneVision
 # has three namings: the original, the newer in-memory one (both "model.") and the hub's (ours).
-VISION_NAMES = [(name, "vision_model." + name)
-                for name in ("embeddings.", "encoder.", "post_layernorm.", "head.")]
-LLAVA_NAMES = [("model.vision_tower.vision_tower.", "vision_tower."),
-               ("model.vision_tower.vision_model.", "vision_tower.vision_model."),
-               ("model.vision_tower.", "vision_tower.vision_model."),
-               ("vision_tower.vision_model.", "vision_tower.vision_model."),
-               ("vision_tower.", "vision_tower.vision_model."),
-               ("model.mm_projector.0.", "multi_modal_projector.linear_1."),
-               ("model.mm_projector.2.", "multi_modal_projector.linear_2."),
-               ("model.multi_modal_projector.", "multi_modal_projector."),
-               ("model.image_newline", "image_newline"),
-               ("model.language_model.", "language_model.model."),
-               ("model.", "language_model.model."), ("lm_head.", "language_model.lm_head.")]
+VISION_NAMES = [("(?=embeddings|encoder|post_layernorm|head)", "vision_model.")]
+LLAVA_NAMES = [(r"(model\.)?(vision_tower\.)+(vision_model\.)?", "vision_tower.vision_model."),
+               (r"model\.mm_projector\.0", "multi_modal_projector.linear_1"),
+               (r"model\.mm_projector\.2", "multi_modal_projector.linear_2"),
+               (r"model\.(?=multi_modal_projector|image_newline)", ""),
+               (r"model\.(language_model\.)?", "language_model.model."),
+               (r"lm_head", "language_model.lm_head")]
 EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 NOT_WEIGHTS = ("rotary_emb.inv_freq", "position_ids")   # tables that older files stored
 
 
 def rename(name, names):
-    """The first matching prefix of names [(old, new)] replaced."""
-    for old, new in names:
-        if name.startswith(old):
-            return new + name[len(old):]
+    for prefix, new in names:
+        name = re.sub("^" + prefix, new, name)
     return name
 
 

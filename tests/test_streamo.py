@@ -195,7 +195,7 @@ def test_attention_and_its_gradient_equal_torch(block, monkeypatch):
     torch.manual_seed(0)
     ours = [torch.randn(2, heads, 45, 8).requires_grad_() for heads in (6, 2, 2)]
     theirs = [x.detach().clone().requires_grad_() for x in ours]
-    y = causal_attention(*ours)
+    y = causal_attention(*ours)                         # in blocks here, on the CPU
     reference = F.scaled_dot_product_attention(*theirs, is_causal=True, enable_gqa=True)
     torch.testing.assert_close(y, reference.transpose(1, 2).flatten(2))
     weights = torch.randn_like(y)
@@ -203,6 +203,12 @@ def test_attention_and_its_gradient_equal_torch(block, monkeypatch):
     (reference.transpose(1, 2).flatten(2) * weights).sum().backward()
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("T", [1, 7, 45])
+def test_the_fused_attention_of_gpus_equals_the_blocked_one(T):
+    q, k, v = torch.randn(2, 6, T, 8), torch.randn(2, 2, 45, 8), torch.randn(2, 2, 45, 8)
+    torch.testing.assert_close(streamo.fused_attention(q, k, v), streamo.blocked_attention(q, k, v))
 
 
 def test_rope_by_hand():
@@ -329,9 +335,9 @@ def test_placeholders_and_features_agree():
     torch.testing.assert_close(model(ids, features, select=mask), logits[mask])
     torch.testing.assert_close(model(ids, features, select="last"), logits[:, -1])
     for wrong in (features[:4], torch.cat([features, features[:1]])):
-        with pytest.raises(ValueError, match=f"5 <frame> placeholders, but {len(wrong)}"):
+        with pytest.raises(ValueError, match=f"5 <frame> placeholders, {len(wrong)} visual"):
             model(ids, wrong)
-    with pytest.raises(ValueError, match="5 <frame> placeholders, but 0"):
+    with pytest.raises(ValueError, match="5 <frame> placeholders, 0 visual"):
         model(ids)
 
 

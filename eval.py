@@ -123,8 +123,8 @@ def score_stream(rows):
                "response_recall": percent(n["matched"], n["due"]),
                "response_f1": percent(2 * n["matched"], n["said"] + n["due"]),
                "text_exact": percent(n["exact"], n["matched"])}
-    scores |= {f"{name}_rate": percent(k, len(rows) and confusion.sum())
-               for name, k in zip(NAMES, confusion.sum(0).tolist())}
+    scores |= {f"{name}_rate": percent(k, confusion.sum())
+               for name, k in zip(NAMES, confusion.sum(0))}
     speed = sum(row["seconds"] for row in rows) / max(sum(row["compute"] for row in rows), 1e-9)
     return scores | {"stream_seconds_per_compute_second": speed, "dialogues": len(rows),
                      "confusion": confusion.tolist()}
@@ -197,6 +197,7 @@ def tempcompass_match(row):
 
 
 def first_letter(text, letters, prefixes):
+    """The first of `letters` in a text without the prefixes, or ""."""
     for prefix in prefixes:
         text = text.replace(prefix, "")
     found = re.search(f"[{letters}]", text)
@@ -325,7 +326,8 @@ def mvbench_rows(content, stem):
 
 
 def tempcompass_rows(content, stem):
-    """{video: {aspect: [question]}} in a file called as the task. Captioning needs a judge."""
+    """{video: {aspect: [question]}} in a file called as the task. Captioning needs a judge: it
+    is left out, and the average is that of the other three tasks."""
     hint = "\nPlease directly give the best option:"
     hint = "\nPlease answer yes or no:" if stem == "yes_no" else hint
     for video, aspects in content.items() if stem != "captioning" else ():
@@ -462,7 +464,7 @@ def run_group(group, run):
         size = model.config.vision.image_size
         pictures = ((k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps))
         rows = [row | {"task": t, "record": r} for row, (t, r) in zip(rows, records, strict=True)]
-    else:                               # MVBench gives the rate of what it has as folders of frames
+    else:                               # a record's fps is the rate of a folder of frames
         pictures = data.frames(group["video"], fps, rows[0].get("fps"))
     features, streams, done = encode(model, pictures), defaultdict(list), []
     options = {key: run[key] for key in ("fps", "threshold", "window")}
@@ -525,13 +527,25 @@ def groups_of(args):
         for i, record in enumerate(data.read_records(args.data)):
             for fault in data.faults(record):
                 raise ValueError(f"{args.data}: record {i}: {fault}")
-            task = record["task_type"]
+            task, rate = record["task_type"], data.parse_time(record.get("fps"))
             groups[str(data.video_path(record, args.folder))].append(
-                {"id": f"{args.data.stem}/{i}", "task": TASKS.get(task, task), "record": record})
+                {"id": f"{args.data.stem}/{i}", "task": TASKS.get(task, task), "record": record,
+                 "fps": rate})
     else:
         for row in read_rows(args.bench, args.data):
             groups[find_video(args.folder, row["video"])].append(row)
     return [{"video": video, "rows": rows} for video, rows in groups.items()]
+
+
+def sha256(folder):
+    """{name: digest} of the weights in a folder."""
+    digests = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digests:
+        raise ValueError(f"{folder}: no safetensors file there")
+    return digests
 
 
 def run_bench(args):
@@ -542,9 +556,7 @@ def run_bench(args):
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     out = args.out.with_suffix(".jsonl" if world == 1 else f".rank{rank}.jsonl")
     cuda = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    with open(args.model / "model.safetensors", "rb") as file:
-        run = {"sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-               "device": cuda if torch.cuda.is_available() else "cpu"}
+    run = {"device": cuda if torch.cuda.is_available() else "cpu", "sha256": sha256(args.model)}
     run |= {name: getattr(args, name, None) for name in (
         "bench", "model", "data", "seed", "fps", "threshold", "window", "offline", "max_frames",
         "patience")}
@@ -599,13 +611,14 @@ def claims(args):
     """Train what is not there, stream it, write {claim}.md and a figure, {claim}.png, to --out."""
     lines, training, tradeoff = ["| | " + " | ".join(COLUMNS), "|---" * (len(COLUMNS) + 1)], {}, {}
     budget = ["--steps", str(args.steps)] if args.steps else []
+    here = str(Path(__file__).with_name("train.py"))
     for arm, options in CLAIMS[args.claim].items():
         scores = []
         for seed in range(args.seeds):
             folder = args.out / f"{'-'.join(options).strip('-') or 'base'}-seed{seed}"
             if not (folder / "model" / "model.safetensors").exists():
                 again = ["--resume"] if any(folder.glob("step-*")) else []
-                subprocess.run([sys.executable, "train.py", *options, *budget, *again,
+                subprocess.run([sys.executable, here, *options, *budget, *again,
                                 "--seed", str(seed), "--out", str(folder)], check=True)
             out, fps = folder / f"{arm}.json", 2 if arm == "2 fps" else 1
             rows, run, _ = run_bench(argparse.Namespace(

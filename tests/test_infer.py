@@ -236,7 +236,7 @@ def test_long_answers_in_a_small_cache_push_the_oldest_turns_out(tokenizer, shad
     turns = list(infer.stream(model, tokenizer, pictures(20), [(0, "Why?")], threshold=0.0,
                               max_new_tokens=20, capacity=capacity, counts=counts))
     assert len(turns) == 20 and max(turn.kv[0] for turn in turns) <= capacity
-    assert counts["turns dropped"] >= 15
+    assert counts["turns dropped"] >= 8
     start = data.system_part(tokenizer) + data.pinned_part(tokenizer, "Why?")
     assert shadow.ids[:len(start)] == start
 

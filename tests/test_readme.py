@@ -1,0 +1,52 @@
+"""Every command of README runs, in a folder that shares this repository's files; long ones are cut
+short by the options below, which change how much is done, not what."""
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORTER = {"python train.py": ["--steps", "1", "--see-steps", "1", "--workers", "0"],
+           "python eval.py": ["--videos", "1", "--workers", "1"], "python toy.py": ["--n", "1"]}
+BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)) + \
+    "\n".join(line.strip() for line in TEXT.splitlines() if line.startswith("    python "))
+COMMANDS = sorted({line.split("   #")[0].strip() for line in BLOCKS.splitlines()
+                   if line.startswith("python ")})
+
+
+def test_readme_has_the_two_commands_and_names_only_files_that_exist():
+    assert TEXT.count("pip install -r requirements.txt && python infer.py assets/demo.mp4") == 1
+    assert TEXT.count("pip install -r requirements.txt && python -m pytest -q tests") == 1
+    for name in re.findall(r"\]\((\w[^):]*)\)", TEXT):
+        assert (ROOT / name).exists(), name
+    assert len(COMMANDS) >= 8 and "@@" not in TEXT
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, tmp_path):
+    for path in ROOT.iterdir():
+        if path.suffix == ".py":
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "assets").mkdir()
+    for path in (ROOT / "assets").iterdir():
+        (tmp_path / "assets" / path.name).symlink_to(path)
+    words = shlex.split(command)
+    for start, options in SHORTER.items():
+        words += options if command.startswith(start) else []
+    if "assets/demo.gif" in words:                           # never into the repository's own files
+        words = [word.replace("assets/demo.gif", "demo.gif").replace("assets/timeline", "timeline")
+                 for word in words]
+    done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "2"})
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_library_example_runs(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    exec(re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1], {})
+    assert " s " in capsys.readouterr().out

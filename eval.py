@@ -645,13 +645,13 @@ def claims(args):
 
 
 def draw(panels, path, width=560, height=400):
-    """Line charts side by side, {title: {label: [(x, y)]}}, as a picture file."""
+    """Line charts of percentages side by side, {title: {label: [(x, y)]}}, as a picture file."""
     image = Image.new("RGB", (width * len(panels), height), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(14)
     colours = "#1b6ca8", "#d1495b", "#3a9d5d"
     for n, (title, lines) in enumerate(panels.items()):
-        points = [point for line in lines.values() for point in line] or [(0, 0)]
-        low, span = np.min(points, 0), np.ptp(points, 0) + 1e-9
+        xs = [x for line in lines.values() for x, _ in line] or [0]
+        low, span = np.array((min(xs), 0)), np.array((max(xs) - min(xs) or 1, 100))
         left, bottom, room = n * width + 50, height - 40, np.array((width - 70, 80 - height))
         pen.rectangle((left, 40, left + room[0], bottom), outline="#999999")
         pen.text((left, 12), title, "black", font)
@@ -661,7 +661,7 @@ def draw(panels, path, width=560, height=400):
             pen.text((left - 6, y), f"{up:.4g}", "black", font, anchor="rm")
         for (label, line), colour, row in zip(lines.items(), colours, range(3)):
             pen.line([tuple((left, bottom) + room * (p - low) / span) for p in line], colour, 3)
-            pen.text((left + room[0] - 8, bottom - 24 - 18 * row), label, colour, font, anchor="ra")
+            pen.text((left + room[0] / 2, bottom - 24 - 18 * row), label, colour, font)
     image.save(path)
 
 

@@ -247,6 +247,7 @@ class Tokenizer:
         if not path.exists() and path.with_name("vocab.json").exists():
             return cls._from_vocab(Path(folder))
         data = read_json(path)
+        check({"model", "added_tokens"} <= set(data), f"{path}: not a tokenizer.json")
         model, normalizer = data["model"], data.get("normalizer") or {"normalizers": []}
         only(model, path, type="BPE", dropout=None, byte_fallback=False,
              continuing_subword_prefix="", end_of_word_suffix="")
@@ -543,6 +544,7 @@ class Connector(nn.Module):
 
 
 @lru_cache
+@torch.inference_mode(False)                            # made while streaming, it serves training too
 def pooling_matrix(side, grid, pooling):
     """(grid*grid, side*side): pooling a square of features is linear, so it is one matrix."""
     check(pooling in ("average", "bilinear"), f"pooling {pooling!r}: average or bilinear wanted")
@@ -790,8 +792,8 @@ class Streamo(nn.Module):
         data = read_json(path)
         kind = data.get("model_type")
         if kind == "streamo":
-            return load_weights(on_meta(cls, StreamoConfig.from_dict(data, path)), folder, dtype,
-                                device)
+            model = on_meta(cls, StreamoConfig.from_dict(data, path))
+            return load_weights(model, folder, dtype, device)
         check(kind == "llava_onevision" or "mm_projector_type" in data,
               f"{path}: model_type {kind!r} is not supported, only streamo and llava_onevision; "
               "for a vision folder and a decoder folder use from_parts")

@@ -1,5 +1,5 @@
-"""The streaming loop: equal to training and to the cache-free oracle, at the promised cost; what the
-cache holds under every policy; the command line. The models are tiny and random."""
+"""The streaming loop: equal to training and to the cache-free oracle, at the promised cost; what
+the cache holds under every policy; the command line. The models are tiny and random."""
 import json
 import sys
 from collections import Counter
@@ -21,7 +21,8 @@ SAY = "A red circle."
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    tokenizer = Tokenizer.train(["What moves? Describe it. A red circle. system\n user\nassistant\n"], 1270)
+    text = "What moves? Describe it. A red circle. system\n user\nassistant\n"
+    tokenizer = Tokenizer.train([text], 1270)
     tokenizer.add_tokens([*STATES, FRAME])
     return tokenizer
 
@@ -192,15 +193,18 @@ POLICIES = [dict(), dict(window=8), dict(window=1), dict(window=20, prune=3),
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_the_cache_is_a_rendered_dialogue_under_every_policy(tokenizer, monkeypatch, shadow, policy):
+def test_the_cache_is_a_rendered_dialogue_under_every_policy(
+        tokenizer, monkeypatch, shadow, policy):
     """System part, data.pinned_part of each question that left, the turns that stay, in training's
     words; and with one layer, where keys and values know nothing of what has left, the
     probabilities are those of a fresh forward on just that."""
     model = build(tokenizer, layers=1, scripted=True)
-    pattern, asked = [0, 1, 2, 0, 0, 1, 0], {0: "What moves?", 13: "Describe it.", 30: "What is it?"}
+    pattern = [0, 1, 2, 0, 0, 1, 0]
+    asked = {0: "What moves?", 13: "Describe it.", 30: "What is it?"}
     scripted_states(monkeypatch, pattern)
     fps, window = policy.get("fps", 1), policy.get("window", model.config.window)
-    frames = [(s, image // 64 * 64 if int(s) % 3 else image * 0 + 9) for s, image in pictures(45, fps)]
+    frames = [(s, image // 64 * 64 if int(s) % 3 else image * 0 + 9)       # some hardly differ
+              for s, image in pictures(45, fps)]
     sides, compressor = [], data.Compressor(2, 1, 3.0)
     for _, image in frames:
         sides.append(compressor(image) if "compress" in policy else 2)
@@ -271,7 +275,8 @@ def test_questions_come_at_any_second_also_from_elsewhere(tokenizer):
             questions += [(0, "Describe it."), (6.5, "Later?")]
         if turn.start == 10:
             questions += [(0, "Why " * 900)]
-    assert {s: q for s, q in seen.items() if q} == {2: "What moves?", 5: "Describe it.", 7: "Later?"}
+    asked = {second: question for second, question in seen.items() if question}
+    assert asked == {2: "What moves?", 5: "Describe it.", 7: "Later?"}
     assert counts["questions refused: too many are open"] == 1
 
 
@@ -328,14 +333,15 @@ def test_raw_frames_on_standard_input(folder, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO(raw), isatty=lambda: False))
     assert run(folder, "-", "--size", "32x32", "--fps", "2", "--threshold", "1") == 0
     assert capsys.readouterr().out.startswith("3 s of video, 0 answers")
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO(raw[:-7]), isatty=lambda: False))
+    sys.stdin.buffer = BytesIO(raw[:-7])
     assert run(folder, "-", "--size", "32x32", "--fps", "2") == 2
     assert "frame 5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text, expected", [
     ("What moves?", (0, "What moves?")), ("12:What moves?", (12, "What moves?")),
-    ("1:05: Why?", (65, "Why?")), ("1:00:05:Why?", (3605, "Why?")), ("Note: why?", (0, "Note: why?"))])
+    ("1:05: Why?", (65, "Why?")), ("1:00:05:Why?", (3605, "Why?")),
+    ("Note: why?", (0, "Note: why?"))])
 def test_ask(text, expected):
     assert infer.ask(text) == expected
 
@@ -388,7 +394,8 @@ def test_bad_input_is_one_line_and_code_2(folder, tmp_path, capsys, message):
 
 
 @pytest.mark.parametrize("change", [
-    lambda t: t.pop(NORM), lambda t: t.update({NORM: t[NORM][:5].clone()})], ids=["missing", "shape"])
+    lambda t: t.pop(NORM), lambda t: t.update({NORM: t[NORM][:5].clone()})],
+    ids=["missing", "shape"])
 def test_a_broken_checkpoint_names_the_tensor(folder, tmp_path, capsys, change):
     assert run(spoil(folder, tmp_path, change), folder / "clip.mp4") == 2
     err = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Live sources and people at a terminal: udp on the loopback, a slow model, typed questions, Ctrl-C."""
+"""Live sources and people at a terminal: udp, http, a slow model, typed questions, Ctrl-C."""
 import fcntl
 import json
 import os
@@ -48,7 +48,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_mpeg_ts_over_udp_is_watched_until_it_falls_silent(folder, capsys, tmp_path, monkeypatch):  # noqa: F811
+def test_mpeg_ts_over_udp_is_watched_until_it_falls_silent(
+        folder, capsys, tmp_path, monkeypatch):  # noqa: F811
     url = f"udp://127.0.0.1:{free_port()}"
     sender = threading.Thread(target=send, args=(f"{url}?pkt_size=1316", 5), daemon=True)
     began = time.monotonic()
@@ -121,7 +122,8 @@ def test_a_broken_source_ends_with_its_message_and_keeps_what_was_written(
         yield 0, np.zeros((8, 8, 3), np.uint8)
         raise OSError("camera:0: the cable is out")
     monkeypatch.setattr(infer, "open_source", lambda *_: (breaks(), None, True))
-    assert run(folder, "camera:0", "--jsonl", tmp_path / "o.jsonl", "--vtt", tmp_path / "o.vtt") == 2
+    files = ["--jsonl", tmp_path / "o.jsonl", "--vtt", tmp_path / "o.vtt"]
+    assert run(folder, "camera:0", *files) == 2
     out, err = capsys.readouterr()
     assert "the cable is out" in err and err.count("\n") == 1 and "1 s of video" in out
     assert json.loads((tmp_path / "o.jsonl").read_text())["start"] == 0
@@ -184,9 +186,9 @@ def test_a_typed_question_joins_and_ctrl_c_leaves_whole_files(folder, tmp_path):
 
 def test_sigterm_ends_a_pipe_at_once_with_whole_files(folder, tmp_path):  # noqa: F811
     child = subprocess.Popen(
-        [sys.executable, ROOT / "infer.py", "-", "--size", "8x8", "--model", folder, "--device", "cpu",
-         "--threshold", "0", "--max-new-tokens", "2", "--jsonl", "o.jsonl", "--vtt", "o.vtt"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=False)
+        [sys.executable, ROOT / "infer.py", "-", "--size", "8x8", "--model", folder,
+         "--device", "cpu", "--threshold", "0", "--max-new-tokens", "2", "--jsonl", "o.jsonl", "--vtt", "o.vtt"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
     child.stdin.write(bytes(8 * 8 * 3 * 3))
     child.stdin.flush()
     for _ in range(3):

@@ -84,6 +84,12 @@ def test_a_question_cannot_inject_special_tokens(tokenizer):
     assert not special & set(plain) and tokenizer.decode(plain) == text
 
 
+def test_of_two_added_tokens_at_a_place_the_longer_one_is_read():
+    tokenizer = Tokenizer.train([], 0)
+    tokenizer.add_tokens(["<a", "<a>", "<a>>"])
+    assert tokenizer.encode("<a>><a>") == [tokenizer.id("<a>>"), tokenizer.id("<a>")]
+
+
 def test_merges_by_hand_and_long_words_in_time(tokenizer):
     # ranks: (1,2)->5 first, then (5,3)->6, (2,3)->7 third: 1 2 3 2 3 -> 5 3 7 -> 6 7
     ranks = {(1, 2): (0, 5), (5, 3): (1, 6), (2, 3): (2, 7)}
@@ -144,6 +150,8 @@ def test_tokenizer_files(tokenizer, tmp_path):
                         "behavior": "Isolated"}}, r"\\p\{Lu\}"),
     ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "add_prefix_space"),
     ({"model": {"type": "WordPiece"}}, "WordPiece"),
+    ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Strip"}]}},
+     "Strip"),
     ({"added_tokens": [{"content": "<x>", "id": 9, "lstrip": True}]}, "<x>: lstrip = True")])
 def test_tokenizer_settings_that_are_refused(tokenizer, tmp_path, change, named):
     tokenizer.save_pretrained(tmp_path)
@@ -399,6 +407,8 @@ def damage(folder, how):
         file.write_bytes(file.read_bytes()[:-10])
     elif how == "empty":
         file.write_bytes(b"")
+    elif how == "garbage":
+        file.write_bytes(b"\x08" + 7 * b"\0" + 20 * b"x")
     elif how == "no weights":
         file.unlink()
     elif how == "no config":
@@ -423,8 +433,9 @@ def damage(folder, how):
     ("unexpected", r"unexpected tensor language_model\.model\.layers\.9"),
     ("integer", r"up_proj\.weight is I64"), ("truncated", r"model\.safetensors: truncated, tensor"),
     ("empty", r"model\.safetensors: truncated"), ("no weights", "no model.safetensors"),
-    ("no config", r"config\.json"), ("no json", r"config\.json: not JSON"),
-    ("unknown key", "DecoderConfig keys missing or unknown: .*dropout"), ("incomplete", "DecoderConfig keys missing or unknown: .*vocab_size")])
+    ("garbage", r"model\.safetensors: not JSON"), ("no config", r"config\.json"), ("no json", r"config\.json: not JSON"),
+    ("unknown key", "DecoderConfig keys missing or unknown: .*dropout"),
+    ("incomplete", "DecoderConfig keys missing or unknown: .*vocab_size")])
 def test_a_damaged_folder_is_named(tmp_path, how, named):
     tiny().save_pretrained(tmp_path)
     damage(tmp_path, how)

@@ -544,7 +544,7 @@ class Connector(nn.Module):
 
 
 @lru_cache
-@torch.inference_mode(False)                            # made while streaming, it serves training too
+@torch.inference_mode(False)                # made while streaming, it serves training too
 def pooling_matrix(side, grid, pooling):
     """(grid*grid, side*side): pooling a square of features is linear, so it is one matrix."""
     check(pooling in ("average", "bilinear"), f"pooling {pooling!r}: average or bilinear wanted")

@@ -106,7 +106,7 @@ def test_merges_by_hand_and_long_words_in_time(tokenizer):
     ("I'LL we'ſ it's", ["I", "'LL", " we", "'ſ", " it", "'s"]),          # long s folds to s
     ("a\x1cb\x85c  d", ["a", "\x1cb", "\x85c", " ", " d"]),               # U+001C is no space
     ("x٣४½\U0001d2c0", ["x", "٣", "४", "½", "\U0001d2c0"]),               # numbers, new ones too
-    ("!\u1c89a!!\U00031350", ["!\u1c89a", "!!", "\U00031350"]),           # letters of Unicode 15, 16
+    ("!\u1c89a!!\U00031350", ["!\u1c89a", "!!", "\U00031350"]),       # letters of Unicode 15, 16
     ("a \n\n b\r\n", ["a", " \n\n", " b", "\r\n"])])
 def test_qwen_split_by_hand(text, words):
     split = streamo.compile_split(streamo.QWEN_PATTERN)
@@ -433,7 +433,8 @@ def damage(folder, how):
     ("unexpected", r"unexpected tensor language_model\.model\.layers\.9"),
     ("integer", r"up_proj\.weight is I64"), ("truncated", r"model\.safetensors: truncated, tensor"),
     ("empty", r"model\.safetensors: truncated"), ("no weights", "no model.safetensors"),
-    ("garbage", r"model\.safetensors: not JSON"), ("no config", r"config\.json"), ("no json", r"config\.json: not JSON"),
+    ("garbage", r"model\.safetensors: not JSON"), ("no config", r"config\.json"),
+    ("no json", r"config\.json: not JSON"),
     ("unknown key", "DecoderConfig keys missing or unknown: .*dropout"),
     ("incomplete", "DecoderConfig keys missing or unknown: .*vocab_size")])
 def test_a_damaged_folder_is_named(tmp_path, how, named):

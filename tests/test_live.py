@@ -187,7 +187,8 @@ def test_a_typed_question_joins_and_ctrl_c_leaves_whole_files(folder, tmp_path):
 def test_sigterm_ends_a_pipe_at_once_with_whole_files(folder, tmp_path):  # noqa: F811
     child = subprocess.Popen(
         [sys.executable, ROOT / "infer.py", "-", "--size", "8x8", "--model", folder,
-         "--device", "cpu", "--threshold", "0", "--max-new-tokens", "2", "--jsonl", "o.jsonl", "--vtt", "o.vtt"],
+         "--device", "cpu", "--threshold", "0", "--max-new-tokens", "2",
+         "--jsonl", "o.jsonl", "--vtt", "o.vtt"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
     child.stdin.write(bytes(8 * 8 * 3 * 3))
     child.stdin.flush()

@@ -41,8 +41,8 @@ def test_command(command, tmp_path):
     if "assets/demo.gif" in words:                           # never into the repository's own files
         words = [word.replace("assets/demo.gif", "demo.gif").replace("assets/timeline", "timeline")
                  for word in words]
-    done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "2"})
+    done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True,
+                          text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
     assert done.returncode == 0, done.stderr[-2000:]
 
 

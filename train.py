@@ -26,7 +26,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -484,7 +484,7 @@ def memory():
 
 def evaluate(o, folder):
     """Scores of a checkpoint that streams unseen toy clips, by eval.py in a process of its own."""
-    out = Path(o.out) / "eval.json"
+    out = Path(folder) / "eval.json"
     subprocess.run([sys.executable, Path(__file__).with_name("eval.py"), "toy", "--model", folder,
                     "--videos", str(o.eval_videos), "--seed", "7", "--out", out], check=True,
                    stdout=subprocess.DEVNULL)
@@ -523,17 +523,22 @@ def run(o):
         micro = [next(batches)]
         micro += [next(batches) for _ in range(steps.sizes.popleft() - 1)]
         waited = time.perf_counter() - began
-        line = learner.step(micro, learning_rate(o, step))
+        try:
+            line = learner.step(micro, learning_rate(o, step))
+        except ValueError as error:
+            raise ValueError(f"step {step + 1}: {error}") from error
         took = time.perf_counter() - began
         stopping = learner.reduce(torch.tensor(float(bool(stop)), device=learner.device)).item() > 0
         done = step + 1
-        if done % o.save_every == 0 or done == o.steps or stopping:
+        scored = o.eval_every and done % o.eval_every == 0
+        if done % o.save_every == 0 or done == o.steps or stopping or scored:
             save(o, done, learner, tokenizer, about)
-            if rank == 0 and o.eval_every and done % o.eval_every == 0:
+            if rank == 0 and scored:
                 line.update(evaluate(o, checkpoints(o)[-1]))
         if rank == 0:
             line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory()}
             line["tokens_per_second"] = line["tokens"] / took
+            line["mended"] = dict(sum((b["counts"] for b in micro), Counter()))
             log.write(json.dumps(line) + "\n")
             log.flush()
             bar.set_postfix({k: f"{line[k]:.3f}" for k in SHOWN if k in line})
@@ -550,7 +555,7 @@ def main(argv=None):
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         run(o)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"train.py: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         sys.exit(2)
     finally:

@@ -13,7 +13,7 @@ import torch
 
 import data
 import infer
-from streamo import (FRAME, RESPONSE, SILENCE, STANDBY, STATES, DecoderConfig, KVCache, Streamo,
+from streamo import (FRAME, STATES, DecoderConfig, KVCache, Streamo,
                      StreamoConfig, Tokenizer, VisionConfig)
 
 SAY = "A red circle."
@@ -171,7 +171,7 @@ def test_frames_may_be_pil_images_or_encoded_before(tokenizer):
 def shadow(monkeypatch):
     """The ids that lie in the cache, kept by watching what is read and what is dropped."""
     shadow = SimpleNamespace(ids=[], memory=None, drops=0)
-    read, drop, init = infer.Memory.read, KVCache.drop, infer.Memory.__init__
+    read, drop = infer.Memory.read, KVCache.drop
 
     def watched_read(self, ids, *args):
         shadow.memory = self

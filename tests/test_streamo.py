@@ -105,7 +105,7 @@ def test_merges_by_hand_and_long_words_in_time(tokenizer):
 @pytest.mark.parametrize("text, words", [
     ("I'LL we'ſ it's", ["I", "'LL", " we", "'ſ", " it", "'s"]),          # long s folds to s
     ("a\x1cb\x85c  d", ["a", "\x1cb", "\x85c", " ", " d"]),               # U+001C is no space
-    ("x٣४½\U0001d2c0", ["x", "٣", "४", "½", "\U0001d2c0"]),               # numbers, new ones too
+    ("x٣४½\U0001d2c0", ["x", "٣", "४", "½", "\U0001d2c0"]),  # numbers, new ones too
     ("!\u1c89a!!\U00031350", ["!\u1c89a", "!!", "\U00031350"]),       # letters of Unicode 15, 16
     ("a \n\n b\r\n", ["a", " \n\n", " b", "\r\n"])])
 def test_qwen_split_by_hand(text, words):

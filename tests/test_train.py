@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch.multiprocessing as mp
 
 import data
 import train
-from streamo import FRAME, STATES, DecoderConfig, Streamo, StreamoConfig, Tokenizer, VisionConfig
+from streamo import FRAME, STATES, Streamo, Tokenizer, VisionConfig
 
 ROOT = Path(__file__).parent.parent
 SPLITS = [[0, 1, 2, 3, 4, 5, 6, 7]], [[0, 1], [2, 3], [4, 5], [6, 7]]
@@ -24,42 +25,15 @@ def parts():
     tokenizer = Tokenizer.train(data.toy_texts(60), 1500)
     tokenizer.add_tokens([*STATES, FRAME])
     torch.manual_seed(1)
-    return tokenizer, Streamo(
-        StreamoConfig(
-            vision=VisionConfig(
-                hidden_size=16,
-                intermediate_size=24,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                image_size=16,
-                patch_size=4,
-            ),
-            decoder=DecoderConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=24,
-                intermediate_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                head_dim=12,
-                rope_theta=1e4,
-                rms_norm_eps=1e-6,
-                max_position_embeddings=4096,
-                tie_word_embeddings=True,
-                attention_bias=False,
-                qk_norm=False,
-            ),
-            frame_token_id=tokenizer.frame_id,
-            vision_feature_layer=-1,
-            pooling="average",
-            grid=2,
-            coarse_grid=1,
-            window=60,
-        )
-    )
+    config = train.tiny_config(tokenizer)
+    decoder = replace(config.decoder, hidden_size=24, intermediate_size=32, num_hidden_layers=2,
+                      num_attention_heads=2, num_key_value_heads=1, head_dim=12)
+    return tokenizer, Streamo(replace(config, decoder=decoder, vision=VisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        image_size=16, patch_size=4)))
 
 
-def gradient(groups, drop_states=()):
+def gradient(groups):
     """All gradients, as one vector, of a step with these micro-batches of this rank."""
     tokenizer, model = parts()
     options = train.parse(["--no-autocast"])

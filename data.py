@@ -11,7 +11,6 @@ times) and stream records (messages, one second each); both become the same list
 """
 
 import argparse
-import ast
 import csv
 import json
 import math
@@ -22,6 +21,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import groupby
 from pathlib import Path
 
 import av
@@ -32,7 +32,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import toy
-from streamo import FRAME, RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer
+from streamo import RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer
 
 SYSTEM = "Each second, say </Silence>, </Standby> or </Response> and the answer."
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -166,54 +166,29 @@ def parse_time(value):
     return seconds
 
 
-def times_of(entry):
-    return [parse_time(entry.get(key)) for key in ("st_time", "end_time", "time")]
+def read_entry(kind, entry):
+    """(turn, text, Standby turns) of a question or response of a raw record, as the release means
+    it: a question at second t stands in turn t-1; a span is Standby on turns start-1 .. end-1 and
+    Response on turn `end`; an instant t is Response on turn t-1."""
+    text = entry.get("content") if isinstance(entry, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("content is missing, empty or not text")
+    text.encode()                               # half an emoji (a surrogate) is no text
+    start, end, time = (parse_time(entry.get(key)) for key in ("st_time", "end_time", "time"))
+    if kind == "response" and (start is None) != (end is None):
+        raise ValueError("st_time without end_time, or the reverse")
+    if kind == "response" and start is time is None:
+        raise ValueError("neither st_time and end_time nor time")
+    if kind == "question" or start is None:
+        return max(int(time or 0) - 1, 0), text, ()
+    if end < start:
+        raise ValueError(f"the span runs backwards, from {start} to {end}")
+    return int(end), text, range(int(start) - 1, int(end))
 
 
-def faults(record):
-    """Yield what is wrong with a raw or stream record, field by field."""
-    if not isinstance(record, dict):
-        yield "not a JSON object"
-        return
-    for key in ("task_type", "source") + (() if "messages" in record else ("video_path",)):
-        if not isinstance(record.get(key), str) or not record[key]:
-            yield f"{key}: missing or not text"
-    if "messages" in record:
-        try:
-            video_path(record, "")
-            stream_events(record["messages"], Counter())
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            yield f"messages or videos: {error}"
-        return
-    for kind in ("question", "response"):
-        if not isinstance(record.get(kind), list):
-            yield f"{kind}: missing or not a list"
-            continue
-        for n, entry in enumerate(record[kind]):
-            content = entry.get("content") if isinstance(entry, dict) else None
-            if not isinstance(content, str) or not content.strip():
-                yield f"{kind}[{n}]: content is missing, empty or not text"
-                continue
-            try:
-                start, end, time = times_of(entry)
-                content.encode()                            # half an emoji (a surrogate) is no text
-            except ValueError as error:
-                yield f"{kind}[{n}]: {error}"
-                continue
-            if kind == "response" and (start is None) != (end is None):
-                yield f"{kind}[{n}]: st_time without end_time, or the reverse"
-            elif kind == "response" and start is time is None:
-                yield f"{kind}[{n}]: neither st_time and end_time nor time"
-            elif kind == "response" and start is not None and end < start:
-                yield f"{kind}[{n}]: the span runs backwards, from {start} to {end}"
-
-
-def stream_events(messages, counts):
-    """(questions [(turn, text)], Standby turns, responses [(turn, text)]) of a stream record.
-
-    A question in turn 0 that stands again later was only repeated by the released converter.
-    """
-    questions, standby, responses = [], [], []
+def read_messages(messages, said, counts):
+    """Add what a stream record says to `said` (see parsed). A question in turn 0 that stands again
+    later was only repeated by the released converter."""
     messages = messages[messages[0]["role"] == "system":]
     for n, (user, reply) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
         asked, _, frame = user["content"].rpartition(f"<{n}s-{n + 1}s>\n")
@@ -222,27 +197,49 @@ def stream_events(messages, counts):
             raise ValueError(f"turn {n} is not '[question] <{n}s-{n + 1}s> <stream>' and a reply")
         if state not in STATES or (state == RESPONSE) != bool(text):
             raise ValueError(f"turn {n}: no state, or no text: {reply['content']!r}")
-        questions += [(n, asked.removesuffix("\n"))] if asked else []
-        standby += [n] if state == STANDBY else []
-        responses += [(n, text)] if state == RESPONSE else []
-    if questions and questions[0] in [(0, text) for _, text in questions[1:]]:
+        said["question"] += [(n, asked.removesuffix("\n"))] if asked else []
+        said["response"] += [(n, text)] if text else []
+        said["standby"] += [[n]] if state == STANDBY else []
+    if said["question"] and said["question"][0] in [(0, text) for _, text in said["question"][1:]]:
         counts["repeated question of turn 0 left out"] += 1
-        questions = questions[1:]
-    return questions, [standby], responses
+        del said["question"][0]
 
 
-def raw_events(record):
-    """The same three of a raw record, in the released meaning: a question at t stands in turn t-1;
-    a span is Standby on turns start-1 .. end-1, Response on turn `end`; instants on turn t-1."""
-    questions = [(max(int(parse_time(q.get("time")) or 0) - 1, 0), q["content"])
-                 for q in record["question"]]
-    standby, responses = [], []
-    for response in record["response"]:
-        start, end, time = times_of(response)
-        standby += [] if start is None else [range(int(start) - 1, int(end))]
-        turn = max(int(time) - 1, 0) if start is None else int(end)
-        responses.append((turn, response["content"]))
-    return questions, standby, responses
+def parsed(record, counts):
+    """What a raw or stream record says, {"question" and "response": [(turn, text)], "standby":
+    [turns of an event]}, and the list of what is wrong with it, field by field."""
+    said, wrong = {"question": [], "response": [], "standby": []}, []
+    if not isinstance(record, dict):
+        return said, ["not a JSON object"]
+    for key in ("task_type", "source") + (() if "messages" in record else ("video_path",)):
+        if not isinstance(record.get(key), str) or not record[key]:
+            wrong.append(f"{key}: missing or not text")
+    if "messages" in record:
+        try:
+            video_path(record, "")
+            read_messages(record["messages"], said, counts)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            wrong.append(f"messages or videos: {error}")
+        return said, wrong
+    for kind in ("question", "response"):
+        entries = record.get(kind)
+        if not isinstance(entries, list):
+            wrong.append(f"{kind}: missing or not a list")
+            continue
+        for n, entry in enumerate(entries):
+            try:
+                turn, text, standby = read_entry(kind, entry)
+            except ValueError as error:
+                wrong.append(f"{kind}[{n}]: {error}")
+                continue
+            said[kind].append((turn, text))
+            said["standby"].append(standby)
+    return said, wrong
+
+
+def faults(record):
+    """What is wrong with a raw or stream record, field by field."""
+    return parsed(record, Counter())[1]
 
 
 def turns_from_record(record, seconds, counts=None):
@@ -253,19 +250,17 @@ def turns_from_record(record, seconds, counts=None):
     Raises ValueError for a broken field (see faults).
     """
     counts = Counter() if counts is None else counts
-    fault = "the video has no whole second" if seconds < 1 else next(faults(record), None)
-    if fault:
-        raise ValueError(fault)
-    questions, standby, responses = (
-        stream_events(record["messages"], counts) if "messages" in record else raw_events(record))
-    turns = [Turn(n, STANDBY if any(n in span for span in standby) else SILENCE)
+    said, wrong = parsed(record, counts)
+    if wrong or seconds < 1:
+        raise ValueError(wrong[0] if wrong else "the video has no whole second")
+    turns = [Turn(n, STANDBY if any(n in span for span in said["standby"]) else SILENCE)
              for n in range(seconds)]
-    for n, text in questions:
+    for n, text in said["question"]:
         turn = turns[min(n, seconds - 1)]
         counts["question after the end moved to the last turn"] += n >= seconds
         counts["questions joined"] += turn.question is not None
         turn.question = text if turn.question is None else f"{turn.question}\n{text}"
-    for n, text in responses:
+    for n, text in said["response"]:
         turn = turns[min(n, seconds - 1)]
         counts["response after the end moved to the last turn"] += n >= seconds
         counts["response in the Standby of another event"] += n < seconds and turn.state == STANDBY
@@ -624,78 +619,76 @@ def read_records(file):
         bar.close()
 
 
-# A source's reader gives, for one item of its file: the tasks to make of it, the video's path, its
-# duration (None: unknown) and spans (start, end, text) in seconds of that video (None: no times).
+# A reader yields, for an item of its source's file: the video's path, its duration (None: unknown),
+# spans (start, end, text) in seconds of that video (None: no times), and the tasks to make of them.
 
-def activitynet(item):
-    name, v = item
-    spans = [(*span, s) for span, s in zip(v["timestamps"], v["sentences"], strict=True)]
-    yield (caption, grounding), f"v_{name.removeprefix('v_')}.mp4", v["duration"], spans
+def activitynet(name, v):
+    spans = [(*span, text) for span, text in zip(v["timestamps"], v["sentences"], strict=True)]
+    yield f"v_{name.removeprefix('v_')}.mp4", v["duration"], spans, caption, grounding
 
 def qvhighlights(v):                            # times are relative to the clip that vid names
     spans = [(*span, v["query"]) for span in v["relevant_windows"]]
-    yield (grounding,), f"{v['vid']}.mp4", v["duration"], spans
+    yield f"{v['vid']}.mp4", v["duration"], spans, grounding
 
-def youcook2(item):
-    name, v = item
-    if "timestamps" in v:                       # PDVC's copy, in ActivityNet's layout
+def youcook2(name, v):
+    if "timestamps" in v:                       # PDVC's copy; its test split says "None"
         path, spans = name.removeprefix("v_"), zip(v["timestamps"], v["sentences"], strict=True)
     else:
         path = f"{v['recipe_type']}/{name}"
         spans = [(a["segment"], a["sentence"]) for a in v["annotations"]]
-    spans = [(*span, text) for span, text in spans if text != "None"]      # the test split's
-    yield (steps, grounding), f"{path}.mp4", v["duration"], spans
+    spans = [(*span, text) for span, text in spans if text != "None"]
+    yield f"{path}.mp4", v["duration"], spans, steps, grounding
 
-def hacs(item):                                 # the duration is a string, the folder the class
-    name, v = item
+def hacs(name, v):                              # the folder is the class, the duration a string
     spans = [(*a["segment"], a["label"]) for a in v["annotations"]]
     folder = spans[0][2].replace(" ", "_") if spans else ""
-    yield (steps, grounding), f"{folder}/v_{name}.mp4", v["duration"], spans
+    yield f"{folder}/v_{name}.mp4", v["duration"], spans, steps, grounding
 
 def egotimeqa(v):                               # frames at 30 fps; " l " is a misread " I "
     ask = partial(qa, question=v["question"].replace(" l ", " I "))
-    span = v["moment_start_frame"] / 30, v["moment_end_frame"] / 30
-    yield (ask,), f"{v['video_id']}.mp4", None, [(*span, v["answer"])]
+    span = v["moment_start_frame"] / 30, v["moment_end_frame"] / 30, v["answer"]
+    yield f"{v['video_id']}.mp4", None, [span], ask
 
 def didemo(v):                                  # inclusive 5-second chunks, by several annotators
     (first, last), _ = Counter(map(tuple, v["times"])).most_common(1)[0]
     end = min(5 * v["num_segments"], 30)
-    yield (grounding,), v["video"], end, [(5 * first, min(5 * last + 5, end), v["description"])]
+    yield v["video"], end, [(5 * first, min(5 * last + 5, end), v["description"])], grounding
 
-def coin(item):
-    name, v = item
+def coin(name, v):                              # the class is the goal, in CamelCase
     goal = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", v["class"])
     which = partial(dated, question=f'Which step of "{goal}" is being done?')
     spans = [(*a["segment"], a["label"]) for a in v["annotation"]]
-    yield (steps, grounding, which), f"{name}.mp4", v["duration"], spans
+    yield f"{name}.mp4", v["duration"], spans, steps, grounding, which
 
 def llava_video(v):                             # no times at all
-    talk = [turn["value"].replace("<image>\n", "") for turn in v["conversations"]]
-    for asked, told in zip(talk[::2], talk[1::2], strict=True):
-        yield (partial(qa, question=asked),), v["video"], None, [(None, None, told)]
+    for asked, told in talk(turn["value"] for turn in v["conversations"]):
+        yield v["video"], None, [(None, None, told)], partial(qa, question=asked)
 
 def koala(v):                                   # a row is a clip; its times are the whole film's
-    start, end = (parse_time(time) for time in ast.literal_eval(v["timestamp"]))
-    yield (caption,), f"{v['videoID']}.mp4", end - start, [(0, end - start, v["caption"])]
+    start, end = map(parse_time, re.findall(r"[\d:.]+", v["timestamp"]))
+    yield f"{v['videoID']}.mp4", end - start, [(0, end - start, v["caption"])], caption
 
-def et_instruct(v):
-    tgt, left = v.get("tgt", []), {"human": [*v.get("src", [])], "gpt": [*v.get("tgt", [])]}
-    talk = [re.sub("<vid>", lambda _: str(left[turn["from"]].pop(0)), turn["value"])
-            for turn in v["conversations"]]     # in vid files each <vid> is the next of src or tgt
-    for asked, told in zip(talk[::2], talk[1::2], strict=True):
-        asked = asked.replace("<image>\n", "")
+def et_instruct(v):                             # src and tgt are flat: start, end, start, end, ...
+    src, tgt = v.get("src", []), v.get("tgt", [])
+    left = {"human": [*src], "gpt": [*tgt]}     # in vid files each <vid> is the next of them
+    texts = [re.sub("<vid>", lambda _: str(left[turn["from"]].pop(0)), turn["value"])
+             for turn in v["conversations"]]
+    for asked, told in talk(texts):
         part = re.split(r"(\d+(?:\.\d+)?) *- *(\d+(?:\.\d+)?) *s(?:ec\w*)?\b[,:. ]*", told)
-        spans = list(zip(part[1::3], part[2::3], (text.strip() for text in part[3::3])))
-        if not tgt or len(tgt) % 2 or v["task"] == "gvq":       # the answer is more than a span
-            when = tgt or v.get("src") or [None]
-            spans = [(when[0], when[0] + 1 if len(when) == 1 and tgt else when[-1], told)]
-            yield (partial(qa, question=asked),), v["video"], v["duration"], spans
-        elif spans and all(text for *_, text in spans):
-            task = steps if v["task"] == "slc" else caption     # slc: step localisation and caption
-            yield (task,), v["video"], v["duration"], spans
-        else:
+        spans = list(zip(part[1::3], part[2::3], map(str.strip, part[3::3])))
+        task = steps if v["task"] == "slc" else caption         # slc: steps, located and told
+        if not tgt or len(tgt) % 2 or v["task"] == "gvq":       # the answer is more than spans
+            when = [tgt[0], tgt[0] + 1] if len(tgt) == 1 else tgt or src or [None]
+            spans, task = [(when[0], when[-1], told)], partial(qa, question=asked)
+        elif not spans or not all(text for *_, text in spans):  # spans alone, of what was asked
             spans = [(start, end, asked) for start, end in zip(tgt[::2], tgt[1::2])]
-            yield (partial(grounding, question=asked),), v["video"], v["duration"], spans
+            task = partial(grounding, question=asked)
+        yield v["video"], v["duration"], spans, task
+
+def talk(texts):
+    """The (question, answer) pairs of a LLaVA conversation, without its mark of the video."""
+    texts = [text.replace("<image>\n", "") for text in texts]
+    return zip(texts[::2], texts[1::2], strict=True)
 
 
 SOURCES = {"activitynet": activitynet, "qvhighlights": qvhighlights, "youcook2": youcook2,
@@ -706,14 +699,20 @@ ASK = {**toy.ASK, "Action Caption": (
     "What is being done here, step by step?", "Follow the work and report each finished step.")}
 
 
-# A task maker gives records (task, [(time, question)], [(start, end, text)]) of the spans of a
-# video; with start None the response is an instant, at second `end`.
+# A task maker makes of the spans of a video (task, second of the question, question, responses).
+
+def response(text, start="", end="", time=""):
+    return {"content": text, "st_time": start, "end_time": end, "time": str(time)}
 
 def caption(spans, duration, rng, task="Event Caption"):
     """All spans, each told when it ends; many short ones (3 s or less) are a narration."""
+    responses = [response(text, start, end) for start, end, text in spans]
     if len(spans) > 4 and sorted(end - start for start, end, _ in spans)[len(spans) // 2] <= 3:
-        task, spans = "Real-time Narration", [(None, max(end, 1), text) for _, end, text in spans]
-    yield task, [(0, rng.choice(ASK[task]))], spans
+        task = "Real-time Narration"
+        responses = [response(text, time=int(max(end, 1))) for _, end, text in spans]
+    return task, 0, rng.choice(ASK[task]), responses
+
+steps = partial(caption, task="Action Caption")
 
 def grounding(spans, duration, rng, question=None):
     """One event, with all of its spans: asked before the first, or after the last."""
@@ -722,26 +721,26 @@ def grounding(spans, duration, rng, question=None):
     told = [f"from {int(start)}s to {int(end)}s" for start, end in spans]
     over = int(max(end for _, end in spans)) + 2
     if duration and over <= duration and rng.random() < 0.5:
-        task, time = "Backward Grounding", rng.randint(over, int(duration))
-        responses = [(None, time, f"The event took place {' and '.join(told)}.")]
+        task, asked = "Backward Grounding", rng.randint(over, int(duration))
+        responses = [response(f"The event took place {' and '.join(told)}.", time=asked)]
     else:
-        task, time = "Event Grounding", rng.randint(0, int(spans[0][0]))
-        responses = [(*span, f"The event took place {text}.") for span, text in zip(spans, told)]
-    yield task, [(time, question or rng.choice(ASK[task]).format(event))], responses
+        task, asked = "Event Grounding", rng.randint(0, int(spans[0][0]))
+        responses = [response(f"The event took place {text}.", *span)
+                     for text, span in zip(told, spans)]
+    return task, asked, question or rng.choice(ASK[task]).format(event), responses
 
 def dated(spans, duration, rng, question):
     """One question, whose answer changes as each span begins."""
-    answers = [(None, int(start) + 1, text) for start, _, text in spans]
-    yield "Time-sensitive QA", [(0, rng.choice(ASK["Time-sensitive QA"]).format(question))], answers
+    responses = [response(text, time=int(start) + 1) for start, _, text in spans]
+    return "Time-sensitive QA", 0, rng.choice(ASK["Time-sensitive QA"]).format(question), responses
 
 def qa(spans, duration, rng, question):
     """Asked as the span begins; without times early in the video, as the release does it."""
-    for start, end, text in spans:
-        start = rng.randint(2, 6) if start is None else start
-        answer = start, start + 1 if end is None else end, text
-        yield "Offline QA", [(int(start), question.strip())], [answer]
-
-steps = partial(caption, task="Action Caption")
+    [(start, end, text)] = spans
+    if start is None:
+        start = rng.randint(2, 6)
+        end = start + 1
+    return "Offline QA", int(start), question.strip(), [response(text, start, end)]
 
 
 def clean(spans, duration, counts):
@@ -760,19 +759,16 @@ def clean(spans, duration, counts):
 
 def raw_records(source, item, counts):
     """The raw records of one item of a source's file; always the same for the same item."""
-    for tasks, video, duration, spans in SOURCES[source](item):
+    item = item if isinstance(item, tuple) else (item,)         # of a JSON object, or of a list
+    for video, duration, spans, *tasks in SOURCES[source](*item):
         duration = parse_time(duration)
         spans = list(clean(spans, duration, counts))
         rng = random.Random(f"{source}/{video}/{spans}")
-        for task in tasks if spans else ():
-            for name, questions, answers in task(spans, duration, rng):
-                yield {"video_name": Path(video).name, "video_path": video, "task_type": name,
-                       "source": source, "duration": duration,
-                       "question": [{"content": q, "time": str(time)} for time, q in questions],
-                       "response": [{"content": text, "st_time": "", "end_time": "",
-                                     "time": str(int(end))} if start is None else
-                                    {"content": text, "st_time": start, "end_time": end, "time": ""}
-                                    for start, end, text in answers]}
+        for make in tasks if spans else ():
+            task, asked, question, responses = make(spans, duration, rng)
+            yield {"video_name": Path(video).name, "video_path": video, "task_type": task,
+                   "source": source, "duration": duration,
+                   "question": [{"content": question, "time": str(asked)}], "response": responses}
 
 
 @lru_cache(maxsize=1000)                        # the records of a video usually follow one another
@@ -792,7 +788,7 @@ def convert(source, files, videos, counts):
                 else:
                     made = list(raw_records(source, item, counts))
                 json.dumps(made, ensure_ascii=False).encode()       # half an emoji is no text
-            except (ArithmeticError, AttributeError, LookupError, OSError, SyntaxError, TypeError,
+            except (ArithmeticError, AttributeError, LookupError, OSError, TypeError,
                     ValueError) as error:
                 counts["items refused"] += 1
                 print(f"{file}: item {n} refused: {type(error).__name__} {error}", file=sys.stderr)
@@ -824,7 +820,7 @@ def check(file, videos=None):
     record cannot be used, 1 when some are to be mended (turns_from_record does it), else 0."""
     broken, mended, holds = Counter(), Counter(), Counter()
     for n, record in enumerate(read_records(file)):
-        wrong, counts = list(faults(record)), Counter()
+        wrong, counts = faults(record), Counter()
         try:
             if not wrong:
                 path = video_path(record, videos or "")
@@ -856,19 +852,21 @@ def paint(tokenizer, item, colour):
     learnt is coloured by kind (the three states; text) on a shade that grows with its loss weight,
     the alpha of a state (paper, equation 5), which is printed. In plain text the learnt is [so]."""
     hues = dict(zip(tokenizer.state_ids, (34, 33, 31)))
-    counts, out = Counter(label for label in item["labels"] if label in hues), []
-    for token, label in zip(item["input_ids"], item["labels"]):
-        text = tokenizer.decode([token])
+    counts = Counter(label for label in item["labels"] if label in hues)
+    out = []
+    for (token, label), run in groupby(zip(item["input_ids"], item["labels"])):
+        text, times = tokenizer.decode([token]), len(list(run))
+        if token == tokenizer.frame_id:
+            text, times = f"{text}x{times}", 1
         if label == -100:
-            text = text if text.endswith("\n") else f"{text}·"
-            out.append(f"\033[90m{text}\033[0m" if colour else text)
+            shade, text = "90", text if text.endswith("\n") else f"{text}·"
         else:
             weight = counts.total() / (3 * counts[label]) if label in hues else 1.0
-            text = f"{text} {weight:.2f}" if label in hues else text
             shade = f"{hues.get(label, 32)};48;5;{232 + min(int(weight * 3), 12)}"
-            out.append(f"\033[{shade}m{text}\033[0m" if colour else f"[{text}]")
-    return re.sub(r"((?:\033\[90m)?<frame>·(?:\033\[0m)?)\1+",
-                  lambda run: f"{run[1]}x{run[0].count(FRAME)} ", "".join(out))
+            text = f"{text} {weight:.2f}" if label in hues else text
+        plain = text if label == -100 else f"[{text}]"
+        out += [f"\033[{shade}m{text}\033[0m" if colour else plain] * times
+    return "".join(out)
 
 
 def strip(item, state_ids, path, columns=10, side=96):

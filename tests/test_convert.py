@@ -564,7 +564,7 @@ def test_show_a_file(tmp_path, model, capsys):
     data.main(["show", str(file), *folder, "--index", "1", "--strip", str(strip)])
     out = capsys.readouterr().out
     # - s R -: alpha = 4 / (3 * 2) = 0.67 for Silence, 4 / 3 for the other two
-    assert "Q?\n<0s-1s>\n<frame>x4 <|im_end|>\n" in out.replace("·", "") and "Q·?" in out
+    assert "Q?\n<0s-1s>\n<frame>x4<|im_end|>\n" in out.replace("·", "") and "Q·?" in out
     assert out.count("[</Silence> 0.67][<|im_end|>]") == 2 and out.count("[</Standby> 1.33]") == 1
     assert "[</Response> 1.33][ ][A][.][<|im_end|>]" in out and "\033" not in out
     image = np.asarray(Image.open(strip))
@@ -581,7 +581,7 @@ def test_show_a_toy_sample_in_colour(model, capsys, monkeypatch):
     data.main(["show", "--model", model])
     coloured = capsys.readouterr().out
     assert "\033[" not in plain and "toy 0/full/0" in plain
-    assert "\033[90m<frame>·\033[0mx4" in coloured and "\033[34;48;5;" in coloured
+    assert "\033[90m<frame>x4·\033[0m" in coloured and "\033[34;48;5;" in coloured
 
 
 def test_bad_commands_end_in_one_line(tmp_path):

@@ -7,7 +7,7 @@
 `turns` is the list of what `infer.stream` yields: objects with start and end (seconds), state
 ("silence", "standby" or "response"), probs (of those three, in that order), text (the answer) and
 question (asked in this turn, or None). A turn fills one second. Every file is written beside its
-place and renamed: a killed run leaves the old file or the new one, whole.
+place and renamed: an interrupted run leaves the old file or the new one, whole.
 """
 import html
 import itertools
@@ -16,6 +16,7 @@ import re
 from bisect import bisect_right
 from contextlib import contextmanager
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -31,9 +32,13 @@ FALLBACK_FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular
 
 @contextmanager
 def replacing(path):
-    """A temporary name beside `path`, renamed to it when all went well."""
-    yield f"{path}.part"
-    os.replace(f"{path}.part", path)
+    """A temporary name beside `path`: renamed to it when all went well, else removed."""
+    part = Path(f"{path}.part")
+    try:
+        yield str(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def clock(seconds):
@@ -50,7 +55,7 @@ def one_line(text):
 # ---- Subtitles
 
 def cues(turns):
-    """The answers as (start, end, text), in milliseconds, in order and without overlap.
+    """The answers as (start, end, text), in seconds, in order and without overlap.
 
     A cue starts with its turn and lasts as long as a reader needs (15 characters a second, at
     least 1.5 s), unless the next answer comes sooner. Its text has no blank line."""
@@ -58,16 +63,17 @@ def cues(turns):
     for turn in turns:
         lines = [line for line in map(one_line, (turn.text or "").splitlines()) if line]
         if turn.state == "response" and lines:
-            said.append((round(1000 * turn.start), "\n".join(lines)))
+            said.append((turn.start, "\n".join(lines)))
     nexts = [start for start, _ in said[1:]] + [float("inf")]
-    return [(start, min(start + max(1500, 1000 * len(text) // 15), following), text)
+    return [(start, min(start + max(1.5, len(text) / 15), following), text)
             for (start, text), following in zip(said, nexts)]
 
 
 def _write_subtitles(turns, path, head, point, escape):
-    def stamp(ms):
-        hours, minutes, seconds = ms // 3600000, ms // 60000 % 60, ms // 1000 % 60
-        return f"{hours:02d}:{minutes:02d}:{seconds:02d}{point}{ms % 1000:03d}"
+    def stamp(seconds):
+        ms = round(1000 * seconds)
+        return (f"{ms // 3600000:02d}:{ms // 60000 % 60:02d}:{ms // 1000 % 60:02d}"
+                f"{point}{ms % 1000:03d}")
     with replacing(path) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
         file.write(head)
         for i, (start, end, text) in enumerate(cues(turns), 1):
@@ -87,13 +93,13 @@ def write_vtt(turns, path):
 
 # ---- Text and colours
 
-def font_for(text, size):
-    """Pillow's own font at `size` pixels (Latin, no file needed). When `text` has characters that
+def font_for(texts, size):
+    """Pillow's own font at `size` pixels (Latin, no file needed). When `texts` have characters that
     it lacks: the font of FALLBACK_FONTS that lacks fewest, of those on this system. A character
     that no font has, colour emoji among them, is drawn as a box."""
     def missing(font):
         box = bytes(font.getmask("\U0010fffe"))  # a character that exists in no font
-        return sum(bytes(font.getmask(character)) == box for character in set(text) - set(" \n"))
+        return sum(bytes(font.getmask(c)) == box for c in set("".join(texts)) - set(" \n"))
     best = ImageFont.load_default(size)
     for name in FALLBACK_FONTS if missing(best) else ():
         try:
@@ -122,11 +128,12 @@ def wrap(text, font, width, most):
 
 
 def told(turns):
-    """-> the stream's first second, its length, its questions [(second, text)], its answers."""
+    """-> the stream's first second, its length, and [questions, answers], each a list of (second,
+    second until which it is news, text)."""
     start = int(turns[0].start) if turns else 0
     length = max(1, int(np.ceil(turns[-1].end)) - start) if turns else 1
-    asked = [(turn.start, turn.question) for turn in turns if turn.question]
-    return start, length, asked, [(begin / 1000, text) for begin, _, text in cues(turns)]
+    asked = [(turn.start, turn.start, turn.question) for turn in turns if turn.question]
+    return start, length, [asked, cues(turns)]
 
 
 def strip(turns, start, seconds, width, height):
@@ -152,45 +159,46 @@ class Panel:
 
     def __init__(self, turns, width, size):
         self.turns, self.width, self.size, self.line = turns, width, size, round(1.3 * size)
-        self.start, self.seconds, asked, said = told(turns)
-        self.font = font_for(" ".join(text for _, text in asked + said), size)
+        self.start, self.seconds, kinds = told(turns)
+        self.font = font_for([text for texts in kinds for *_, text in texts], size)
         room = width - 4 * size  # margins, and a letter before the text
-        self.asked = [(start, wrap(text, self.font, room, 3)) for start, text in asked]
-        self.said = [(start, wrap(text, self.font, room, 6)) for start, text in said]
-        self.ends = [end / 1000 for _, end, _ in cues(turns)]
-        self.lines = [max([len(lines) for _, lines in texts], default=0)
-                      for texts in (self.asked, self.said)]
+        self.texts = [[(*times, wrap(text, self.font, room, most)) for *times, text in texts]
+                      for texts, most in zip(kinds, (3, 6))]
+        self.lines = [max([len(lines) for *_, lines in texts], default=0) for texts in self.texts]
         self.strip = strip(turns, self.start, self.seconds, width - 2 * size, round(1.5 * size))
         self.height = self.line * (1 + sum(self.lines)) + self.strip.height + round(3.6 * size)
 
     def draw(self, seconds):
         """The panel at `seconds` of the stream: RGB image (width, height)."""
-        image, size, y = Image.new("RGB", (self.width, self.height), PAPER), self.size, self.size
-        draw = ImageDraw.Draw(image)
-        turn = bisect_right(self.turns, seconds, key=lambda turn: turn.start) - 1
-        if turn >= 0:
-            state = STATES.index(self.turns[turn].state)
-            draw.rectangle((size, y + 1, 2 * size - 1, y + size), COLOURS[state])
-            draw.text((3 * size, y + size), STATES[state], INK, self.font, anchor="ls")
-        draw.text((self.width - size, y + size), clock(seconds), FAINT, self.font, anchor="rs")
-        y += self.line + size // 2
-        for letter, texts, most in zip("QA", (self.asked, self.said), self.lines):
-            now = bisect_right(texts, seconds, key=lambda text: text[0]) - 1
-            if now >= 0:
-                ink = INK if letter == "A" and seconds < self.ends[now] else FAINT
+        image, size = Image.new("RGB", (self.width, self.height), PAPER), self.size
+        draw, known = ImageDraw.Draw(image), self.start
+        for turn in begun(self.turns, seconds, lambda turn: turn.start):
+            colour, known = COLOURS[STATES.index(turn.state)], turn.end
+            draw.rectangle((size, size + 1, 2 * size - 1, 2 * size), colour)
+            draw.text((3 * size, 2 * size), turn.state, INK, self.font, anchor="ls")
+        draw.text((self.width - size, 2 * size), clock(seconds), FAINT, self.font, anchor="rs")
+        y = size + self.line + size // 2
+        for letter, texts, most in zip("QA", self.texts, self.lines):
+            for _, end, lines in begun(texts, seconds, lambda text: text[0]):
                 draw.text((size, y), letter, FAINT, self.font)
-                for i, line in enumerate(texts[now][1]):
+                for i, line in enumerate(lines):
+                    ink = INK if seconds < end else FAINT
                     draw.text((3 * size, y + i * self.line), line, ink, self.font)
             y += self.line * most
         bottom = self.height - size
-        y = bottom - self.strip.height
-        draw.rectangle((size, y, self.width - size - 1, bottom - 1), TRACK)
-        now, known = [round(min(max(0, (time - self.start) / self.seconds), 1) * self.strip.width)
-                      for time in (seconds, self.turns[turn].end if turn >= 0 else self.start)]
-        image.paste(self.strip.crop((0, 0, known, self.strip.height)), (size, y))
-        x = size + now
-        draw.rectangle((x - 1, y - size // 4, x, bottom + size // 4), INK)
+        top = bottom - self.strip.height
+        known, now = [round(np.clip((time - self.start) / self.seconds, 0, 1) * self.strip.width)
+                      for time in (known, seconds)]
+        draw.rectangle((size, top, self.width - size - 1, bottom - 1), TRACK)
+        image.paste(self.strip.crop((0, 0, known, self.strip.height)), (size, top))
+        draw.rectangle((size + now - 1, top - size // 4, size + now, bottom + size // 4), INK)
         return image
+
+
+def begun(items, seconds, start):
+    """[the last of `items` that has begun], or []; start(item) is when."""
+    n = bisect_right(items, seconds, key=start)
+    return items[n - 1:n] if n else []
 
 
 def video_frames(path):
@@ -202,46 +210,40 @@ def video_frames(path):
             yield frame.time - first, frame.to_image().rotate(frame.rotation, expand=True)
 
 
-def captioned_video(source, turns, path, *, fps=None, width=None, colours=128):
-    """Writes `source` with its answers, the open question and the states to `path` (.mp4, .gif).
+def captioned_video(source, turns, path):
+    """Writes `source` with its answers, the open question and the states to `path`: a .mp4 of all
+    frames at their own times, or a .gif of at most 10 a second (in memory: minutes, not hours).
 
     source: a video file, or an iterable of (seconds, PIL image or uint8 array (H, W, 3)).
-    fps: at most so many frames a second (default: all of the source's; 10 for a GIF).
-    width: of the picture in pixels (default: the source's, or a multiple of it of at least 320).
-    colours: of a GIF, which is held in memory: minutes, not hours. Returns the number of frames.
-    ValueError: no frame, or another ending than .mp4 and .gif."""
+    Returns the number of frames. ValueError: no frame, or another ending than .mp4 and .gif."""
     ending = os.path.splitext(path)[1].lower()
     if ending not in (".mp4", ".gif"):
         raise ValueError(f"{path}: a captioned video ends in .mp4 or .gif")
     frames = video_frames(source) if isinstance(source, (str, os.PathLike)) else source
-    canvases = _compose(frames, list(turns), fps or (10 if ending == ".gif" else 0), width)
-    first = next(canvases, None)
-    if first is None:
-        raise ValueError(f"{source}: no frame to render")
-    canvases = itertools.chain([first], canvases)
+    if ending == ".gif":
+        tenths = itertools.groupby(frames, lambda frame: int(10 * frame[0] + 1e-6))
+        frames = (next(tenth) for _, tenth in tenths)
+    canvases = _compose(frames, list(turns), source)
     with replacing(path) as part:
-        if ending == ".gif":
-            return _write_gif(canvases, part, colours)
-        return _write_mp4(canvases, part)
+        return _write_gif(canvases, part) if ending == ".gif" else _write_mp4(canvases, part)
 
 
-def _compose(frames, turns, fps, width):
-    """-> (seconds, canvas): the picture over the panel, of even sizes as H.264 wants them."""
-    panel, due = None, float("-inf")
+def _compose(frames, turns, source):
+    """-> (seconds, canvas): the picture, enlarged by a whole number to 320 pixels' width at least,
+    over the panel; of even sizes as H.264 wants them."""
+    panel = None
     for seconds, image in frames:
-        if fps and seconds < due - 1e-6:
-            continue
-        due = (int(seconds * fps + 1e-6) + 1) / fps if fps else due
         image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
         if panel is None:
-            scale = width / image.width if width else max(1, -(-320 // image.width))
-            size = round(image.width * scale), round(image.height * scale)
-            letters = max(15, round((size[0] * size[1]) ** 0.5 / 28))
-            panel = Panel(turns, (size[0] + 1) // 2 * 2, letters)
-        canvas = Image.new("RGB", (panel.width, (size[1] + panel.height + 1) // 2 * 2), PAPER)
-        canvas.paste(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
-        canvas.paste(panel.draw(seconds), (0, size[1]))
+            scale = max(1, -(-320 // image.width))
+            width, height = image.width * scale, image.height * scale
+            panel = Panel(turns, (width + 1) // 2 * 2, max(15, round((width * height) ** 0.5 / 28)))
+        canvas = Image.new("RGB", (panel.width, (height + panel.height + 1) // 2 * 2), PAPER)
+        canvas.paste(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+        canvas.paste(panel.draw(seconds), (0, height))
         yield seconds, canvas
+    if panel is None:
+        raise ValueError(f"{source}: no frame to render")
 
 
 def _write_mp4(canvases, path):
@@ -259,12 +261,11 @@ def _write_mp4(canvases, path):
     return count
 
 
-def _write_gif(canvases, path, colours):
+def _write_gif(canvases, path):
     """One palette for all frames and no dither: what does not change costs no bytes."""
     times, images = zip(*canvases)
-    some = images[::-(-len(images) // 16)]
-    montage = Image.fromarray(np.concatenate([np.asarray(image) for image in some]))
-    palette = montage.quantize(colours)
+    some = np.concatenate(images[::-(-len(images) // 16)])
+    palette = Image.fromarray(some).quantize(128)
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     ends = [round(100 * t) for t in times] + [round(100 * times[-1]) + 10]
     images[0].save(path, "GIF", save_all=True, append_images=images[1:], loop=0, optimize=True,
@@ -274,78 +275,77 @@ def _write_gif(canvases, path, colours):
 
 # ---- The timeline
 
-MARGIN, RIGHT, PLOT, LINE = 40, 220, 72, 26  # pixels; labels of the last seconds need the right
+WIDTH, MARGIN, RIGHT, PLOT, LINE = 1600, 40, 220, 72, 26  # pixels; the last labels need the right
 
 
-def timeline(turns, path, width=1600):
-    """The whole stream as one PNG, `width` pixels wide: the states' probabilities by second, the
-    questions above, the answers below, each at its second. A stream of more than 90 s stands in at
-    most 12 rows, so that the picture stays bounded; where labels crowd, some are only a mark."""
+def timeline(turns, path):
+    """The whole stream as one PNG: the states' probabilities by second, the questions above, the
+    answers below, each at its second. A stream of more than 90 s stands in at most 12 rows, so that
+    the picture stays bounded; where labels crowd, some are only a mark."""
     turns, size = list(turns), 20
-    start, length, asked, said = told(turns)
-    steps = itertools.chain((60, 120, 300, 600, 900, 1800), itertools.count(3600, 3600))
-    row = next(step for step in steps if length <= 12 * step) if length > 90 else length
-    font = font_for(" ".join(text for _, text in asked + said), size)
-    rows = [_row(turns, asked, said, begin, min(row, start + length - begin), row, width, font)
-            for begin in range(start, start + length, row)]
-    image = Image.new("RGB", (width, 80 + sum(picture.height for picture in rows)), PAPER)
-    draw, x, y = ImageDraw.Draw(image), MARGIN, 70
+    start, length, kinds = told(turns)
+    row = length if length <= 90 else max(60, round_time(length / 12))
+    font = font_for([text for texts in kinds for *_, text in texts], size)
+    head = Image.new("RGB", (WIDTH, 70), PAPER)
+    draw, x = ImageDraw.Draw(head), MARGIN
     for state, colour in zip(STATES, COLOURS):
         draw.rectangle((x, 28, x + size - 1, 28 + size - 1), colour)
         draw.text((x + 30, 46), state, INK, font, anchor="ls")
         x += 60 + int(font.getlength(state))
-    summary = f"{clock(length)}    questions {len(asked)}    answers {len(said)}"
-    draw.text((width - MARGIN, 46), summary if turns else "no turns", FAINT, font, anchor="rs")
-    for picture in rows:
-        image.paste(picture, (0, y))
-        y += picture.height
+    questions, answers = map(len, kinds)
+    summary = f"{clock(length)}    questions {questions}    answers {answers}"
+    draw.text((WIDTH - MARGIN, 46), summary if turns else "no turns", FAINT, font, anchor="rs")
+    rows = [_row(turns, kinds, begin, min(row, start + length - begin), row, font)
+            for begin in range(start, start + length, row)]
     with replacing(path) as part:
-        image.save(part, "PNG", optimize=True)
+        Image.fromarray(np.concatenate([head, *rows])).save(part, "PNG", optimize=True)
 
 
-def _row(turns, asked, said, start, seconds, row, width, font):
+def round_time(least):
+    """The first of 1, 2, 5, 10, ... seconds, minutes, hours that is not less than `least`."""
+    times = itertools.chain((1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800),
+                            itertools.count(3600, 3600))
+    return next(time for time in times if time >= least)
+
+
+def _row(turns, kinds, start, seconds, row, font):
     """`seconds` of the timeline from `start`, at a scale at which `row` seconds fill the width."""
-    scale, depth = (width - MARGIN - RIGHT) / row, 12 if row <= 90 else 6
-    above, below = [_place([(MARGIN + round((second - start) * scale), text) for second, text
-                            in texts if start <= second < start + seconds], font, width, depth)
-                    for texts in (asked, said)]
+    scale, depth = (WIDTH - MARGIN - RIGHT) / row, 12 if row <= 90 else 6
+    above, below = [_place([(MARGIN + round((second - start) * scale), text) for second, _, text
+                            in texts if start <= second < start + seconds], font, depth)
+                    for texts in kinds]
     highest, lowest = [LINE * max([level + len(lines) for _, level, lines in labels], default=0)
                        for labels in (above, below)]
-    image = Image.new("RGB", (width, highest + lowest + PLOT + LINE + 50), PAPER)
+    image = Image.new("RGB", (WIDTH, highest + lowest + PLOT + LINE + 50), PAPER)
     draw, top = ImageDraw.Draw(image), highest + 14
-    bottom, right = top + PLOT, MARGIN + round(seconds * scale)
-    image.paste(strip(turns, start, seconds, right - MARGIN, PLOT), (MARGIN, top))
+    bottom = top + PLOT
+    image.paste(strip(turns, start, seconds, round(seconds * scale), PLOT), (MARGIN, top))
+    labels = [(x, top - 8 - LINE * (level + len(lines)), lines) for x, level, lines in above]
+    labels += [(x, bottom + 4 + LINE * (1 + level) if lines else bottom + 8, lines)
+               for x, level, lines in below]
     # First the lines from the marks to their labels, then what must be legible over them.
-    for x, level, lines in above:
-        draw.line((x, top - 8 - LINE * (level + len(lines)), x, bottom), INK, 2)
-    for x, level, lines in below:
-        end = LINE * (1 + level + len(lines)) if lines else 4
-        draw.line((x, bottom, x, bottom + 4 + end), COLOURS[2], 2)
-    steps = itertools.chain((1, 2, 5, 10, 15, 30, 60, 120, 300, 600), itertools.count(1800, 1800))
-    step = next(step for step in steps if step * scale >= 90)
-    texts = [(MARGIN + round((second - start) * scale), bottom + 4, clock(second), FAINT)
-             for second in range(-(-start // step) * step, start + seconds, step)]
-    for x, *_ in texts:
+    for x, y, lines in labels:
+        ends = min(y, bottom), max(y + LINE * len(lines), bottom)
+        draw.line((x, ends[0], x, ends[1]), INK if y < top else COLOURS[2], 2)
+    halo, step = {"stroke_width": 2, "stroke_fill": PAPER}, round_time(90 / scale)
+    for second in range(-(-start // step) * step, start + seconds, step):
+        x = MARGIN + round((second - start) * scale)
         draw.line((x, bottom, x, bottom + 8), FAINT)
-    for x, level, lines in above:
-        y = top - 8 - LINE * (level + len(lines))
-        texts += [(x, y + LINE * i, line, INK) for i, line in enumerate(lines)]
-    for x, level, lines in below:
-        y = bottom + 4 + LINE * (1 + level)
-        texts += [(x, y + LINE * i, line, INK) for i, line in enumerate(lines)]
-    for x, y, text, ink in texts:
-        draw.text((x + 7, y), text, ink, font, stroke_width=2, stroke_fill=PAPER)
+        draw.text((x + 7, bottom + 4), clock(second), FAINT, font, **halo)
+    for x, y, lines in labels:
+        for i, line in enumerate(lines):
+            draw.text((x + 7, y + LINE * i), line, INK, font, **halo)
     return image
 
 
-def _place(items, font, width, depth):
+def _place(items, font, depth):
     """Labels (x, text) -> (x, level, lines), levels and lines counted away from the plot.
 
     From right to left, each label goes beyond those that it would touch: then no label covers
     another, and the line down to a label passes left of all labels before it. No lines: no room."""
-    skyline, placed = np.zeros(width, int), []
+    skyline, placed = np.zeros(WIDTH, int), []
     for x, text in reversed(items):
-        lines = wrap(text, font, min(380, width - 20 - x), 3)
+        lines = wrap(text, font, min(380, WIDTH - 20 - x), 3)
         span = slice(x, x + 24 + int(max(map(font.getlength, lines))))
         level = int(skyline[span].max())
         if level + len(lines) > depth:

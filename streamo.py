@@ -17,7 +17,6 @@ import unicodedata
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +36,11 @@ def check(ok, message):
 
 
 def only(data, where, **allowed):
-    """Refuse, by name, a setting of a public file that we do not have."""
-    for key, value in allowed.items():
-        check(data.get(key, value) in (value, None),
-              f"{where}: {key} = {data.get(key)!r} is not supported, only {value!r}")
+    """Refuse, by name, a setting of a public file that we do not have. A tuple allows several."""
+    for key, values in allowed.items():
+        values = values if isinstance(values, tuple) else (values,)
+        check(data.get(key) in (None, *values), f"{where}: {key} = {data.get(key)!r} is not "
+              f"supported, only {' or '.join(map(repr, values))}")
 
 
 # ---- Tokenizer: byte-level BPE in the tokenizer.json layout ----------------------------------
@@ -59,11 +59,11 @@ NEWER = {"L": "1c89-1c8a a7cb-a7cd a7da-a7dc 105c0-105f3 10d4a-10d65 10d6f-10d85
               "16d40-16d6c 18cff 1b132 1b155 1df25-1df2a 1e030-1e06d 1e4d0-1e4eb 1e5d0-1e5ed "
               "1e5f0 2b739 2ebf0-2ee5d 31350-323af",
          "N": "10d40-10d49 116d0-116e3 11bf0-11bf9 11f50-11f59 16130-16139 16d70-16d79 "
-              "1ccf0-1ccf9 1d2c0-1d2d3 1e4f0-1e4f9 1e5f1-1e5fa"}
-NEWER_MARKS = ("7fd 898-89f 8ca-8d3 9fe c3c d3b-d3c eba 1715 1abf-1ace 1df6-1dfa a82c "
-               "10d24-10d27 10eab-10eac 10f46-10f50 10f82-10f85 11070 1133b 1145e 11839-1183a "
-               "11930 11935 1193d-1193e 11943 119e0 11a34 11a47 11a99 11d42 11d44-11d45 11d97 "
-               "16ff0-16ff1 1e130-1e136 1e2ae 1e2ec-1e2ef")
+              "1ccf0-1ccf9 1d2c0-1d2d3 1e4f0-1e4f9 1e5f1-1e5fa",
+         "M": "7fd 898-89f 8ca-8d3 9fe c3c d3b-d3c eba 1715 1abf-1ace 1df6-1dfa a82c 10d24-10d27 "
+              "10eab-10eac 10f46-10f50 10f82-10f85 11070 1133b 1145e 11839-1183a 11930 11935 "
+              "1193d-1193e 11943 119e0 11a34 11a47 11a99 11d42 11d44-11d45 11d97 16ff0-16ff1 "
+              "1e130-1e136 1e2ae 1e2ec-1e2ef"}
 WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # \s has others
 
 
@@ -76,9 +76,9 @@ def char_ranges(spans):
 @lru_cache
 def unicode_class(major):
     r"""All letters "L" or all numbers "N", \p{L} or \p{N}, as the inside of a `re` class."""
-    codes = [c for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] == major]
-    runs = [[c for _, c in run] for _, run in groupby(enumerate(codes), lambda ic: ic[1] - ic[0])]
-    return char_ranges(" ".join(f"{run[0]:x}-{run[-1]:x}" for run in runs) + " " + NEWER[major])
+    majors = "".join(unicodedata.category(chr(c))[0] for c in range(sys.maxunicode + 1))
+    known = [f"{run.start():x}-{run.end() - 1:x}" for run in re.finditer(f"{major}+", majors)]
+    return char_ranges(" ".join([*known, NEWER[major]]))
 
 
 @lru_cache
@@ -139,13 +139,14 @@ class Tokenizer:
         self.ranks = {(vocab[a], vocab[b]): (rank, vocab[a + b])
                       for rank, (a, b) in enumerate(self.merges)}
         self.splits = [compile_split(pattern) for pattern in self.patterns]
-        self.unknown_marks = re.compile(f"([{char_ranges(NEWER_MARKS)}])")
+        self.unknown_marks = re.compile(f"([{char_ranges(NEWER['M'])}])")
         # the library drops a byte that has no token (SmolLM2 lacks some control characters)
         self.byte_ids = {b: vocab[char] for b, char in byte_alphabet().items() if char in vocab}
         to_byte = {char: b for b, char in byte_alphabet().items()}
         self.bytes = {i: bytes(to_byte[c] for c in token) for token, i in vocab.items()
                       if all(c in to_byte for c in token)}
-        self.words = {}                                 # word -> ids: text repeats its words
+        # word -> ids: text repeats its words. With ignore_merges every token is such a word
+        self.words = {token: [i] for i, token in self.bytes.items()} if ignore_merges else {}
         self._set_added(added or {})
 
     def _set_added(self, added):
@@ -154,20 +155,19 @@ class Tokenizer:
         longest_first = sorted(self.added, key=len, reverse=True)
         self.added_split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
-    def __len__(self):
-        return 1 + max([*self.vocab.values(), *self.added.values()])
-
-    def id(self, token):
-        found = self.added.get(token, self.vocab.get(token))
-        if found is None:
-            raise KeyError(f"token {token!r} is not in the vocabulary")
-        return found
-
     def add_tokens(self, tokens):
         """Give each absent token the next id after the last."""
         for token in tokens:
             if token not in self.added:
                 self._set_added({token: self.vocab.get(token, len(self))})
+
+    def __len__(self):
+        return 1 + max([*self.vocab.values(), *self.added.values()])
+
+    def id(self, token):
+        if token not in self.added and token not in self.vocab:
+            raise KeyError(f"token {token!r} is not in the vocabulary")
+        return self.added[token] if token in self.added else self.vocab[token]
 
     state_ids = property(lambda self: tuple(self.id(token) for token in STATES))
     frame_id = property(lambda self: self.id(FRAME))
@@ -181,14 +181,12 @@ class Tokenizer:
         for split in self.splits:                       # split() gives the gaps and the matches
             words = [part for word in words for part in split.split(word) if part]
         for word in words:
+            word = word.encode()
             known = self.words.get(word)
             if known is None:
-                data = word.encode()
-                whole = self.ignore_merges and "".join(map(byte_alphabet().get, data))
-                known = ([self.vocab[whole]] if whole in self.vocab else
-                         merge_word([self.byte_ids[b] for b in data if b in self.byte_ids],
-                                    self.ranks))
-                if len(self.words) < 100_000 and len(word) < 100:
+                known = merge_word([self.byte_ids[b] for b in word if b in self.byte_ids],
+                                   self.ranks)
+                if len(self.words) < 300_000 and len(word) < 100:
                     self.words[word] = known
             ids += known
         return ids
@@ -248,11 +246,11 @@ class Tokenizer:
             return cls._from_vocab(Path(folder))
         data = read_json(path)
         check({"model", "added_tokens"} <= set(data), f"{path}: not a tokenizer.json")
-        model, normalizer = data["model"], data.get("normalizer") or {"normalizers": []}
+        model = data["model"]
         only(model, path, type="BPE", dropout=None, byte_fallback=False,
              continuing_subword_prefix="", end_of_word_suffix="")
-        names = [step["type"] for step in normalizer.get("normalizers", [normalizer])]
-        check(names in ([], ["NFC"]), f"{path}: normalizer {names} is not supported, only NFC")
+        nfc = data.get("normalizer")
+        only(nfc or {}, f"{path}: normalizer", type="NFC")
         steps = data.get("pre_tokenizer") or {"type": None}
         patterns = [split_pattern(step, path) for step in steps.get("pretokenizers", [steps])]
         for token in data["added_tokens"]:
@@ -260,7 +258,7 @@ class Tokenizer:
                  single_word=False)
         merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
         return cls(model["vocab"], merges, [pattern for pattern in patterns if pattern],
-                   {t["content"]: t["id"] for t in data["added_tokens"]}, bool(names),
+                   {t["content"]: t["id"] for t in data["added_tokens"]}, bool(nfc),
                    model.get("ignore_merges", False))
 
     @classmethod
@@ -269,20 +267,19 @@ class Tokenizer:
         merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
         path = folder / "tokenizer_config.json"
         config = read_json(path) if path.exists() else {}
-        kind = config.get("tokenizer_class", "Qwen2Tokenizer").removesuffix("Fast")
-        check(kind == "Qwen2Tokenizer", f"{path}: {kind} needs its tokenizer.json")
+        only(config, path, tokenizer_class=("Qwen2Tokenizer", "Qwen2TokenizerFast"))
         added = {t["content"]: int(i) for i, t in config.get("added_tokens_decoder", {}).items()}
         return cls(read_json(folder / "vocab.json"), merges, [QWEN_PATTERN], added, nfc=True)
 
     def save_pretrained(self, folder):
         """Write folder/tokenizer.json, which the `tokenizers` library reads too."""
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        added = [{"id": i, "content": token, **plain, "special": True}
+                 for token, i in sorted(self.added.items(), key=lambda item: item[1])]
+        splits = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated",
+                   "invert": False} for pattern in self.patterns]
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
                       "use_regex": False}
-        splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated",
-                   "invert": False} for p in self.patterns]
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-        added = [{"id": i, "content": token, **flags, "special": True}
-                 for token, i in sorted(self.added.items(), key=lambda item: item[1])]
         write_json(Path(folder) / "tokenizer.json", {
             "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
             "normalizer": {"type": "NFC"} if self.nfc else None,
@@ -325,15 +322,13 @@ class VisionConfig:
     @classmethod
     def from_hf(cls, data, path):
         """From a SigLIP config.json. ValueError names the setting that is not supported."""
-        if data.get("model_type") == "siglip":
-            data = {"model_type": "siglip_vision_model", **(data.get("vision_config") or {})}
         kind = str(data.get("model_type"))
+        if kind == "siglip":
+            kind, data = "siglip_vision_model", data.get("vision_config") or {}
         check(not kind.startswith("siglip2"), f"{path}: model_type {kind} is SigLIP2 NaFlex, "
               "which is not supported; use SigLIP or a SigLIP2 of fixed resolution")
-        only({"model_type": kind}, path, model_type="siglip_vision_model")
-        act = data.get("hidden_act", cls.hidden_act)
-        check(act in ACTIVATIONS, f"{path}: hidden_act = {act!r}: not among {[*ACTIVATIONS]}")
-        only(data, path, attention_dropout=0)
+        only({**data, "model_type": kind}, path, model_type="siglip_vision_model",
+             hidden_act=tuple(ACTIVATIONS), attention_dropout=0)
         return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
 
@@ -358,17 +353,16 @@ class DecoderConfig:
     def from_hf(cls, data, path):
         """From a Qwen2, Qwen3 or Llama config.json; absent keys take that family's defaults.
         ValueError names the setting that would change the maths and is not supported."""
-        kind = data.get("model_type")
-        check(kind in FAMILIES, f"{path}: model_type = {kind!r} is not supported as a decoder, "
-              f"only {', '.join(FAMILIES)}")
+        kind = str(data.get("model_type"))
+        only({"model_type": kind}, path, model_type=tuple(FAMILIES))
         data = {**FAMILIES[kind], **data}
-        only(data, path, hidden_act="silu", use_sliding_window=False, mlp_bias=False,
-             attention_dropout=0, quantization_config=None, attention_bias=kind == "qwen2")
-        for layer_type in data.get("layer_types") or []:
-            only({"layer_types": layer_type}, path, layer_types="full_attention")
+        layers = {*(data.get("layer_types") or ["full_attention"])}
+        only({**data, "layer_types": layers}, path, layer_types={"full_attention"},
+             hidden_act="silu", use_sliding_window=False, mlp_bias=False, attention_dropout=0,
+             quantization_config=None, attention_bias=kind == "qwen2")
         for key in ("rope_scaling", "rope_parameters"):
             rope = data.get(key) or {}
-            only({"type": rope.get("rope_type"), **rope}, f"{path}: {key}", type="default",
+            only(rope, f"{path}: {key}", type="default", rope_type="default",
                  partial_rotary_factor=1)
             data["rope_theta"] = rope.get("rope_theta", data["rope_theta"])
         heads = data["num_attention_heads"]
@@ -429,8 +423,8 @@ class StreamoConfig:
         else:
             only(data, path, vision_feature_select_strategy="full", projector_hidden_act="gelu",
                  multimodal_projector_bias=True)
-            text = {"model_type": "qwen2", **{key: data[key] for key in ["tie_word_embeddings"]
-                                              if key in data}, **text}
+            text = {"model_type": "qwen2",
+                    "tie_word_embeddings": data.get("tie_word_embeddings", False), **text}
             layer = data.get("vision_feature_layer", -1)    # of a tower already cut by one
         vision = VisionConfig.from_hf({"model_type": "siglip_vision_model", **vision}, path)
         vision = replace(vision, num_hidden_layers=vision.num_hidden_layers + 2 + layer)
@@ -478,22 +472,25 @@ def init_weights(model):
     """Normal weights of variance 1/inputs, a quarter of that deviation where a branch joins the
     residual stream; embeddings as large as what the first layers add to them."""
     for name, module in model.named_modules():
-        if not isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)) or module.weight.is_meta:
-            continue
-        if not isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Embedding):
+            place = name.endswith("position_embedding")
+            std = 0.3 if place else module.embedding_dim ** -0.5
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
             branch = name.endswith(("o_proj", "down_proj", "out_proj", "fc2", "linear_2"))
             std = module.weight[0].numel() ** -0.5 * (0.25 if branch else 1)
-            nn.init.normal_(module.weight, std=std)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
         else:
-            place = name.endswith("position_embedding")
-            nn.init.normal_(module.weight, std=0.3 if place else module.embedding_dim ** -0.5)
+            continue
+        if not module.weight.is_meta:
+            nn.init.normal_(module.weight, std=std)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
 
 
 class VisionEncoder(nn.Module):
     """SigLIP: pixels (B, 3, H, W) in [-1, 1] -> (B, N, D), the last hidden state; with
     feature_layer=-2 the output of the layer before the last, without the final norm."""
+
+    public_names = [("(?=embeddings|encoder|post_layernorm|head)", "vision_model.")]
 
     def __init__(self, config, feature_layer=-1):
         super().__init__()
@@ -614,17 +611,14 @@ def blocked_attention(q, k, v):
 
 
 class KVCache:
-    """Keys and values of every layer, (batch, kv_heads, capacity, head_dim), and one length that
-    the caller advances. drop() removes slots: the one primitive that makes streams endless."""
+    """Keys and values of every layer, (layers, batch, kv_heads, capacity, head_dim), and one
+    length, which Decoder advances. drop() is the one primitive that makes streams endless."""
 
     def __init__(self, config, batch=1, capacity=4096, dtype=torch.float32, device="cpu"):
+        self.config, self.capacity, self.length = config, capacity, 0
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity,
                  config.head_dim)
-        self.config, self.capacity, self.length = config, capacity, 0
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-
-    nbytes = property(lambda self: self.keys.nbytes + self.values.nbytes)
+        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
 
     def update(self, layer, k, v):
         """Write k, v (B, K, T, D) after the filled slots; return all keys and values so far."""
@@ -635,21 +629,21 @@ class KVCache:
         self.values[layer, :, :, self.length:end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-    def advance(self, n):
-        self.length += n
-
     def drop(self, start, end):
-        """Remove slots [start, end): later ones move left and their keys turn back as far, which
-        is exact, for RoPE is a rotation."""
-        check(0 <= start <= end <= self.length,
-              f"drop({start}, {end}): the cache holds slots 0 to {self.length}")
-        back = torch.tensor([start - end], device=self.keys.device)
-        cos, sin = rope(back, self.config, torch.float32)
+        """Remove slots [start, end), or several such spans at once, by their starts and ends.
+        What is later moves left and its keys turn back as far: exact, for RoPE is a rotation."""
+        kept, first = np.ones(self.length, bool), int(np.min(start))
+        for a, b in zip(np.atleast_1d(start), np.atleast_1d(end)):
+            check(0 <= a <= b <= self.length,
+                  f"drop({a}, {b}): the cache holds slots 0 to {self.length}")
+            kept[a:b] = False
+        old = torch.from_numpy(np.flatnonzero(kept)[first:]).to(self.keys.device)
+        self.length = first + len(old)
+        moved = torch.arange(first, self.length, device=old.device) - old
+        cos, sin = rope(moved, self.config, torch.float32)
         for keys, values in zip(self.keys, self.values):    # layer by layer: a small temporary
-            later = keys[:, :, end:self.length].float()
-            keys[:, :, start:start + later.shape[2]] = rotate(later, cos, sin).to(keys.dtype)
-            values[:, :, start:start + later.shape[2]] = values[:, :, end:self.length].clone()
-        self.length -= end - start
+            keys[:, :, first:self.length] = rotate(keys[:, :, old].float(), cos, sin)
+            values[:, :, first:self.length] = values[:, :, old]
 
 
 class DecoderLayer(nn.Module):
@@ -689,6 +683,8 @@ class Decoder(nn.Module):
     select: None, all positions (B, T, V); "last" (B, V); a bool mask (B, T) -> (n, V).
     With a cache the T tokens are appended at positions cache.length, ..."""
 
+    public_names = []
+
     def __init__(self, config):
         super().__init__()
         self.config = config
@@ -714,7 +710,7 @@ class Decoder(nn.Module):
         for i, layer in enumerate(model.layers):
             x = layer(x, cos, sin, cache, i)
         if cache is not None:
-            cache.advance(T)
+            cache.length += T
         if select is not None:                          # the head is wide: only where it is read
             x = x[:, -1] if isinstance(select, str) else x[select]
         x = model.norm(x)
@@ -725,6 +721,14 @@ class Decoder(nn.Module):
 # ---- Streamo --------------------------------------------------------------------------------
 
 class Streamo(nn.Module):
+    # LLaVA-OneVision's three namings: the original, the newer in-memory one, the hub's, like ours
+    public_names = [(r"(model\.)?(vision_tower\.)+(vision_model\.)?", "vision_tower.vision_model."),
+                    (r"model\.mm_projector\.0", "multi_modal_projector.linear_1"),
+                    (r"model\.mm_projector\.2", "multi_modal_projector.linear_2"),
+                    (r"model\.(?=multi_modal_projector|image_newline)", ""),
+                    (r"model\.(language_model\.)?", "language_model.model."),
+                    (r"lm_head", "language_model.lm_head")]
+
     def __init__(self, config):
         super().__init__()
         self.config = config
@@ -732,6 +736,9 @@ class Streamo(nn.Module):
         self.multi_modal_projector = Connector(config.vision.hidden_size,
                                                config.decoder.hidden_size)
         self.language_model = Decoder(config.decoder)
+        self.unused = ["image_newline"]                 # it ends a whole video: a stream has no end
+        for part in ("vision_tower", "language_model"):
+            self.unused += [f"{part}.{name}" for name in getattr(self, part).unused]
 
     def _pool(self, x, grid):
         # the matrix takes the features' dtype: every entry of an average of 2^n is exact
@@ -747,17 +754,9 @@ class Streamo(nn.Module):
         """The visual tokens of a batch: for each of its frames f in order, the grids[f]**2 tokens
         of pixels[frames[f]]. pixels (U, 3, H, W), frames and grids (F,) -> (N, hidden_size)."""
         x = self.multi_modal_projector(self.vision_tower(pixels))            # (U, N, D)
-        sides = grids.unique().tolist()
-        bank = torch.cat([self._pool(x, side).flatten(0, 1) for side in sides])
-        offsets, base = torch.zeros(max(sides) + 1, dtype=torch.long, device=grids.device), 0
-        for side in sides:                              # where the tokens of a side begin in bank
-            offsets[side] = base
-            base += len(pixels) * side ** 2
-        counts = grids ** 2
-        frame = torch.repeat_interleave(counts)                              # (N,) which of F
-        within = torch.arange(len(frame), device=grids.device) - (counts.cumsum(0) - counts)[frame]
-        rows = (offsets[grids] + frames * counts)[frame] + within
-        return bank.index_select(0, rows)
+        grids = grids.tolist()
+        pooled = {grid: self._pool(x, grid).unbind() for grid in set(grids)}
+        return torch.cat([pooled[grid][i] for i, grid in zip(frames.tolist(), grids)])
 
     def forward(self, input_ids, features=None, cache=None, select=None, *,
                 pixels=None, frames=None, grids=None):
@@ -797,12 +796,8 @@ class Streamo(nn.Module):
         check(kind == "llava_onevision" or "mm_projector_type" in data,
               f"{path}: model_type {kind!r} is not supported, only streamo and llava_onevision; "
               "for a vision folder and a decoder folder use from_parts")
-        config, rows = with_stream_tokens(StreamoConfig.from_llava(data, -1, path), folder)
-        model = on_meta(cls, config)
-        # image_newline ends a whole video: a stream has no end
-        unused = ["image_newline", *("vision_tower." + name for name in model.vision_tower.unused),
-                  *("language_model." + name for name in model.language_model.unused)]
-        return load_weights(model, folder, dtype, device, LLAVA_NAMES, unused, rows)
+        config, new_rows = with_stream_tokens(StreamoConfig.from_llava(data, -1, path), folder)
+        return load_weights(on_meta(cls, config), folder, dtype, device, new_rows)
 
     @classmethod
     def from_parts(cls, vision_folder, decoder_folder, *, grid=7, coarse_grid=3, window=60,
@@ -813,13 +808,11 @@ class Streamo(nn.Module):
         config = StreamoConfig(hf_config(VisionConfig, vision_folder),
                                hf_config(DecoderConfig, decoder_folder), -1, grid=grid,
                                coarse_grid=coarse_grid, window=window)
-        config, rows = with_stream_tokens(config, decoder_folder)
+        config, new_rows = with_stream_tokens(config, decoder_folder)
         model = on_meta(cls, config)
-        load_weights(model.language_model, decoder_folder, dtype, device, (),
-                     model.language_model.unused, rows)
+        load_weights(model.language_model, decoder_folder, dtype, device, new_rows)
         embedding = model.language_model.model.embed_tokens.weight
-        load_weights(model.vision_tower, vision_folder, embedding.dtype, device, VISION_NAMES,
-                     model.vision_tower.unused)
+        load_weights(model.vision_tower, vision_folder, embedding.dtype, device)
         model.multi_modal_projector.to_empty(device=embedding.device).to(embedding.dtype)
         init_weights(model.multi_modal_projector)
         return model
@@ -828,34 +821,34 @@ class Streamo(nn.Module):
 def load_vision(folder, dtype=None, device=None):
     """SigLIP from a hub folder, of a whole model or of the vision tower alone."""
     model = on_meta(VisionEncoder, hf_config(VisionConfig, folder))
-    return load_weights(model, folder, dtype, device, VISION_NAMES, model.unused)
+    return load_weights(model, folder, dtype, device)
 
 
 def load_decoder(folder, dtype=None, device=None):
     """A Qwen2, Qwen2.5, Qwen3 or Llama-family decoder from a hub folder."""
     model = on_meta(Decoder, hf_config(DecoderConfig, folder))
-    return load_weights(model, folder, dtype, device, (), model.unused)
+    return load_weights(model, folder, dtype, device)
+
+
+def hf_config(cls, folder):
+    path = Path(folder) / "config.json"
+    return cls.from_hf(read_json(path), path)
 
 
 def with_stream_tokens(config, folder):
     """The state tokens and <frame> take the ids after the last of folder's tokenizer (of the
     embedding, where the folder has none): spare rows, or more rows. Returns the config and, for
     load_weights, (rows stored, new ids)."""
-    rows, old = config.decoder.vocab_size, config.decoder.vocab_size
-    new = {token: rows + i for i, token in enumerate((*STATES, FRAME))}
+    rows = old = config.decoder.vocab_size
+    ids = [*range(rows, rows + 4)]
     if any((Path(folder) / name).exists() for name in ("tokenizer.json", "vocab.json")):
         tokenizer = Tokenizer.from_pretrained(folder)
         old = len(tokenizer)
-        tokenizer.add_tokens(new)
-        new = {token: tokenizer.id(token) for token in new}
-    decoder = replace(config.decoder, vocab_size=max(rows, *(i + 1 for i in new.values())))
-    added = [i for i in new.values() if i >= old]
-    return replace(config, decoder=decoder, frame_token_id=new[FRAME]), (rows, added)
-
-
-def hf_config(cls, folder):
-    path = Path(folder) / "config.json"
-    return cls.from_hf(read_json(path), path)
+        tokenizer.add_tokens([*STATES, FRAME])
+        ids = [*tokenizer.state_ids, tokenizer.frame_id]
+    decoder = replace(config.decoder, vocab_size=max(rows, 1 + max(ids)))
+    return (replace(config, decoder=decoder, frame_token_id=ids[-1]),
+            (rows, [i for i in ids if i >= old]))
 
 
 def on_meta(cls, *args):
@@ -866,8 +859,7 @@ def on_meta(cls, *args):
 def preprocess(image, size):
     """A PIL image or uint8 (H, W, 3) array -> float32 (3, size, size) in [-1, 1], as SigLIP's
     processor does it: bicubic to the exact square."""
-    if not isinstance(image, Image.Image):
-        image = Image.fromarray(image)
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     image = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)              # (3, size, size)
     return pixels.float() / 127.5 - 1
@@ -899,19 +891,17 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 def read_headers(folder):
     """The tensors of a folder's safetensors, one file or shards: {name: (path, dtype, shape,
-    first byte, bytes)}. Errors name the missing shard or the truncated file."""
+    first byte, bytes)}. Errors name the missing or truncated file."""
     folder = Path(folder)
     index, paths = folder / "model.safetensors.index.json", [folder / "model.safetensors"]
-    if not paths[0].exists() and index.exists():
+    if index.exists() and not paths[0].exists():
         paths = [folder / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
-    elif not paths[0].exists():
-        pickles = ", ".join(path.name for path in folder.glob("*.bin"))
-        raise FileNotFoundError(f"{folder}: no model.safetensors and no index of shards"
-                                + f" (only safetensors are read, not {pickles})" * bool(pickles))
     tensors = {}
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"{path}: the shard that {index.name} lists is missing")
+            pickles = ", ".join(file.name for file in folder.glob("*.bin"))
+            raise FileNotFoundError(f"{path}: no such file" + (
+                f" (only safetensors are read, not {pickles})" if pickles else ""))
         size = path.stat().st_size
         with open(path, "rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
@@ -929,36 +919,18 @@ def read_tensor(entry, shape, dtype, device):
     """Read one tensor in blocks straight to its dtype and device: there is no second copy. The
     shape may have more rows than are stored."""
     path, kind, _, start, size = entry
-    out, buffer = torch.empty(shape, dtype=dtype, device=device), bytearray(min(size, 1 << 22))
-    flat, done = out.view(-1), 0
-    with open(path, "rb") as file:
-        file.seek(start)
-        while size > 0:
-            got = min(size, len(buffer))
-            file.readinto(memoryview(buffer)[:got])
-            values = torch.frombuffer(buffer, dtype=DTYPES[kind])[:got // DTYPES[kind].itemsize]
-            flat[done:done + len(values)] = values.to(device)
-            size, done = size - got, done + len(values)
+    out = torch.empty(shape, dtype=dtype, device=device)
+    flat, done, step = out.view(-1), 0, 1 << 22
+    for offset in range(0, size, step):
+        block = np.fromfile(path, np.uint8, min(step, size - offset), offset=start + offset)
+        values = torch.from_numpy(block).view(DTYPES[kind])
+        flat[done:done + len(values)] = values.to(device)
+        done += len(values)
     return out
 
 
-# Prefixes of the public files -> ours. transformers 5 leaves "vision_model." out; LLaVA-OneVision
-# has three namings: the original, the newer in-memory one (both "model.") and the hub's (ours).
-VISION_NAMES = [("(?=embeddings|encoder|post_layernorm|head)", "vision_model.")]
-LLAVA_NAMES = [(r"(model\.)?(vision_tower\.)+(vision_model\.)?", "vision_tower.vision_model."),
-               (r"model\.mm_projector\.0", "multi_modal_projector.linear_1"),
-               (r"model\.mm_projector\.2", "multi_modal_projector.linear_2"),
-               (r"model\.(?=multi_modal_projector|image_newline)", ""),
-               (r"model\.(language_model\.)?", "language_model.model."),
-               (r"lm_head", "language_model.lm_head")]
 EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 NOT_WEIGHTS = ("rotary_emb.inv_freq", "position_ids")   # tables that older files stored
-
-
-def rename(name, names):
-    for prefix, new in names:
-        name = re.sub("^" + prefix, new, name)
-    return name
 
 
 def start_rows(weight, rows, new):
@@ -969,27 +941,31 @@ def start_rows(weight, rows, new):
     weight[new] = (total / old).to(weight.dtype)
 
 
-def load_weights(model, folder, dtype=None, device=None, names=(), unused=(), new_rows=None):
+def load_weights(model, folder, dtype=None, device=None, new_rows=None):
     """Fill a model that was built on the meta device from folder's safetensors, strictly: a
-    missing, misshapen or unexpected tensor is a ValueError that names it. names are renamed, then
-    the prefixes unused are skipped. new_rows (n, ids): embeddings of n rows are stored, the rest,
-    and the rows ids, start at their mean. dtype None: the widest that is stored."""
-    found = {rename(name, names): (name, entry) for name, entry in read_headers(folder).items()}
-    wanted, state = model.state_dict(), {}
-    for name in wanted:
+    missing, misshapen or unexpected tensor is a ValueError that names it. The prefixes of
+    model.public_names are ours renamed; what begins with one of model.unused is skipped.
+    new_rows (n, ids): embeddings of n rows are stored, the rest, and the rows ids, start at their
+    mean. dtype None: the widest that is stored."""
+    found, wanted, state = {}, model.state_dict(), {}
+    for stored, entry in read_headers(folder).items():
+        name = stored
+        for prefix, ours in model.public_names:
+            name = re.sub("^" + prefix, ours, name)
+        check(name in wanted or name.startswith(tuple(model.unused)) or name.endswith(NOT_WEIGHTS),
+              f"{entry[0]}: unexpected tensor {stored}")
+        found[name] = entry
+    for name, tensor in wanted.items():
         check(name in found, f"{folder}: tensor {name} is missing")
-        shape, (path, kind, stored, *_) = tuple(wanted[name].shape), found[name][1]
+        shape, (path, kind, stored, *_) = tuple(tensor.shape), found[name]
         if new_rows and name.endswith(EMBEDDINGS):
             shape = (new_rows[0], *shape[1:])
-        check(stored == shape and kind in DTYPES, f"{path}: tensor {found[name][0]} is {kind} "
-              f"{stored}, wanted {shape} in one of {', '.join(DTYPES)}")
-    for name, (stored, entry) in found.items():
-        check(name in wanted or name.startswith(tuple(unused)) or name.endswith(NOT_WEIGHTS),
-              f"{entry[0]}: unexpected tensor {stored}")
-    kinds = {DTYPES[found[name][1][1]] for name in wanted}
+        check(stored == shape and kind in DTYPES, f"{path}: tensor {name} is {kind} {stored}, "
+              f"wanted {shape} in one of {', '.join(DTYPES)}")
+    kinds = {DTYPES[found[name][1]] for name in wanted}
     dtype = dtype or max(kinds, key=lambda kind: kind.itemsize)
     for name, tensor in wanted.items():
-        state[name] = read_tensor(found[name][1], tensor.shape, dtype, device)
+        state[name] = read_tensor(found[name], tensor.shape, dtype, device)
         if new_rows and name.endswith(EMBEDDINGS):
             start_rows(state[name], *new_rows)
     model.load_state_dict(state, assign=True)

@@ -148,7 +148,6 @@ class Turn:
     text: str = ""
     question: str | None = None
     said: tuple[str, str] | None = None
-    supervised: bool = True
 
 
 def parse_time(value):
@@ -326,7 +325,6 @@ def render(tokenizer, turns, grids, pinned=()):
         user = user_part(tokenizer, turn.second, [side * side for side in sides], turn.question)
         answer = assistant_part(tokenizer, *(turn.said or (turn.state, turn.text)))
         learnt = [tokenizer.id(turn.state)] if turn.said else answer[:-1]    # no newline
-        learnt = learnt if turn.supervised else []
         ids += user + answer
         labels += [-100] * len(user) + learnt + [-100] * (len(answer) - len(learnt))
     return ids, labels
@@ -870,7 +868,7 @@ def paint(tokenizer, item, colour):
 
 
 def strip(item, state_ids, path, columns=10, side=96):
-    """A PNG of the frames of an item (one a second), each over the colour of its state."""
+    """Write a PNG of the frames of an item (one a second), each over the colour of its state."""
     states = [label for label in item["labels"] if label in state_ids]
     rows = math.ceil(len(states) / columns)
     sheet = Image.new("RGB", (columns * (side + 8), rows * (side + 20)), "white")

@@ -359,7 +359,7 @@ def test_render_by_hand(tokenizer):
 
 def test_perturbed_history_learns_the_right_state_only(tokenizer):
     turn = Turn(0, RESPONSE, "It is.", said=(STANDBY, ""))
-    ids, labels = render(tokenizer, [turn, Turn(1, supervised=False)], [[1], [1]])
+    ids, labels = render(tokenizer, [turn], [[1]])
     text = tokenizer.decode(ids)
     assert text.count("</Standby><|im_end|>") == 1 and "It is" not in text
     assert [label for label in labels if label != -100] == [tokenizer.id(RESPONSE)]

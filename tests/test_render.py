@@ -98,7 +98,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
     def stopped():
-        yield from grey(1, 2)
+        yield from grey(4, 25)  # so many that the encoder has begun to write
+        assert path.with_name("out.mp4.part").stat().st_size
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):  # Ctrl-C leaves no half file either
         render.captioned_video(stopped(), stream(2), path)
@@ -158,7 +159,7 @@ def test_wrap_keeps_every_character_and_the_width():
 
 def test_a_font_is_found_only_when_characters_are_missing():
     assert render.font_for(["plain text"], 18).getname() == render.font_for([], 18).getname()
-    fallback = render.font_for(["Сколько?", "\U0010fffe"], 18)  # the last is in no font: no error
+    fallback = render.font_for(["Сколько?", "\U0010fffe"], 18)  # the last: in no font
     assert fallback.getlength("Сколько?") > 0
 
 

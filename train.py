@@ -3,6 +3,7 @@
     python train.py                                      the demo model, from nothing
     torchrun --nproc_per_node=2 train.py                 the same on two processes
     python train.py --resume                             go on after a stop, a crash or a kill -9
+    python train.py --estimate                           tokens, steps and memory; nothing is run
     torchrun --nproc_per_node=8 train.py --preset paper --vision SIGLIP --decoder QWEN \\
         --data raw_data.json more.jsonl:0.5 --videos FOLDER --out runs/streamo
     torchrun --nnodes=2 --nproc_per_node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 \\
@@ -30,6 +31,7 @@ from collections import Counter, deque
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +44,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data import RawDataset, ToyDataset, ToyStills, collate, toy_texts
+from data import (PLAIN, RawDataset, ToyDataset, ToyStills, assistant_part, collate, make_item,
+                  stated_seconds, toy_texts, turns_from_record, user_part)
 from loss import KINDS, state_counts, state_focal_loss
-from streamo import (FRAME, STATES, DecoderConfig, Streamo, StreamoConfig, Tokenizer, VisionConfig)
+from streamo import (BLOCK, FRAME, SILENCE, STATES, DecoderConfig, Streamo, StreamoConfig,
+                     Tokenizer, VisionConfig, hf_config, on_meta, read_json, with_stream_tokens)
 
 
 # ------------------------------------------------------------------------------------ options
@@ -91,6 +95,7 @@ class Options:
     eval_every: int = option(0, "steps between evaluations that stream unseen toy clips")
     eval_videos: int = option(4, "clips of such an evaluation")
     resume: bool = option(False, "go on from the last checkpoint in --out")
+    estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 
 PRESETS = {"demo": dict(steps=5000, see_steps=1500),
@@ -105,7 +110,7 @@ CURRICULUM = ((0.10, 1536, {"one": 1.0}),
               (0.35, 3072, {"one": 0.1, "frame": 0.15, "short": 0.5, "full": 0.25}),
               (1.00, 3072, {"one": 0.05, "frame": 0.05, "short": 0.35, "full": 0.55}))
 GROUNDING_AND_CAPTION = ("Frame QA", "Event Caption", "Event Grounding", "Backward Grounding")
-SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy")
+SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy", "waited")
 BETAS, NAMES = (0.9, 0.95), ("silence", "standby", "response")
 POOL = 8                                       # steps whose samples are sorted by length together
 
@@ -150,18 +155,44 @@ def tiny_config(tokenizer):
 
 
 def start(o):
-    """(tokenizer, model) in float32 on the CPU: from nothing, from a folder, or from two parts."""
+    """(tokenizer, model) in float32 on the CPU: from the last checkpoint, from nothing, from a
+    folder, or from two parts. With --estimate the model has shapes and no weights."""
     torch.manual_seed(o.seed)
-    if o.model or o.vision:
-        tokenizer = Tokenizer.from_pretrained(o.model or o.decoder)
+    folder = (o.resume and last_checkpoint(o)) or o.model
+    if folder or o.vision:
+        tokenizer = Tokenizer.from_pretrained(folder or o.decoder)
     else:
         tokenizer = Tokenizer.train(toy_texts(), 1800)
     tokenizer.add_tokens([*STATES, FRAME])
-    if o.model:
-        return tokenizer, Streamo.from_pretrained(o.model, torch.float32)
+    if o.estimate:
+        return tokenizer, on_meta(Streamo, config_of(o, tokenizer))
+    if folder:
+        return tokenizer, Streamo.from_pretrained(folder, torch.float32)
     if o.vision:
         return tokenizer, Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32)
     return tokenizer, Streamo(tiny_config(tokenizer))
+
+
+def config_of(o, tokenizer):
+    """The config of the model that a run starts with, from config.json files alone."""
+    if o.vision:
+        eye, decoder = hf_config(VisionConfig, o.vision), hf_config(DecoderConfig, o.decoder)
+        return with_stream_tokens(StreamoConfig(eye, decoder, -1), o.decoder)[0]
+    if not o.model:
+        return tiny_config(tokenizer)
+    path = Path(o.model) / "config.json"
+    data = read_json(path)
+    if data.get("model_type") == "streamo":
+        return StreamoConfig.from_dict(data, path)
+    return with_stream_tokens(StreamoConfig.from_llava(data, -1, path), o.model)[0]
+
+
+def choose(o, model):
+    """Let the parts that --train names learn, and no others."""
+    learns = {"connector": ("multi_modal_projector",), "all": ("",),
+              "connector+decoder": ("multi_modal_projector", "language_model")}[o.train]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(learns))
 
 
 def own_device():
@@ -258,6 +289,21 @@ class Steps:
             yield from mine
 
 
+def read_data(o, tokenizer, config, world):
+    """The dataset of the run; gives --steps, where it is one epoch of --data."""
+    if o.data and not o.batch or o.batch % world:
+        raise ValueError(f"--batch {o.batch}: wanted a multiple of the number of ranks, {world}")
+    if not o.data:
+        return ToyDataset(tokenizer, config, o.seed, fps=o.fps)
+    silent = len(user_part(tokenizer, 999, [config.grid ** 2] * o.fps)
+                 + assistant_part(tokenizer, SILENCE))                  # tokens of such a second
+    files, weights = weighted(o.data)
+    dataset = RawDataset(tokenizer, config, files, o.videos, weights, o.seed, o.fps,
+                         longest=int(0.8 * o.max_tokens) // silent)     # a fifth is for words
+    o.steps = o.steps or -(-len(dataset) // o.batch)
+    return dataset
+
+
 def weighted(names):
     """(files, weights) of "FILE" and "FILE:WEIGHT"."""
     parts = [re.fullmatch(r"(.+?)(?::([0-9.]+))?", name).groups() for name in names]
@@ -276,6 +322,9 @@ class Loader(torch.utils.data.Dataset):
         for attempt in range(100):
             try:
                 item = self.dataset[key]
+                if item["length"] > self.o.max_tokens:
+                    raise ValueError(f"{item['name']}: {item['length']} tokens, more than "
+                                     f"--max-tokens {self.o.max_tokens}")
                 if self.o.states == 2:
                     for ids in (item["input_ids"], item["labels"]):
                         ids[:] = [self.silence if i == self.standby else i for i in ids]
@@ -301,16 +350,14 @@ class Learner:
         self.model = model.to(self.device)
         self.state_ids = torch.tensor(tokenizer.state_ids, device=self.device)
         self.end_id = tokenizer.id("<|im_end|>")
-        learns = {"connector": ("multi_modal_projector",), "all": ("",),
-                  "connector+decoder": ("multi_modal_projector", "language_model")}[o.train]
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith(learns))
+        choose(o, model)
         if o.train != "all":
             model.vision_tower.forward = frozen(model.vision_tower.forward, o.vision_chunk)
         if o.checkpoint_layers:
             for layer in model.language_model.model.layers:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        self.wrapped = DistributedDataParallel(model) if self.world > 1 else model
+        self.wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True) \
+            if self.world > 1 else model                 # gradients need no second place to travel
         groups = {}
         for name, p in model.named_parameters():
             if p.requires_grad:
@@ -319,8 +366,10 @@ class Learner:
                 groups.setdefault((o.vision_lr if sees else 1.0, matrix), []).append(p)
         groups = [{"params": group, "share": share, "weight_decay": o.weight_decay * matrix}
                   for (share, matrix), group in groups.items()]
-        self.optimizer = ZeroRedundancyOptimizer(groups, torch.optim.AdamW, lr=o.lr, betas=BETAS) \
-            if o.zero and self.world > 1 else torch.optim.AdamW(groups, lr=o.lr, betas=BETAS)
+        # fused: no copy of all the weights in a step (a sharded state cannot be resumed with it)
+        self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=BETAS, fused=True) \
+            if not o.zero or self.world == 1 else \
+            ZeroRedundancyOptimizer(groups, torch.optim.AdamW, lr=o.lr, betas=BETAS)
 
     def reduce(self, tensor):
         """The sum over ranks."""
@@ -336,13 +385,15 @@ class Learner:
         targets = [b["labels"][:, 1:][m[:, :-1]].to(self.device) for b, m in zip(batches, masks)]
         counts = self.reduce(sum(state_counts(t, self.state_ids) for t in targets).double())
         items = self.reduce(torch.tensor(float(sum(len(t) for t in targets)), device=self.device))
-        seen = torch.zeros(9, device=self.device, dtype=torch.float64)
+        seen = torch.zeros(10, device=self.device, dtype=torch.float64)
         for i, (batch, mask, target) in enumerate(zip(batches, masks, targets)):
             last = i == len(batches) - 1              # gradients travel once, with the last one
             inputs = {k: batch[k].to(self.device, non_blocking=True)
                       for k in ("input_ids", "pixels", "frames", "grids")}
             with nullcontext() if last or self.world == 1 else self.wrapped.no_sync():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.o.autocast):
+                # no cache: each weight is read once, and a recomputed layer's copies can go
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.o.autocast,
+                                    cache_enabled=False):
                     logits = self.wrapped(**inputs, select=mask.to(self.device))       # (n, V)
                 loss = state_focal_loss(logits, target, self.state_ids, counts.float(), items,
                                         self.o.loss)
@@ -350,31 +401,37 @@ class Learner:
             with torch.no_grad():
                 guess = logits.argmax(1)
                 right = [(guess == s)[target == s].sum() for s in self.state_ids]
-                text = ~torch.isin(target, self.state_ids) & (target != self.end_id)
-                seen += torch.stack([loss, *right, (guess == self.state_ids[2]).sum(),
+                words = ~torch.isin(target, self.state_ids)
+                told = F.cross_entropy(logits[words].float(), target[words], reduction="sum")
+                text = words & (target != self.end_id)
+                seen += torch.stack([loss, told / items, *right,
+                                     (guess == self.state_ids[2]).sum(),
                                      (guess == target)[text].sum(), text.sum(),
                                      target.new_tensor(inputs["input_ids"].numel()),
                                      target.new_tensor(len(batch["names"]))]).double()
         seen = self.reduce(seen).tolist()
         n = counts.tolist()
-        recall = {f"recall_{s}": r / m for s, r, m in zip(NAMES, seen[1:4], n) if m}
-        return {"loss": seen[0], "state_accuracy": sum(seen[1:4]) / sum(n), **recall,
-                "response_rate": seen[4] / sum(n), "text_accuracy": seen[5] / max(seen[6], 1),
-                "tokens": int(seen[7]), "samples": int(seen[8])}
+        recall = {f"recall_{s}": r / m for s, r, m in zip(NAMES, seen[2:5], n) if m}
+        return {"loss": seen[0], "loss_states": seen[0] - seen[1], "loss_text": seen[1],
+                "state_accuracy": sum(seen[2:5]) / sum(n), **recall,
+                "response_rate": seen[5] / sum(n), "text_accuracy": seen[6] / max(seen[7], 1),
+                "tokens": int(seen[8]), "samples": int(seen[9])}
 
     def step(self, batches, rate):
         """One optimiser step; ValueError names a loss or gradient that is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         log = self.backward(batches)
-        norm = torch.nn.utils.clip_grad_norm_(
-            [p for p in self.model.parameters() if p.requires_grad], self.o.clip).item()
-        if not math.isfinite(norm + log["loss"]):
+        learnt = [p for p in self.model.parameters() if p.requires_grad]
+        total = torch.nn.utils.get_total_norm([p.grad for p in learnt])
+        norm = total.item()
+        if not math.isfinite(norm + log["loss"]):           # before the norm spoils all gradients
             bad = next((n for n, p in self.model.named_parameters()
                         if p.grad is not None and not p.grad.isfinite().all()), "none")
             samples = ", ".join(name for b in batches for name in b["names"])
             raise ValueError(f"loss {log['loss']}, gradient norm {norm}; first bad parameter: "
                              f"{bad}; samples of rank {self.rank}: {samples}")
+        torch.nn.utils.clip_grads_with_norm_(learnt, self.o.clip, total)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {**log, "lr": rate, "gradient_norm": norm}
@@ -406,21 +463,31 @@ def save(o, step, learner, tokenizer, about):
         final = Path(o.out) / f"step-{step:06d}"
         partial_ = final.with_suffix(".partial")
         shutil.rmtree(partial_, ignore_errors=True)
-        learner.model.save_pretrained(partial_)
-        tokenizer.save_pretrained(partial_)
+        write_model(partial_, learner.model, tokenizer, {**about, "step": step})
         torch.save({"step": step, "optimizer": learner.optimizer.state_dict(),
                     "random": torch.get_rng_state()}, partial_ / "state.pt")
-        (partial_ / "run.json").write_text(json.dumps({**about, "step": step}, indent=1))
         for path in [*partial_.iterdir(), partial_]:
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
-        shutil.rmtree(final, ignore_errors=True)
+            sync(path)
         os.rename(partial_, final)
+        sync(final.parent)
         for old in checkpoints(o)[:-o.keep]:
             shutil.rmtree(old)
     if learner.world > 1:
         dist.barrier()
+
+
+def write_model(folder, model, tokenizer, about):
+    """A folder to stream from or to start from: weights, tokenizer, and how they were made."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "run.json").write_text(json.dumps(about, indent=1))
+
+
+def sync(path):
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
 
 
 def checkpoints(o):
@@ -428,14 +495,16 @@ def checkpoints(o):
     return sorted(p for p in Path(o.out).glob("step-*") if p.suffix != ".partial")
 
 
-def load(o, learner):
-    """Go on from the last checkpoint: weights, optimiser, random state. Returns the steps done."""
-    found = checkpoints(o)
-    if not found:
-        raise ValueError(f"--resume: no checkpoint in {o.out}")
-    state = torch.load(found[-1] / "state.pt", map_location="cpu", weights_only=True)
-    weights = Streamo.from_pretrained(found[-1], torch.float32).state_dict()
-    learner.model.load_state_dict(weights)
+def last_checkpoint(o):
+    """What --resume goes on from; None for a run that was stopped before its first."""
+    if not Path(o.out).exists():
+        raise ValueError(f"--resume: there is no run in {o.out}")
+    return next(reversed(checkpoints(o)), None)
+
+
+def load(folder, learner):
+    """The optimiser and the random state of a checkpoint. Returns the steps done."""
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     learner.optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])
     return state["step"]
@@ -447,31 +516,127 @@ def about_run(o):
         here = Path(__file__).parent
         done = subprocess.run(["git", "-C", here, *words], capture_output=True, text=True)
         return done.stdout.strip()
+    hardware = f"{os.cpu_count()} CPU cores"
+    if torch.cuda.is_available():
+        hardware = torch.cuda.get_device_name()
     return {"config": asdict(o), "command": " ".join(sys.argv), "commit": git("rev-parse", "HEAD"),
             "changed_files": git("status", "--porcelain").splitlines(), "seed": o.seed,
             "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
-            "hardware": torch.cuda.get_device_name() if torch.cuda.is_available()
-            else f"{os.cpu_count()} CPU cores", "threads": torch.get_num_threads(),
+            "hardware": hardware, "threads": torch.get_num_threads(),
+            "processes": int(os.environ.get("WORLD_SIZE", 1)),
             "data": {f: hashlib.sha256(Path(f).read_bytes()).hexdigest()
                      for f in weighted(o.data)[0]}}
 
 
-def export(o, model, tokenizer, about):
-    """The trained model, out/model, in bfloat16: what infer.py and eval.py read."""
-    folder = Path(o.out) / "model"
-    model.bfloat16().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "run.json").write_text(json.dumps(about, indent=1))
+# ------------------------------------------------------------------------------------ the estimate
+
+def activations(o, model, batch, gpu):
+    """Bytes that a micro-batch takes at its peak, on a GPU or on the CPU, by counting tensors.
+
+    Of each token a layer keeps for its backward: what enters its two norms, in float32; what its
+    matrix products read, which autocast rounds anew for each of them; queries, keys, values and
+    the attention's result; the inner tensors of the MLP. The CPU also keeps the attention's
+    probabilities and the result of an RMSNorm before its weight; GPU kernels make them anew.
+    """
+    c, eye, parts = model.config.decoder, model.config.vision, model.language_model.model
+    (B, T), patches = batch["input_ids"].shape, len(batch["pixels"]) * eye.side ** 2
+    a, learns = 2 if o.autocast else 4, o.train != "connector"  # what weights read is theirs alone
+
+    def rounded(*modules):                          # the weights, as autocast multiplies them
+        return 2 * o.autocast * sum(p.numel() for m in modules for p in m.parameters())
+
+    token = (8 + learns * (8 + 2 * o.autocast + 8 * (not gpu))) * c.hidden_size + a * (
+        2 * (c.num_attention_heads + c.num_key_value_heads) * c.head_dim
+        + (3 + learns) * c.intermediate_size)
+    patch = 16 * eye.hidden_size + a * (4 * eye.hidden_size + 2 * eye.intermediate_size)
+    # on their way: the logits' float32 copy and gradient; then the gradient of the head, which
+    # waits for the embedding's, if they are one matrix; then the gradients of an MLP, or of the
+    # attention's scores when the tensors of its MLP are gone
+    logits = int((batch["labels"][:, 1:] != -100).sum()) * c.vocab_size
+    head, of_weight = learns * c.vocab_size * c.hidden_size, 4 + 2 * o.autocast
+    waiting, inner = 4 * head * c.tie_word_embeddings, a * B * T * c.intermediate_size
+    passing = max(8 * logits, a * logits + of_weight * head, waiting + 2 * inner + c.hidden_size * (
+        4 * B * T + learns * of_weight * c.intermediate_size))
+    if not gpu:
+        block = min(T, max(16, BLOCK // T))         # see streamo.blocked_attention
+        seen = sum(min(block, T - i) * min(T, i + block) for i in range(0, T, block)) / T
+        token += a * c.num_attention_heads * seen
+        patch += a * eye.num_attention_heads * eye.side ** 2
+        passing = max(passing,
+                      waiting + 2 * a * B * c.num_attention_heads * block * T - 4 * inner)
+    kept = B * T * token + rounded(parts.layers[0])
+    if o.checkpoint_layers:                         # all layers' inputs, and one layer's insides
+        kept += 4 * B * T * c.hidden_size * c.num_hidden_layers
+    else:
+        kept *= c.num_hidden_layers
+    kept += a * patches * (eye.hidden_size + 2 * c.hidden_size)             # the connector
+    kept += rounded(model.multi_modal_projector, getattr(model.language_model, "lm_head",
+                                                         parts.embed_tokens))
+    seeing = 0
+    if o.train == "all":
+        tower = model.vision_tower
+        kept += patches * patch * len(tower.vision_model.encoder.layers) + rounded(tower)
+    else:                                           # frozen: a chunk of it, before all the others
+        chunk = min(o.vision_chunk or len(batch["pixels"]), len(batch["pixels"])) * eye.side ** 2
+        seeing = 4 * patches * eye.hidden_size + chunk * (
+            (8 + 2 * o.autocast) * eye.hidden_size + 2 * a * eye.intermediate_size)
+    return max(seeing, kept + a * logits + passing, 3 * waiting)    # 3: two gradients, their sum
+
+
+def foretold(dataset, i):
+    """Item i of a RawDataset by its annotations alone: its frames are single, different pixels."""
+    name, _, record = dataset.pick(i)
+    seconds = stated_seconds(record)
+    return make_item(dataset.tokenizer, dataset.config, turns_from_record(record, seconds),
+                     record["task_type"], lambda j: np.full((1, 1, 3), j % 256, np.uint8),
+                     seconds * dataset.fps, dataset.fps, name, random.Random(0), PLAIN,
+                     dataset.longest)
+
+
+def estimate(o):
+    """Print what a run would be, from configs and annotations: no weights, no videos, no step.
+    Returns {part: bytes} of a process on a GPU and of one on the CPU."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    tokenizer, model = start(o)
+    choose(o, model)
+    dataset = read_data(o, tokenizer, model.config, world)
+    steps = Steps(o, dataset, 0, world)                     # the toy world's end is its largest
+    groups = list(takewhile(lambda _: len(steps.sizes) <= POOL,
+                            steps.batches(0 if o.data else max(0, o.steps - POOL))))
+    lengths = {key: dataset.estimate(key) for group in groups for key in group}
+    largest = max(groups, key=lambda group: len(group) * max(lengths[key] for key in group))
+    batch = collate([foretold(dataset, key) if o.data else dataset[key] for key in largest],
+                    tokenizer.pad_id)
+    each = o.batch or round(len(lengths) * world / min(POOL, o.steps))
+    sizes = [p.numel() for p in model.parameters() if p.requires_grad]
+    learnt, weights = sum(sizes), sum(p.numel() for p in model.parameters())
+    shard = max(learnt / world, *sizes) if o.zero else learnt       # a tensor is not divided
+    parts = [{"weights": 4 * weights, "gradients": 4 * learnt, "optimizer": 8 * shard,
+              "activations": activations(o, model, batch, gpu)} for gpu in (True, False)]
+    about = "" if o.batch else "about "
+    print(f"tokens      about {sum(lengths.values()) / len(lengths):.0f} a sample, "
+          f"at most {max(lengths.values())}\n"
+          f"steps       {o.steps} of {about}{each} samples: {about}{o.steps * each} samples\n"
+          f"parameters  {learnt} learn, {weights - learnt} are frozen\n"
+          f"micro-batch {' x '.join(map(str, batch['input_ids'].shape))} tokens, "
+          f"{len(batch['pixels'])} frames\n\n"
+          f"MiB of each of {world} processes  on a GPU  on the CPU")
+    for part in parts[0]:
+        print(f"{part:27}", *(f"{p[part] / 2 ** 20:10.0f}" for p in parts))
+    print(f"{'total':27}", *(f"{sum(p.values()) / 2 ** 20:10.0f}" for p in parts))
+    return parts
 
 
 # ------------------------------------------------------------------------------------ the loop
 
 def open_log(out, first):
     """log.jsonl without the lines of steps that a resumed run does again."""
-    path = out / "log.jsonl"
-    lines = path.read_text().splitlines()[:first] if first else []
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(line + "\n" for line in lines))
+    path, shorter = out / "log.jsonl", out / "log.partial"
+    with open(path, "a+") as old, open(shorter, "w") as new:
+        old.seek(0)                                         # a line without its end is a torn one
+        new.writelines(takewhile(lambda line: line[-1] == "\n"
+                                 and json.loads(line)["step"] <= first, old))
+    os.replace(shorter, path)
     return open(path, "a")
 
 
@@ -494,28 +659,26 @@ def evaluate(o, folder):
 
 def run(o):
     """The whole training run on this rank."""
+    if checkpoints(o) and not o.resume:
+        raise ValueError(f"{o.out} holds the checkpoints of a run: --resume it, or name another")
     tokenizer, model = start(o)
-    if o.see_steps and not o.resume:
+    resumed, out = o.resume and last_checkpoint(o), Path(o.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if o.see_steps and not (resumed or o.model or o.vision):
         learn_to_see(o, model.vision_tower.to(own_device()))
-    learner, out = Learner(o, tokenizer, model), Path(o.out)
+    learner = Learner(o, tokenizer, model)
     rank, world = learner.rank, learner.world
-    files, weights = weighted(o.data)
-    dataset = RawDataset(tokenizer, model.config, files, o.videos, weights, o.seed, o.fps,
-                         longest=o.max_tokens // (16 + o.fps * model.config.grid ** 2)
-                         ) if o.data else ToyDataset(tokenizer, model.config, o.seed, fps=o.fps)
-    if o.data and not o.batch or o.batch % world:
-        raise ValueError(f"--batch {o.batch} is no multiple of the {world} ranks")
-    o.steps = o.steps or -(-len(dataset) // o.batch)
+    dataset = read_data(o, tokenizer, model.config, world)
     about = about_run(o)
-    first = load(o, learner) if o.resume else 0
+    first = load(resumed, learner) if resumed else 0
+    stop = []
+    for number in (signal.SIGTERM, signal.SIGINT):          # the loader's processes inherit this
+        signal.signal(number, lambda *_: stop.append(True))
     steps = Steps(o, dataset, rank, world)
     batches = iter(DataLoader(Loader(dataset, o, tokenizer), batch_sampler=steps.batches(first),
                               collate_fn=partial(collate, pad_id=tokenizer.pad_id),
                               num_workers=o.workers, prefetch_factor=4 if o.workers else None,
                               pin_memory=learner.device.type == "cuda"))
-    stop = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.append(True))
     bar = tqdm(range(first, o.steps), initial=first, total=o.steps, disable=rank > 0)
     log, done = open_log(out, first) if rank == 0 else None, first
     for step in bar:
@@ -531,35 +694,39 @@ def run(o):
         stopping = learner.reduce(torch.tensor(float(bool(stop)), device=learner.device)).item() > 0
         done = step + 1
         scored = o.eval_every and done % o.eval_every == 0
+        if rank == 0:                                       # a saved step is always in the log
+            line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory()}
+            line.update({f"{k}_per_second": line[k] / took for k in ("tokens", "samples")})
+            line["mended"] = dict(sum((b["counts"] for b in micro), Counter()))
+            print(json.dumps(line), file=log, flush=True)
+            bar.set_postfix({k: f"{line[k]:.3f}" for k in SHOWN if k in line})
         if done % o.save_every == 0 or done == o.steps or stopping or scored:
             save(o, done, learner, tokenizer, about)
-            if rank == 0 and scored:
-                line.update(evaluate(o, checkpoints(o)[-1]))
-        if rank == 0:
-            line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory()}
-            line["tokens_per_second"] = line["tokens"] / took
-            line["mended"] = dict(sum((b["counts"] for b in micro), Counter()))
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            bar.set_postfix({k: f"{line[k]:.3f}" for k in SHOWN if k in line})
+        if rank == 0 and scored:
+            scores = evaluate(o, checkpoints(o)[-1])
+            print(json.dumps({"step": done, **scores}), file=log, flush=True)
         if stopping:
             break
-    if rank == 0 and done == o.steps:
-        export(o, learner.model, tokenizer, about)
+    if rank == 0 and done == o.steps:                       # what infer.py and eval.py read
+        write_model(out / "model", learner.model.bfloat16(), tokenizer, about)
 
 
 def main(argv=None):
     o = parse(argv)
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    world = 1 if o.estimate else int(os.environ.get("WORLD_SIZE", 1))
     try:
+        if o.estimate:
+            return estimate(o) if os.environ.get("RANK", "0") == "0" else None
+        if torch.cuda.is_available():
+            torch.cuda.set_device(own_device())
+        if world > 1:
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         run(o)
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"train.py: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         sys.exit(2)
     finally:
-        if world > 1:
+        if dist.is_initialized():
             dist.destroy_process_group()
 
 

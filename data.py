@@ -37,6 +37,7 @@ from streamo import RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer
 SYSTEM = "Each second, say </Silence>, </Standby> or </Response> and the answer."
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 LONGEST_LINE = 1 << 26                      # bytes; a longer "line" is no record but a broken file
+MISSHAPEN = ArithmeticError, AttributeError, LookupError, TypeError, ValueError    # what data raise
 
 # ------------------------------------------------------------------------------------------ Frames
 
@@ -165,9 +166,9 @@ def parse_time(value):
     return seconds
 
 
-def read_entry(kind, entry):
-    """(turn, text, Standby turns) of a question or response of a raw record, as the release means
-    it: a question at second t stands in turn t-1; a span is Standby on turns start-1 .. end-1 and
+def read_entry(kind, entry, said):
+    """Add a question or response of a raw record to `said` (see parsed), as the release means it: a
+    question at second t stands in turn t-1; a span is Standby on turns start-1 .. end-1 and
     Response on turn `end`; an instant t is Response on turn t-1."""
     text = entry.get("content") if isinstance(entry, dict) else None
     if not isinstance(text, str) or not text.strip():
@@ -179,10 +180,12 @@ def read_entry(kind, entry):
     if kind == "response" and start is time is None:
         raise ValueError("neither st_time and end_time nor time")
     if kind == "question" or start is None:
-        return max(int(time or 0) - 1, 0), text, ()
-    if end < start:
+        said[kind].append((max(int(time or 0) - 1, 0), text))
+    elif end < start:
         raise ValueError(f"the span runs backwards, from {start} to {end}")
-    return int(end), text, range(int(start) - 1, int(end))
+    else:
+        said[kind].append((int(end), text))
+        said["standby"].append(range(int(start) - 1, int(end)))
 
 
 def read_messages(messages, said, counts):
@@ -208,31 +211,30 @@ def parsed(record, counts):
     """What a raw or stream record says, {"question" and "response": [(turn, text)], "standby":
     [turns of an event]}, and the list of what is wrong with it, field by field."""
     said, wrong = {"question": [], "response": [], "standby": []}, []
+
+    def attempt(what, read, *args):
+        try:
+            read(*args)
+        except MISSHAPEN as error:
+            wrong.append(f"{what}: {error}")
+
     if not isinstance(record, dict):
         return said, ["not a JSON object"]
-    for key in ("task_type", "source") + (() if "messages" in record else ("video_path",)):
+    for key in ("task_type", "source"):
         if not isinstance(record.get(key), str) or not record[key]:
             wrong.append(f"{key}: missing or not text")
+    for key in ("duration", "fps"):
+        attempt(key, parse_time, record.get(key))
+    attempt("videos" if "messages" in record else "video_path", video_path, record, "")
     if "messages" in record:
-        try:
-            video_path(record, "")
-            read_messages(record["messages"], said, counts)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            wrong.append(f"messages or videos: {error}")
+        attempt("messages", read_messages, record["messages"], said, counts)
         return said, wrong
     for kind in ("question", "response"):
-        entries = record.get(kind)
-        if not isinstance(entries, list):
+        if not isinstance(record.get(kind), list):
             wrong.append(f"{kind}: missing or not a list")
             continue
-        for n, entry in enumerate(entries):
-            try:
-                turn, text, standby = read_entry(kind, entry)
-            except ValueError as error:
-                wrong.append(f"{kind}[{n}]: {error}")
-                continue
-            said[kind].append((turn, text))
-            said["standby"].append(standby)
+        for n, entry in enumerate(record[kind]):
+            attempt(f"{kind}[{n}]", read_entry, kind, entry, said)
     return said, wrong
 
 
@@ -560,8 +562,8 @@ def stated_seconds(record):
 def video_path(record, folder):
     """The record's video inside `folder`; ValueError for a path that would leave it."""
     path = record["videos"][0] if "messages" in record else record["video_path"]
-    if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise ValueError(f"video path {path!r} leaves the video folder")
+    if not path or Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"video path {path!r} is empty or leaves the video folder")
     return Path(folder) / path
 
 
@@ -786,8 +788,7 @@ def convert(source, files, videos, counts):
                 else:
                     made = list(raw_records(source, item, counts))
                 json.dumps(made, ensure_ascii=False).encode()       # half an emoji is no text
-            except (ArithmeticError, AttributeError, LookupError, OSError, TypeError,
-                    ValueError) as error:
+            except (OSError, *MISSHAPEN) as error:
                 counts["items refused"] += 1
                 print(f"{file}: item {n} refused: {type(error).__name__} {error}", file=sys.stderr)
                 continue

@@ -255,6 +255,10 @@ def test_two_on_a_turn_are_joined():
         ({"question": [{"content": "q", "time": True}]}, "True"),
         ({"question": [{"content": "\ud83d", "time": 1}]}, "surrogates"),
         ({"video_path": None}, "video_path"),
+        ({"video_path": ""}, "video_path: .*empty"),
+        ({"video_path": "../a.mp4"}, "video_path: .*leaves"),
+        ({"duration": "long"}, "duration: .*'long'"),
+        ({"fps": -2}, "fps: .*negative"),
         ({"task_type": ""}, "task_type"),
     ],
 )

@@ -24,7 +24,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice, repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,7 +37,8 @@ from tqdm import tqdm
 import data
 import toy
 from infer import see, stream, unspoken
-from streamo import RESPONSE, STATES, KVCache, Streamo, Tokenizer, write_json
+from render import replacing
+from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo, Tokenizer, write_json
 
 NAMES = ("silence", "standby", "response")
 
@@ -58,18 +59,18 @@ SIX = ("forward_grounding", "backward_grounding", "narration", "dense_caption", 
        "tsqa_recall")
 TASKS = {"Event Grounding": SIX[0], "Backward Grounding": SIX[1], "Real-time Narration": SIX[2],
          "Event Caption": SIX[3], "Action Caption": SIX[3], "Time-sensitive QA": "tsqa"}
+THRESHOLDS = (0, .001, .002, .005, .01, .02, *(k / 20 for k in range(1, 20)), .98, .99, .995,
+              .998, .999)
 
 
 def matched(predicted, gold, tolerance):
     """The most pairs (i, j), one to one, no further apart than tolerance; both lists are sorted."""
-    pairs, i, j = [], 0, 0
-    while i < len(predicted) and j < len(gold):
-        if abs(predicted[i] - gold[j]) <= tolerance:
+    pairs, j = [], 0
+    for i, second in enumerate(predicted):
+        while j < len(gold) and gold[j] < second - tolerance:
+            j += 1
+        if j < len(gold) and gold[j] <= second + tolerance:
             pairs.append((i, j))
-            i, j = i + 1, j + 1
-        elif predicted[i] < gold[j]:
-            i += 1
-        else:
             j += 1
     return pairs
 
@@ -88,56 +89,53 @@ def span_iou(*texts):
 def score_stream(rows):
     """Streamo-Bench, and states and Response turns besides. Narration and captions: F1 of events
     with the annotation's exact text within 1 s, in place of the paper's judge."""
-    ious, events, recalls, n = defaultdict(list), defaultdict(Counter), [], Counter()
-    confusion = np.zeros((3, 3), int)                                       # [gold][said]
+    parts, wholes, confusion = Counter(), Counter(), Counter()
     for row in rows:
         task, pred, gold = row["task"], row["pred"]["answers"], row["gold"]["answers"]
-        for g, p in zip(row["gold"]["states"], row["pred"]["states"], strict=True):
-            confusion[int(g), int(p)] += 1
+        confusion.update(zip(row["gold"]["states"], row["pred"]["states"], strict=True))
         pairs = matched([s for s, _ in pred], [s for s, _ in gold], 1)
-        n.update(matched=len(pairs), exact=sum(pred[i][1] == gold[j][1] for i, j in pairs),
-                 said=len(pred), due=len(gold))
+        found = {"response_precision": (len(pairs), len(pred)),         # part and whole of a score
+                 "response_recall": (len(pairs), len(gold)),
+                 "response_f1": (2 * len(pairs), len(pred) + len(gold)),
+                 "text_exact": (sum(pred[i][1] == gold[j][1] for i, j in pairs), len(pairs))}
         if task in SIX[:2]:                                             # the first answer counts
-            ious[task].append(span_iou(*(said[0][1] if said else "" for said in (pred, gold))))
+            found[task] = span_iou(*(said[0][1] if said else "" for said in (pred, gold))), 1
         elif task in SIX[2:4]:
             hits = sum(len(matched([s for s, t in pred if t == text],
                                    [s for s, t in gold if t == text], 1))
                        for text in {text for _, text in gold})
-            events[task].update(hits=hits, either=len(pred) + len(gold))
+            found[task] = 2 * hits, len(pred) + len(gold)
         elif task == "tsqa":
             right = [[t == text and abs(s - due) <= 3 for s, t in pred] for due, text in gold]
-            recalls.append(mean([any(line) for line in right]))
-            n.update(tsqa_hits=sum(map(any, right)), tsqa_right=sum(map(any, zip(*right))),
-                     tsqa_due=len(gold), tsqa_said=len(pred))
-    scores = {task: 100 * mean(values) for task, values in ious.items()}
-    scores |= {task: percent(2 * count["hits"], count["either"]) for task, count in events.items()}
-    if recalls:
-        scores |= {"tsqa_accuracy": percent(n["tsqa_hits"], n["tsqa_due"]),
-                   "tsqa_recall": 100 * mean(recalls),
-                   "tsqa_precision": percent(n["tsqa_right"], n["tsqa_said"])}
+            hits = sum(map(any, right))
+            found |= {"tsqa_accuracy": (hits, len(gold)),
+                      "tsqa_recall": (hits / max(len(gold), 1), 1),
+                      "tsqa_precision": (sum(map(any, zip(*right))), len(pred))}
+        parts.update({name: part for name, (part, _) in found.items()})
+        wholes.update({name: whole for name, (_, whole) in found.items()})
+    scores = {name: percent(parts[name], wholes[name]) for name in (*SIX, *wholes)
+              if name in wholes}
     if set(SIX) <= set(scores):
-        scores["average"] = mean([scores[key] for key in SIX])
-    hits, either = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
-    scores |= {"state_f1": mean([percent(2 * h, e) for h, e in zip(hits, either) if e]),
-               "response_precision": percent(n["matched"], n["said"]),
-               "response_recall": percent(n["matched"], n["due"]),
-               "response_f1": percent(2 * n["matched"], n["said"] + n["due"]),
-               "text_exact": percent(n["exact"], n["matched"])}
-    scores |= {f"{name}_rate": percent(k, confusion.sum())
-               for name, k in zip(NAMES, confusion.sum(0))}
+        scores["average"] = mean([scores[name] for name in SIX])
+    table = np.array([[confusion[gold, said] for said in "012"] for gold in "012"])
+    hits, either = table.diagonal(), table.sum(0) + table.sum(1)
+    scores["state_f1"] = mean([percent(2 * h, e) for h, e in zip(hits, either) if e])
+    scores |= {f"{name}_rate": percent(k, table.sum()) for name, k in zip(NAMES, table.sum(0))}
     speed = sum(row["seconds"] for row in rows) / max(sum(row["compute"] for row in rows), 1e-9)
     return scores | {"stream_seconds_per_compute_second": speed, "dialogues": len(rows),
-                     "confusion": confusion.tolist()}
+                     "confusion": table.tolist()}
 
 
-def threshold_curve(rows, steps=50):
+def threshold_curve(rows):
     """[(threshold, precision, recall)] of Response turns within 1 s, were p(Response) >= threshold
-    the rule. Read off the probabilities of one run: its context stays as that run made it."""
+    the rule; it ends where nothing would be said. Read off the probabilities of one run: its
+    context stays as that run made it."""
     curve, gold = [], [[second for second, _ in row["gold"]["answers"]] for row in rows]
-    for threshold in (k / steps for k in range(1, steps)):
+    for threshold in THRESHOLDS:
         said = [[k for k, p in enumerate(row["pred"]["p"]) if p >= threshold] for row in rows]
         hits = sum(len(matched(turns, due, 1)) for turns, due in zip(said, gold))
-        curve.append((threshold, *(percent(hits, sum(map(len, turns))) for turns in (said, gold))))
+        if any(said):
+            curve.append((threshold, *(percent(hits, sum(map(len, of))) for of in (said, gold))))
     return curve
 
 
@@ -151,9 +149,7 @@ PREFIXES = ("The best answer is", "The correct answer is", "The answer is", "The
 
 def ovo_rule(row):
     """A substring rule: "Answer: B" is right for A too. The digits of a count are joined."""
-    response, answer = row["response"], row["answer"]
-    if response is None:
-        return 0
+    response, answer = row["response"] or "", row["answer"]
     if row["task"] == "REC":
         return int("".join(re.findall(r"\d+", response)) == answer)
     bare = row["task"] in ("SSR", "CRR") and response == answer[0]          # "Y" and "N" will do
@@ -181,42 +177,41 @@ def tempcompass_match(row):
     """1 or 0 when the official rules can tell, None when a language model would be the judge."""
     text, answer = (row["response"] or "").replace("</s>", ""), row["answer"]
     if row["task"] == "yes_no":
-        word = re.match("yes|no", text.lower())
-        return int(word[0] == answer) if word else None
-    if row["task"] == "multi-choice":
-        known = text == answer or re.match(r"[A-D]([.)]|\Z)", text)
-        return int(text == answer or text[0] == answer[0]) if known else None
-    found, options = None, [line.split(": ") for line in row["question"].split("\n")[1:]]
-    for whole in map(": ".join, options):
-        found = whole if whole == text else found
-    for _, sentence, *_ in options:                                         # "(A) sentence" too
-        found = sentence if sentence == text or sentence in text.split(") ")[1:2] else found
-    for index, *_ in options:
-        found = index if index in (text, text.replace(".", "")) else found
-    return None if found is None else int(found in (answer, *answer.split(": ")[:2]))
+        found = re.findall("^(?:yes|no)", text.lower())
+    elif row["task"] == "multi-choice":
+        found = [answer] if text == answer else re.findall(r"^[A-D](?=[.)]|\Z)", text)
+        answer = answer if text == answer else answer[0]
+    else:                                               # "Caption A: The ball falls.", or a part
+        found = []
+        for option in row["question"].split("\n")[1:]:
+            index, sentence, *_ = option.split(": ")
+            if (text == option or index in (text, text.replace(".", ""))
+                    or sentence in (text, *text.split(") ")[1:2])):         # "(A) sentence" too
+                found.append(option)
+    return int(answer in found) if found else None
 
 
-def first_letter(text, letters, prefixes):
-    """The first of `letters` in a text without the prefixes, or ""."""
+def letter_rule(row, letters, prefixes):
+    """The first of the letters in a response without the prefixes is right; None: there is none."""
+    text = row["response"] or ""
     for prefix in prefixes:
         text = text.replace(prefix, "")
     found = re.search(f"[{letters}]", text)
-    return found[0] if found else ""
+    return found and int(found[0] == row["answer"])
 
 
 def videomme_rule(row):
     """Two commas are missing in the official prefixes, so that four of them stay in the text and
     the B of "Best answer:" is an answer; no letter at all leaves the denominator."""
-    glued = PREFIXES[:4] + (PREFIXES[4] + PREFIXES[5], PREFIXES[6] + PREFIXES[7])
-    letter = first_letter((row["response"] or "").strip(), "ABCD", glued)
-    return int(letter == row["answer"]) if letter else None
+    glued = PREFIXES[4] + PREFIXES[5], PREFIXES[6] + PREFIXES[7]
+    return letter_rule(row, "ABCD", PREFIXES[:4] + glued)
 
 
 def longvideobench_rule(row):
     """No letter: a random choice, here drawn from the item's id so that it stays the same."""
-    letter = first_letter((row["response"] or "").strip(), "ABCDE", PREFIXES)
+    mark = letter_rule(row, "ABCDE", PREFIXES)
     guess = random.Random(row["id"]).choice("ABCDE"[:row["choices"]])
-    return int((letter or guess) == row["answer"])
+    return int(guess == row["answer"]) if mark is None else mark
 
 
 def corrected(row):
@@ -241,19 +236,21 @@ OVO = {"backward": ("EPM", "ASI", "HLD"), "forward": ("REC", "SSR", "CRR"),
 
 def averages(bench, rows, rule):
     """{name: score} of the tasks and divisions of a benchmark, and its own kind of average."""
-    marks, every = defaultdict(list), []
-    for row in (row for row in rows if rule(row) is not None):
-        every.append(rule(row))
-        for key in ("task", "duration", "domain", "sub_category", "duration_group"):
-            marks[str(row.get(key))].append(every[-1])
+    marks = defaultdict(list)
+    for row in rows:
+        divisions = (row.get(key) for key in ("duration", "domain", "sub_category",
+                                              "duration_group"))
+        for name in () if rule(row) is None else ("overall", row["task"], *divisions):
+            marks[str(name)].append(rule(row))
     scores = {name: 100 * mean(of) for name, of in marks.items() if name != "None"}
+    overall = scores.pop("overall", 0.0)
     if bench == "ovo":                  # a category is the mean of its tasks, the total of three
         means = {category: mean([scores[task] for task in tasks if task in scores])
                  for category, tasks in OVO.items() if scores.keys() & set(tasks)}
         return scores | means | ({"total": mean([*means.values()])} if len(means) == 3 else {})
     if bench in ("mvbench", "tempcompass"):
         return scores | {"average": mean([*scores.values()])}
-    return scores | {"overall": 100 * mean(every)}
+    return scores | {"overall": overall}
 
 
 def score(bench, rows):
@@ -290,83 +287,76 @@ PROMPTS = {  # OVO-Bench's own
            + YES_NO}
 
 
-def lettered(options, form="{}. {}"):
-    return [form.format(letter, option) for letter, option in zip("ABCDEFGH", options)]
+LETTERS = "ABCDEFGH"
+CHOICES = {  # benchmark: an item's id, task and video, what else is kept; the prompt; an option
+    "mvbench": (None, None, "video", ("start", "end", "fps"),
+                "Question:{}\nOption:\n{}\nOnly give the best option.\n", "({}) {}"),
+    "videomme": ("question_id", "task_type", "videoID", ("duration", "domain", "sub_category"),
+                 "Select the best answer to the following multiple-choice question based on the "
+                 "video. Respond with only the letter (A, B, C, or D) of the correct option.\n{}\n"
+                 "{}\nThe best answer is:", "{1}"),
+    "longvideobench": ("id", "question_category", "video_path", ("duration_group",),
+                       "{}\n{}\nAnswer with the option's letter from the given choices directly.\n",
+                       "{}. {}")}
+NEWER = {"video_id": "videoID", "duration_category": "duration", "video_category": "domain",
+         "video_subcategory": "sub_category"}                   # Video-MME's keys have two names
+
+
+def choice_rows(bench, content, stem):
+    """A row for each multiple-choice question. MVBench names its task in the file's name alone;
+    Video-MME's is a list of videos with their questions; LongVideoBench's Hub copy pads options."""
+    key, task, video, more, prompt, form = CHOICES[bench]
+    items = [{NEWER.get(name, name): value for name, value in item.items()} | item | question
+             for item in content if not item.get("missing")
+             for question in item.get("questions", [item])]
+    for i, r in enumerate(items):
+        options = r.get("options") or r.get("candidates") or [r[f"option{k}"] for k in range(5)]
+        options = [option for option in options if option != "N/A"]
+        right = r.get("correct_choice", r.get("answer"))        # an index, a text or a letter
+        right = options.index(right) if right in options else right
+        right = [*LETTERS].index(right) if isinstance(right, str) else right
+        lettered = "\n".join(map(form.format, LETTERS, options))
+        yield {"id": r[key] if key else f"{stem}/{i}", "task": r[task] if task else stem,
+               "video": r[video] + ".mp4" * (bench == "videomme"), "answer": LETTERS[right],
+               "prompt": prompt.format(r["question"], lettered), "choices": len(options),
+               "response": r.get("response"), **{name: r.get(name) for name in more}}
 
 
 def ovo_rows(content, stem):
-    """A row for each moment asked about. online: (second, question, how the stream is read at the
+    """A row for each moment asked about. ask: (second, question, how the stream is read at the
     moment): its last answer (REC), was there any (CRR), is its state not Silence (SSR)."""
     for r in sum(content.values(), []) if isinstance(content, dict) else content:
         for j, at in enumerate(r.get("test_info", [r])):
-            row = {"id": f"{r['id']}_{j}", "task": r["task"], "video": r["video"],
-                   "response": at.get("response"), "end": at.get("realtime")}
+            kind, ask, options = r["task"], None, ""
             if at is r:
-                answer = r["ground_truth"] if "ground_truth" in r else chr(65 + r["gt"])
-                options, online = "; ".join(lettered(r.get("options", ()))) + ";", None
-                texts = r["question"], options
-            elif r["task"] == "REC":
-                answer, texts = str(at["count"]), [f"How many times did they {r['activity']}?"]
-                online = max(min(r.get("start_times") or [0]) - 3, 0), texts[0], "last"
+                kind, question = "MCQ", r["question"]
+                answer = r["ground_truth"] if "ground_truth" in r else LETTERS[r["gt"]]
+                options = " ".join(map("{}. {};".format, LETTERS, r.get("options", ())))
+            elif kind == "REC":
+                answer, question = str(at["count"]), f"How many times did they {r['activity']}?"
+                ask = max(min(r.get("start_times") or [0]) - 3, 0), question, "last"
             else:
-                answer, texts = ("No", "Yes")[at["type"]], [at.get("step", r.get("question"))]
-                online = r.get("ask_time", 0), texts[0], "any" if r["task"] == "CRR" else "state"
-            prompt = PROMPTS[r["task"] if online else "MCQ"].format(*texts)
-            yield row | {"answer": answer, "prompt": prompt, "online": online}
-
-
-def mvbench_rows(content, stem):
-    """json/{task}.json: a list of questions."""
-    for i, r in enumerate(content):
-        prompt = "\n".join((f"Question:{r['question']}", "Option:",
-                            *lettered(r["candidates"], "({}) {}"), "Only give the best option.\n"))
-        yield {"id": f"{stem}/{i}", "task": stem, "prompt": prompt, "response": r.get("response"),
-               "answer": chr(65 + r["candidates"].index(r["answer"])),
-               **{key: r.get(key) for key in ("video", "start", "end", "fps")}}
+                answer, question = ("No", "Yes")[at["type"]], at.get("step", r.get("question"))
+                ask = r.get("ask_time", 0), question, "any" if kind == "CRR" else "state"
+            yield {"id": f"{r['id']}_{j}", "task": r["task"], "video": r["video"], "ask": ask,
+                   "response": at.get("response"), "end": at.get("realtime"), "answer": answer,
+                   "prompt": PROMPTS[kind].format(question, options)}
 
 
 def tempcompass_rows(content, stem):
     """{video: {aspect: [question]}} in a file called as the task. Captioning needs a judge: it
     is left out, and the average is that of the other three tasks."""
-    hint = "\nPlease directly give the best option:"
-    hint = "\nPlease answer yes or no:" if stem == "yes_no" else hint
+    hint = "answer yes or no:" if stem == "yes_no" else "directly give the best option:"
     for video, aspects in content.items() if stem != "captioning" else ():
         for aspect, items in aspects.items():
             for i, r in enumerate(items):
                 yield {"id": f"{stem}/{video}/{aspect}/{i}", "task": stem, "video": f"{video}.mp4",
-                       "prompt": r["question"] + hint, "question": r["question"],
+                       "prompt": f"{r['question']}\nPlease {hint}", "question": r["question"],
                        "answer": r["answer"], "response": r.get("prediction", r.get("response"))}
 
 
-def videomme_rows(content, stem):
-    """A list of questions, or the official list of videos with theirs; keys by either name."""
-    ask = ("Select the best answer to the following multiple-choice question based on the video. "
-           "Respond with only the letter (A, B, C, or D) of the correct option.")
-    keys = {"duration": "duration_category", "domain": "video_category",
-            "sub_category": "video_subcategory"}
-    for video in (video for video in content if not video.get("missing")):
-        for r in video.get("questions", [video]):
-            prompt = "\n".join((ask, r["question"], *r["options"], "The best answer is:"))
-            yield {"id": r["question_id"], "task": r["task_type"], "answer": r["answer"],
-                   "response": r.get("response"), "prompt": prompt,
-                   "video": video.get("videoID", video["video_id"]) + ".mp4",
-                   **{new: video.get(new, video.get(old)) for new, old in keys.items()}}
-
-
-def longvideobench_rows(content, stem):
-    """lvb_val.json, or the Hub's copy with option0 to option4."""
-    for r in content:
-        options = r.get("candidates") or [r[f"option{i}"] for i in range(5)]
-        options = [option for option in options if option != "N/A"]
-        prompt = "\n".join((r["question"], *lettered(options),
-                            "Answer with the option's letter from the given choices directly.\n"))
-        yield {"id": r["id"], "task": r["question_category"], "duration_group": r["duration_group"],
-               "video": r["video_path"], "prompt": prompt, "choices": len(options),
-               "answer": chr(65 + r["correct_choice"]), "response": r.get("response")}
-
-
-READERS = {"ovo": ovo_rows, "mvbench": mvbench_rows, "tempcompass": tempcompass_rows,
-           "videomme": videomme_rows, "longvideobench": longvideobench_rows}
+READERS = {"ovo": ovo_rows, "tempcompass": tempcompass_rows,
+           **{bench: partial(choice_rows, bench) for bench in CHOICES}}
 
 
 def read_rows(bench, path):
@@ -404,11 +394,12 @@ def encode(model, pictures):
 
 @torch.inference_mode()
 def answer_at_once(model, tokenizer, features, question, max_new_tokens=64):
-    """Offline: all frames in one turn, the question last, the state forced to Response -> text."""
-    tail, end = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n"), tokenizer.id("<|im_end|>")
-    turn = data.user_part(tokenizer, len(features) - 1, [len(f) for f in features])[:-len(tail)]
-    chunk = [*data.system_part(tokenizer), *turn, *tokenizer.encode("\n" + question, special=False),
-             *tail, tokenizer.id(RESPONSE)]
+    """Offline: a silent turn with all frames, then one with the question, answered at once."""
+    last, end = len(features) - 1, tokenizer.id("<|im_end|>")
+    chunk = [*data.system_part(tokenizer),
+             *data.user_part(tokenizer, last, [len(frame) for frame in features]),
+             *data.assistant_part(tokenizer, SILENCE),
+             *data.user_part(tokenizer, last + 1, [], question), tokenizer.id(RESPONSE)]
     need, config = len(chunk) + max_new_tokens, model.config.decoder
     if need > config.max_position_embeddings:
         raise ValueError(f"{need} tokens of frames, question and answer do not fit the decoder's "
@@ -432,20 +423,20 @@ def streamed(model, tokenizer, features, record, options):
                      "answers": [[t.second, t.text] for t in gold if t.state == RESPONSE]},
             "pred": {"states": "".join(str(NAMES.index(turn.state)) for turn in turns),
                      "answers": [[t.start, t.text] for t in turns if t.state == "response"],
-                     "p": [round(turn.probs[2], 3) for turn in turns]}}
+                     "p": [round(turn.probs[2], 4) for turn in turns]}}
 
 
 def asked(model, tokenizer, features, rows, patience, options):
     """Responses of rows that share a stream, which never sees a frame from after their moment.
 
-    Without a plan (`online`) the question comes in the last second; the picture then stands still
+    Without a plan (`ask`) the question comes in the last second; the picture then stands still
     for at most `patience` seconds until the model answers: the first Response counts."""
-    if not rows[0].get("online"):
+    if not rows[0].get("ask"):
         now, picture = int(features[-1][0]), features[-1][1]
         features = features + [(now + 1 + k, picture) for k in range(patience)]
         turns = stream(model, tokenizer, features, [(now, rows[0]["prompt"])], **options)
         return [next((t.text for t in turns if t.start >= now and t.state == "response"), None)]
-    (second, question, read), responses = rows[0]["online"], []
+    (second, question, read), responses = rows[0]["ask"], []
     turns = list(stream(model, tokenizer, features, [(second, question)], **options))
     for row in rows:
         seen = [turn for turn in turns if turn.end <= math.ceil(row["end"])]
@@ -460,21 +451,18 @@ def run_group(group, run):
     model, tokenizer = load_model(run["model"], run["device"])
     began, fps, rows = time.perf_counter(), run["fps"], group["rows"]
     if run["bench"] == "toy":
-        clip, records = toy.bench(run["seed"], group["video"])
-        size = model.config.vision.image_size
+        clip, size = toy.bench(run["seed"], group["video"])[0], model.config.vision.image_size
         pictures = ((k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps))
-        rows = [row | {"task": t, "record": r} for row, (t, r) in zip(rows, records, strict=True)]
     else:                               # a record's fps is the rate of a folder of frames
         pictures = data.frames(group["video"], fps, rows[0].get("fps"))
     features, streams, done = encode(model, pictures), defaultdict(list), []
     options = {key: run[key] for key in ("fps", "threshold", "window")}
     for row in rows:
-        streams[not run["offline"] and row.get("online") or row["id"]].append(row)
+        streams[not run["offline"] and row.get("ask") or row["id"]].append(row)
     for rows in streams.values():
         start = math.floor(rows[0].get("start") or 0)
-        ends = [row["end"] for row in rows if row.get("end") is not None]
-        end = math.ceil(max(ends)) if ends else math.inf
-        seen = [(second - start, f) for second, f in features if start <= second < end]
+        end = max(math.inf if row.get("end") is None else row["end"] for row in rows)
+        seen = [(second - start, f) for second, f in features if start <= second // 1 < end]
         if not seen:
             raise ValueError(f"{group['video']}: no frame from {start} to {end} s")
         if "record" in rows[0]:
@@ -488,33 +476,8 @@ def run_group(group, run):
                        asked(model, tokenizer, seen, rows, run["patience"], options)]
         done += [row | answer for row, answer in zip(rows, answers)]
     compute = round((time.perf_counter() - began) / len(done), 4)
-    drop = {"record", "prompt", "online"}
+    drop = {"record", "prompt", "ask"}
     return [{k: v for k, v in row.items() if k not in drop} | {"compute": compute} for row in done]
-
-
-def results(groups, run, workers):
-    """Yield the rows of each group. Of several worker processes each has one thread."""
-    if workers == 1:
-        yield from (run_group(group, run) for group in groups)
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-        yield from pool.map(run_group, groups, repeat(run))
-
-
-@lru_cache(1)
-def paths_below(folder):
-    return [os.path.join(base, name) for base, *lists in os.walk(folder)
-            for name in sum(lists, [])]
-
-
-def find_video(folder, name):
-    """The one file or folder below `folder` whose path ends in `name`."""
-    found = [path for path in paths_below(folder) if path.endswith(os.sep + name)]
-    if len(found) != 1:
-        raise ValueError(f"{folder}: {len(found)} files are called {name}, wanted one; "
-                         "give --videos closer, and the --data of one task")
-    return found[0]
 
 
 def groups_of(args):
@@ -522,7 +485,8 @@ def groups_of(args):
     groups = defaultdict(list)
     if args.bench == "toy":
         for i in range(args.videos):
-            groups[i] = [{"id": f"{args.seed}/{i}/{k}"} for k in range(10)]
+            groups[i] = [{"id": f"{args.seed}/{i}/{k}", "task": task, "record": record}
+                         for k, (task, record) in enumerate(toy.bench(args.seed, i)[1])]
     elif args.bench == "raw":
         for i, record in enumerate(data.read_records(args.data)):
             for fault in data.faults(record):
@@ -532,17 +496,20 @@ def groups_of(args):
                 {"id": f"{args.data.stem}/{i}", "task": TASKS.get(task, task), "record": record,
                  "fps": rate})
     else:
+        paths = [str(path) for path in args.folder.rglob("*")]
         for row in read_rows(args.bench, args.data):
-            groups[find_video(args.folder, row["video"])].append(row)
+            found = [path for path in paths if path.endswith(os.sep + row["video"])]
+            if len(found) != 1:
+                raise ValueError(f"{args.folder}: {len(found)} files are called {row['video']}, "
+                                 "wanted one; give --videos closer, and the --data of one task")
+            groups[found[0]].append(row)
     return [{"video": video, "rows": rows} for video, rows in groups.items()]
 
 
 def sha256(folder):
     """{name: digest} of the weights in a folder."""
-    digests = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+               for path in sorted(folder.glob("*.safetensors"))}
     if not digests:
         raise ValueError(f"{folder}: no safetensors file there")
     return digests
@@ -560,22 +527,22 @@ def run_bench(args):
     run |= {name: getattr(args, name, None) for name in (
         "bench", "model", "data", "seed", "fps", "threshold", "window", "offline", "max_frames",
         "patience")}
-    header, kept = json.dumps({"run": run}, default=str), {}
+    header = json.dumps({"run": run}, default=str)
     run, groups = json.loads(header)["run"], groups_of(args)[rank::world]
-    if out.exists():
-        first, *lines = out.read_text(encoding="utf-8").split("\n")[:-1]   # not a line cut short
-        if first != header:
-            raise ValueError(f"{out}: of another run, see its first line; give another --out")
-        kept = {row["id"]: row for row in map(json.loads, lines)}
-    done = [group for group in groups if all(row["id"] in kept for row in group["rows"])]
-    rows = [kept[row["id"]] for group in done for row in group["rows"]]
+    lines = out.read_text(encoding="utf-8").split("\n")[:-1] if out.exists() else [header]
+    if lines[:1] != [header]:
+        raise ValueError(f"{out}: of another run, see its first line; give another --out")
+    kept = {row["id"]: row for row in map(json.loads, lines[1:])}
+    todo = [group for group in groups if any(row["id"] not in kept for row in group["rows"])]
+    rows = [kept[row["id"]] for group in groups if group not in todo for row in group["rows"]]
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_suffix(".partial")
-    partial.write_text("\n".join((header, *map(json.dumps, rows), "")), encoding="utf-8")
-    os.replace(partial, out)
-    todo, total = [g for g in groups if g not in done], sum(len(g["rows"]) for g in groups)
-    with open(out, "a", encoding="utf-8") as file, tqdm(total=total, initial=len(rows)) as bar:
-        for answered in results(todo, run, args.workers):
+    with replacing(out) as part:
+        Path(part).write_text("\n".join((header, *map(json.dumps, rows), "")), encoding="utf-8")
+    total, spawn = sum(len(group["rows"]) for group in groups), get_context("spawn")
+    with (open(out, "a", encoding="utf-8") as file, tqdm(total=total, initial=len(rows)) as bar,
+          ProcessPoolExecutor(args.workers, spawn, torch.set_num_threads, (1,)) as pool):
+        share = map if args.workers == 1 else pool.map
+        for answered in share(run_group, todo, repeat(run)):
             file.write("".join(json.dumps(row) + "\n" for row in answered))
             file.flush()
             rows += answered
@@ -594,8 +561,13 @@ def report(bench, scores, out, **about):
         print(f"{name:10} of the annotation said as", *map("{}: {} ".format, NAMES, line))
     if "confusion" in scores:
         print("Narration and captions: F1 against the annotations, in place of a judge's win rate.")
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    write_json(out, scores | about | {"versions": versions | {"numpy": np.__version__}})
+    write_json(out, scores | about | {"versions": versions()})
+
+
+def versions():
+    """Of what a score may depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__,
+            "numpy": np.__version__}
 
 
 # ---- The paper's claims in miniature: arms trained from the same seeds with the same budget

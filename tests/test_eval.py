@@ -225,13 +225,13 @@ def test_response_turns_and_their_text():
 def test_threshold_curve_by_hand():
     p = [0.0] * 20
     p[5], p[9], p[16] = 0.9, 0.5, 0.7
-    curve = dict(
-        (t, (a, b))
-        for t, a, b in ev.threshold_curve([dialogue("x", [(5, "a"), (10, "b")], [], p=p)], 10)
-    )
+    curve = {
+        t: pair for t, *pair in ev.threshold_curve([dialogue("x", [(5, "a"), (10, "b")], [], p=p)])
+    }
     assert curve[0.4] == pytest.approx((200 / 3, 100))
     assert curve[0.6] == pytest.approx((50, 50))
     assert curve[0.8] == pytest.approx((100, 50))
+    assert max(curve) == 0.9  # above it nothing is said, and precision is no number
 
 
 # ---- official rules, oddity by oddity
@@ -497,6 +497,11 @@ def test_videomme_files(tmp_path):
     }
     (tmp_path / "r.json").write_text(json.dumps([new, old, old | {"missing": True}]))
     rows = ev.read_rows("videomme", tmp_path / "r.json")
+    assert [r["answer"] for r in rows] == ["C"] * 3
+    assert rows[0]["prompt"].endswith("\nHow many?\nA. 1\nB. 2\nC. 3\nD. 4\nThe best answer is:")
+    hub = {"videoID": "youtube", "video_id": "001", "duration": "short"} | question("4", None)
+    (tmp_path / "hub.json").write_text(json.dumps([hub]))
+    assert ev.read_rows("videomme", tmp_path / "hub.json")[0]["video"] == "youtube.mp4"
     scores = ev.score("videomme", rows)
     assert (scores["overall"], scores["short"], scores["long"], scores["Sports"]) == (
         50,
@@ -633,8 +638,9 @@ def test_the_pictures_of_a_video_are_encoded_once(folder, monkeypatch):
         "forward",
         lambda x, f=model.vision_tower.forward: (seen.append(len(x)), f(x))[1],
     )
-    run = vars(toy_args(str(folder), None)) | {"device": "cpu", "offline": None}
-    ev.run_group({"video": 1, "rows": [{"id": str(k)} for k in range(10)]}, run)
+    args = toy_args(str(folder), None)
+    rows = ev.run_group(ev.groups_of(args)[1], vars(args) | {"device": "cpu", "offline": None})
+    assert len(rows) == 10
     assert sum(seen) == toy.bench(11, 1)[0].seconds
 
 
@@ -686,7 +692,7 @@ def test_online_forward_tasks_are_read_at_their_moments(monkeypatch):
         ("any", ["No", "Yes", "Yes", "Yes"]),
         ("state", ["No", "Yes", "Yes", "Yes"]),
     ):
-        rows = [{"online": (1, "?", read), "end": end} for end in (2, 3.2, 6, 9)]
+        rows = [{"ask": (1, "?", read), "end": end} for end in (2, 3.2, 6, 9)]
         assert ev.asked(None, None, features, rows, 10, {}) == wanted
     assert heard["questions"] == [(1, "?")]
 
@@ -762,11 +768,16 @@ def test_offline_is_one_turn_with_the_question_last_and_an_answer_forced(folder,
         lambda ids, *a, f=model.forward, **k: (heard.append(ids[0].tolist()), f(ids, *a, **k))[1],
     )
     text = ev.answer_at_once(model, tokenizer, features, "Describe every event.", max_new_tokens=6)
-    prompt = tokenizer.decode(heard[0])
-    assert prompt.count("<|im_start|>user") == 1 and prompt.count(FRAME) == 20
-    assert prompt.endswith(
-        f"{FRAME}\nDescribe every event.<|im_end|>\n<|im_start|>assistant\n{RESPONSE}"
+    frames, ask = (
+        data.Turn(4, STATES[0]),
+        data.Turn(5, RESPONSE, question="Describe every event."),
     )
+    written, _ = data.render(tokenizer, [frames, ask], [[2] * 5, []])  # what training would read
+    assert tokenizer.decode(written) == tokenizer.decode(heard[0]) + "<|im_end|>\n"
+    assert written[: len(heard[0])] == heard[0]
+    *_, seen, last = tokenizer.decode(heard[0]).split("<|im_start|>user\n")
+    assert seen.count(FRAME) == 20 and FRAME not in last  # all frames in one turn
+    assert last.startswith("Describe every event.\n") and last.endswith(f"assistant\n{RESPONSE}")
     monkeypatch.undo()
     ids, said = heard[0], []
     for _ in range(6):
@@ -876,15 +887,21 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, capsys
     assert caught.value.code == 2 and error.count("\n") == 1 and says in error
 
 
-def test_a_video_name_must_be_found_once(tmp_path):
+def test_a_video_name_must_be_found_once(tmp_path, monkeypatch):
     for name in ("a/clips/v.mp4", "b/clips/v.mp4", "a/clips/w.mp4", "xw.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert ev.find_video(tmp_path, "w.mp4") == str(tmp_path / "a/clips/w.mp4")
-    assert ev.find_video(tmp_path, "a/clips/v.mp4") == str(tmp_path / "a/clips/v.mp4")
+    args = Namespace(bench="ovo", data=None, folder=tmp_path)
+
+    def found(*names):
+        monkeypatch.setattr(ev, "read_rows", lambda bench, path: [{"video": n} for n in names])
+        return [(group["video"], len(group["rows"])) for group in ev.groups_of(args)]
+
+    w, v = str(tmp_path / "a/clips/w.mp4"), str(tmp_path / "a/clips/v.mp4")
+    assert found("w.mp4", "a/clips/v.mp4", "clips/w.mp4") == [(w, 2), (v, 1)]
     for name in ("v.mp4", "x.mp4"):
         with pytest.raises(ValueError, match=name):
-            ev.find_video(tmp_path, name)
+            found("w.mp4", name)
 
 
 def test_claims_write_a_table_and_a_figure(tmp_path, monkeypatch):

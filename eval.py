@@ -6,10 +6,11 @@
     python eval.py run mvbench --offline --data json/ --videos FOLDER --model DIR --out mv.jsonl
     torchrun --nproc_per_node=8 eval.py run ovo ... --out ovo.jsonl     writes ovo.rank0.jsonl, ...
     python eval.py score ovo ovo.rank*.jsonl --out ovo.json             official result files too
-    python eval.py claims loss --seeds 3 --out runs/claims              trains, streams, compares
+    python eval.py claims loss --model DIR --steps 1000 --seeds 3       trains, streams, compares
 
-`toy` and `run` write a JSON line per item and go on where they stopped. Scores follow the official
-rules to the letter; where a rule has a known fault, the corrected figure stands beside.
+`toy` and `run` write a JSON line per item, `claims` keeps its runs: all go on where they stopped.
+Scores follow the official rules to the letter; where a rule has a known fault, the corrected figure
+stands beside.
 """
 import argparse
 import hashlib
@@ -570,71 +571,149 @@ def versions():
             "numpy": np.__version__}
 
 
-# ---- The paper's claims in miniature: arms trained from the same seeds with the same budget
+# ---- The paper's claims in miniature: variants trained from the same start, seeds and budget
 
-CLAIMS = {"loss": {loss: ["--loss", loss] for loss in ("focal", "fixed", "ce")},
-          "states": {"three states": [], "no standby": ["--states", "2"]},
-          "tasks": {"six tasks": [], "grounding and caption": ["--tasks", "grounding+caption"]},
-          "fps": {"1 fps": [], "2 fps": []}}                           # of the test
-COLUMNS = ("response_precision", "response_recall", "response_f1", "state_f1", *SIX, "average")
+OVO_MEANS = "OVO-Bench real-time / backward / forward / total"
+CLAIMS = {  # what the paper shows, and the variants: options of train.py, fps of the test, paper's
+    "loss": ("table 4, 3B: OVO-Bench REC / SSR / CRR", {
+        "focal": ("", 1, "27.94 / 50.72 / 82.5"),
+        "fixed weights": ("--loss fixed", 1, "18.62 / 41.02 / 49.17"),
+        "cross entropy": ("--loss ce", 1, "6.45 / 20.99 / 41.67")}),
+    "states": (f"table 7, 3B: {OVO_MEANS}; forward grounding", {
+        "three states": ("", 1, "61.51 / 41.76 / 53.72 / 52.33; 14.7"),
+        "no Standby": ("--states 2", 1, "60.93 / 39.43 / 45.22 / 48.52; 9.3")}),
+    "tasks": (f"table 2, 3B, its tasks and ET-Instruct's: {OVO_MEANS}", {
+        "six tasks": ("", 1, "61.51 / 41.76 / 53.72 / 52.33"),
+        "grounding and caption": ("--tasks grounding+caption", 1,
+                                  "46.47 / 28.52 / 46.62 / 40.54")}),
+    "fps": (f"table 2, 7B: {OVO_MEANS}", {
+        "tested at 1 fps": ("", 1, "65.98 / 46.10 / 54.77 / 55.61"),
+        "tested at 2 fps": ("", 2, "67.44 / 49.18 / 56.96 / 57.86")})}
+COMPARED = ("response_precision", "response_recall", "response_f1", "state_f1", *SIX, "average")
+
+
+def origin(model):
+    """What a run starts from, for people: "nothing", or the folder's name and part of a digest."""
+    return f"{model.name}-{'-'.join(d[:8] for d in sha256(model).values())}" if model else "nothing"
+
+
+def trained(args, options, seed):
+    """The folder of a run of train.py, whose name tells options, start, steps and seed: begun, gone
+    on with, or complete and left alone."""
+    start = ["--model", str(args.model)] if args.model else []
+    steps = ["--steps", str(args.steps)] if args.steps else []
+    name = (*(options.strip("-").split() or ["base"]), "from", origin(args.model),
+            *(steps or ["recipe"])[-1:], "steps", "seed", str(seed))
+    folder = args.runs / "-".join(name)
+    if not (folder / "model" / "run.json").exists():                        # written last of all
+        again = ["--resume"] if any(folder.glob("step-*[0-9]")) else []
+        subprocess.run([sys.executable, Path(__file__).with_name("train.py"), *options.split(),
+                        *start, *steps, "--seed", str(seed), "--out", str(folder), *again],
+                       check=True)
+    return folder
+
+
+def thinned(log, most=60):
+    """The lines of a training log, many in one: the means of their figures, to four digits."""
+    lines = [{key: value for key, value in json.loads(line).items() if not isinstance(value, dict)}
+             for line in log.read_text(encoding="utf-8").splitlines()]
+    width = -(-len(lines) // most)
+    parts = [lines[k:k + width] for k in range(0, len(lines), width)]
+    return [{key: float(f"{mean([line[key] for line in part if key in line]):.4g}")
+             for key in sorted(set().union(*part))} | {"step": part[-1]["step"]} for part in parts]
 
 
 def claims(args):
-    """Train what is not there, stream it, write {claim}.md and a figure, {claim}.png, to --out."""
-    lines, training, tradeoff = ["| | " + " | ".join(COLUMNS), "|---" * (len(COLUMNS) + 1)], {}, {}
-    budget = ["--steps", str(args.steps)] if args.steps else []
-    here = str(Path(__file__).with_name("train.py"))
-    for arm, options in CLAIMS[args.claim].items():
-        scores = []
+    """Train what is not there yet, stream it, compare: {claim}.json, .md and logs in args.out."""
+    (paper, variants), training, found = CLAIMS[args.claim], {}, {}
+    for name, (options, fps, theirs) in variants.items():
+        seeds, pooled, training[name] = [], [], []
         for seed in range(args.seeds):
-            folder = args.out / f"{'-'.join(options).strip('-') or 'base'}-seed{seed}"
-            if not (folder / "model" / "model.safetensors").exists():
-                again = ["--resume"] if any(folder.glob("step-*")) else []
-                subprocess.run([sys.executable, here, *options, *budget, *again,
-                                "--seed", str(seed), "--out", str(folder)], check=True)
-            out, fps = folder / f"{arm}.json", 2 if arm == "2 fps" else 1
-            rows, run, _ = run_bench(argparse.Namespace(
-                **vars(args) | {"model": folder / "model", "out": out, "fps": fps}))
-            scores.append(score_stream(rows))
-            report(arm, scores[-1], out, run=run)
-        cells = [[run[name] for run in scores] for name in COLUMNS]
-        cells = [f"{mean(cell):.1f} ± {(max(cell) - min(cell)) / 2:.1f}" for cell in cells]
-        lines.append(f"| {arm} | " + " | ".join(cells))
-        log = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
-        log = [(line["step"], 100 * line["recall_response"]) for line in log
-               if "recall_response" in line]
-        width = len(log) // 60 + 1                                  # 60 points, each a mean
-        training[arm] = [np.mean(log[k:k + width], 0) for k in range(0, len(log), width)]
-        tradeoff[arm] = [(recall, precision) for _, precision, recall in threshold_curve(rows)]
-    table = "".join(line + " |\n" for line in lines) + (
-        f"\n{args.videos} toy videos of seed {args.seed}; training seeds 0 to {args.seeds - 1}, "
-        "their mean ± half of their range.\n")
-    (args.out / f"{args.claim}.md").write_text(table, encoding="utf-8")
-    draw({"Response recall in training, %, by step": training,
-          "Response precision, %, by recall, for all thresholds": tradeoff},
-         args.out / f"{args.claim}.png")
+            folder = trained(args, options, seed)
+            rows, *_ = run_bench(argparse.Namespace(**vars(args) | {
+                "model": folder / "model", "fps": fps, "out": folder / f"toy-{fps}fps.jsonl"}))
+            seeds.append(score_stream(rows))
+            pooled += rows
+            training[name].append(thinned(folder / "log.jsonl"))
+            write_json(args.out / "logs" / f"{folder.name}.json", training[name][-1])
+        cells = {key: [scores[key] for scores in seeds] for key in (*COMPARED, "text_exact")}
+        found[name] = {
+            "options": options, "fps": fps, "paper": theirs, "seeds": dict(enumerate(seeds)),
+            "mean": {key: mean(cell) for key, cell in cells.items()},
+            "half_range": {key: (max(cell) - min(cell)) / 2 for key, cell in cells.items()},
+            "curve": threshold_curve(pooled)}
+    write_json(args.out / f"{args.claim}.json", {
+        "command": args.line, "start": origin(args.model), "steps": args.steps,
+        "videos": args.videos, "toy_seed": args.seed, "versions": versions(), "paper": paper,
+        "variants": found})
+    table = claim_table(args, paper, found)
+    with replacing(args.out / f"{args.claim}.md") as part:
+        Path(part).write_text(table, encoding="utf-8")
+    if args.claim == "loss":
+        loss_figure(found, training, args.out / "loss.png")
     print(table)
 
 
-def draw(panels, path, width=560, height=400):
-    """Line charts of percentages side by side, {title: {label: [(x, y)]}}, as a picture file."""
-    image = Image.new("RGB", (width * len(panels), height), "white")
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(14)
-    colours = "#1b6ca8", "#d1495b", "#3a9d5d"
-    for n, (title, lines) in enumerate(panels.items()):
-        xs = [x for line in lines.values() for x, _ in line] or [0]
-        low, span = np.array((min(xs), 0)), np.array((max(xs) - min(xs) or 1, 100))
-        left, bottom, room = n * width + 50, height - 40, np.array((width - 70, 80 - height))
-        pen.rectangle((left, 40, left + room[0], bottom), outline="#999999")
-        pen.text((left, 12), title, "black", font)
+def claim_table(args, paper, found):
+    """Markdown: the scores, the paper's beside them; of the losses the curve over the threshold."""
+    lines = [("toy world, %", *found), ["---"] * (len(found) + 1)]
+    for key in COMPARED:
+        cells = [f"{v['mean'][key]:.1f} ± {v['half_range'][key]:.1f}" for v in found.values()]
+        lines.append((key.replace("_", " "), *cells))
+    lines.append((f"the paper, {paper}", *(v["paper"] for v in found.values())))
+    curves = [{threshold: pair for threshold, *pair in v["curve"]} for v in found.values()]
+    for threshold in THRESHOLDS if args.claim == "loss" else ():
+        lines.append((f"precision / recall, Response if p ≥ {threshold:g}", *(
+            "{:.1f} / {:.1f}".format(*curve[threshold]) if threshold in curve else "never said"
+            for curve in curves)))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (
+        f"\n{args.videos} toy videos of seed {args.seed}. Trained from {origin(args.model)}, "
+        f"{args.steps or 'the recipe'} steps, {args.seeds} seeds: mean ± half of the range. "
+        "Response within 1 s. Narration and captions: F1 against the annotations, in place of a "
+        f"judge's win rate.\n\n    {args.line}\n")
+
+
+def loss_figure(found, training, path, sharp=4):
+    """Recall in training, a shade for the range of the seeds, and precision by recall of all seeds
+    together; a picture twice as large as it is shown."""
+    image = Image.new("RGB", (1120 * sharp, 430 * sharp), "white")
+    pen, ink, pale = ImageDraw.Draw(image, "RGBA"), "#1c222b", "#5b6470"
+    small, large = (ImageFont.load_default(size * sharp) for size in (13, 15))
+    last = max(log[-1]["step"] for logs in training.values() for log in logs)
+
+    def at(panel, x, y):
+        """Pixels of a point: x from 0 to 1, y in percent."""
+        return (52 + 560 * panel + 480 * x) * sharp, (348 - 3 * y) * sharp
+
+    for n, (title, label, most) in enumerate((
+            ("Recall of Response in training, %", "optimiser step", last),
+            ("Precision of Response on unseen clips, %",
+             "recall, for every threshold; the dot: Response where it is likeliest", 100))):
+        (left, bottom), (right, top) = at(n, 0, 0), at(n, 1, 100)
+        pen.text((left - 40 * sharp, top - 20 * sharp), title, ink, large, "ls")
+        pen.text((left + 240 * sharp, bottom + 26 * sharp), label, pale, small, "ma")
         for k in range(5):
-            (x, y), (right, up) = (left, bottom) + room * k / 4, low + span * k / 4
-            pen.text((x, bottom + 6), f"{right:.4g}", "black", font, anchor="ma")
-            pen.text((left - 6, y), f"{up:.4g}", "black", font, anchor="rm")
-        for (label, line), colour, row in zip(lines.items(), colours, range(3)):
-            pen.line([tuple((left, bottom) + room * (p - low) / span) for p in line], colour, 3)
-            pen.text((left + room[0] / 2, bottom - 24 - 18 * row), label, colour, font)
-    image.save(path)
+            x, y = at(n, k / 4, 25 * k)
+            pen.line((left, y, right, y), "#dfe3e8", sharp)
+            pen.text((left - 8 * sharp, y), f"{25 * k}", pale, small, "rm")
+            pen.text((x, bottom + 8 * sharp), f"{most * k / 4:,.0f}", pale, small, "ma")
+    for k, (colour, name) in enumerate(zip(("#0072b2", "#d55e00", "#009e73"), found)):
+        recall, scores = defaultdict(list), found[name]["mean"]
+        for line in (line for log in training[name] for line in log if "recall_response" in line):
+            recall[line["step"] / last].append(100 * line["recall_response"])
+        if recall:
+            pen.polygon([at(0, x, max(of)) for x, of in recall.items()]
+                        + [at(0, x, min(of)) for x, of in reversed(recall.items())], f"{colour}30")
+            pen.line([at(0, x, mean(of)) for x, of in recall.items()], colour, 10, "curve")
+        points = [at(1, r / 100, p) for _, p, r in found[name]["curve"]]
+        pen.line(points, colour, 10, "curve")
+        dot = at(1, scores["response_recall"] / 100, scores["response_precision"])
+        pen.circle(dot, 5 * sharp, colour, "white", sharp)
+        x, y = (300 + 200 * k) * sharp, 408 * sharp
+        pen.line((x, y, x + 24 * sharp, y), colour, 4 * sharp)
+        pen.text((x + 32 * sharp, y), name, ink, large, "lm")
+    with replacing(path) as part:
+        image.reduce(2).save(part, "PNG")
 
 
 def main(argv=None):
@@ -648,15 +727,20 @@ def main(argv=None):
             ("score", "files", {"nargs": "+", "type": Path}),
             ("claims", "claim", {"choices": CLAIMS}),
             ("toy run", "--model", {"type": Path, "required": True, "help": "checkpoint folder"}),
+            ("claims", "--model", {"type": Path, "help": "start of all runs; default: nothing"}),
             ("run", "--data", {"type": Path, "required": True, "help": "annotation file"}),
             ("run", "--videos", {"type": Path, "required": True, "dest": "folder"}),
             ("toy", "--data", {"type": Path, "help": "raw records, in place of the toy videos"}),
             ("toy", "--videos-folder", {"type": Path, "dest": "folder", "default": Path()}),
             ("toy claims", "--videos", {"type": int, "default": 300, "help": "how many"}),
             ("toy run claims", "--seed", {"type": int, "default": 10**6, "help": "of toy videos"}),
-            ("claims", "--seeds", {"type": int, "default": 1, "help": "runs of each arm"}),
-            ("claims", "--steps", {"type": int, "help": "of training; default: the demo's"}),
-            ("toy run score claims", "--out", {"type": Path, "required": True}),
+            ("claims", "--seeds", {"type": int, "default": 1, "help": "runs of each variant"}),
+            ("claims", "--steps", {"type": int, "help": "of training; default: the recipe's"}),
+            ("claims", "--runs", {"type": Path, "default": Path("runs/claims"),
+                                  "help": "folder of the training runs"}),
+            ("toy run score", "--out", {"type": Path, "required": True}),
+            ("claims", "--out", {"type": Path, "default": Path("assets/claims"),
+                                 "help": "folder of tables, figure and logs"}),
             ("toy run claims", "--workers", {"type": int, "default": workers}),
             ("toy run", "--fps", {"type": int, "default": 1, "help": "frames in a turn, a second"}),
             ("toy run claims", "--threshold", {"type": float, "help": "of P(Response)"}),
@@ -667,10 +751,11 @@ def main(argv=None):
                                    "picture stands still until an answer comes"})):
         for name in names.split():
             commands[name].add_argument(flag, **settings)
-    commands["claims"].set_defaults(bench="toy")
     args = parser.parse_args(argv)
     try:
         if args.command == "claims":
+            args.bench, line = "toy", sys.argv[1:] if argv is None else argv
+            args.line = " ".join(["python eval.py", *line])
             claims(args)
         elif args.command == "score":
             rows = [row for file in args.files for row in read_rows(args.bench, file)]

@@ -83,7 +83,7 @@ def see(model, images, compressor=None):
     grids = [compressor(image) if compressor else model.config.grid for image in images]
     pixels = torch.from_numpy(np.stack(images)).to(weight.device).permute(0, 3, 1, 2)
     pixels = (pixels.float() / 127.5 - 1).to(weight.dtype)                   # (F, 3, S, S)
-    which, sides = torch.tensor([range(len(grids)), grids], device=weight.device)
+    which, sides = torch.tensor([range(len(grids)), grids])
     return [side ** 2 for side in grids], model.features(pixels, which, sides)
 
 
@@ -108,7 +108,7 @@ def unspoken(model, tokenizer):
 class Memory:
     """The KV cache, with the second and the kind (TEXT, FRAME or PINNED) of each of its slots.
 
-    A policy is a mask of slots that leave; what stays moves together (KVCache.drop)."""
+    A policy says which slots leave; what stays moves together (KVCache.drop)."""
     ANSWER, QUESTIONS = 16, 256      # slots of a default cache for each second's answer, for pins
 
     def __init__(self, model, tokenizer, fps, reserve, window, prune, capacity, counts):
@@ -156,36 +156,34 @@ class Memory:
     def make_room(self, second, need):
         """Before a turn of `need` slots: old frames leave, then old turns, an eighth at a time (a
         drop moves all that stays, so that now and then is cheaper than every second)."""
-        if self.prune:
-            self.drop((FRAME,), second - self.prune)
-        seconds = self.turns()
-        if self.window and len(seconds) and seconds[0] <= second - self.window:
-            self.drop((TEXT, FRAME), second - self.window + self.window // 8)
+        for kinds, most in (((FRAME,), self.prune), ((TEXT, FRAME), self.window)):
+            held = self.seconds(kinds)
+            if most and len(held) and held[0] <= second - most:
+                self.drop(kinds, second - most + most // 8)
         while self.cache.length + need > self.capacity:
-            seconds = self.turns()
-            if not self.window or not len(seconds):
+            held = self.seconds((TEXT, FRAME))
+            if not self.window or not len(held):
                 raise ValueError(f"second {second}: the cache is full ({self.cache.length} + {need}"
                                  f" of {self.capacity} slots): a --window, or fewer questions")
-            self.drop((TEXT, FRAME), seconds[len(seconds) // 8])
+            self.drop((TEXT, FRAME), held[len(held) // 8])
 
-    def turns(self):
-        """The seconds whose turns are in the cache, in order."""
+    def seconds(self, kinds):
+        """The seconds of the slots of these kinds, in order."""
         n = self.cache.length
-        return np.unique(self.second[:n][self.kind[:n] != PINNED])
+        return np.unique(self.second[:n][np.isin(self.kind[:n], kinds)])
 
     def drop(self, kinds, second):
         """Slots of these kinds leave, of every turn up to and with `second`."""
         n = self.cache.length
         gone = np.isin(self.kind[:n], kinds) & (self.second[:n] <= second)
-        ends = np.flatnonzero(np.diff(gone, prepend=False, append=False)).reshape(-1, 2)
-        for start, end in ends[::-1].tolist():           # from the right: the others stay in place
-            self.cache.drop(start, end)
+        edges = np.flatnonzero(np.diff(gone, prepend=False, append=False))
+        self.cache.drop(edges[::2], edges[1::2])
         what = "turns dropped" if TEXT in kinds else "turns without their frames"
         self.counts[what] += len(np.unique(self.second[:n][gone]))
         for array in (self.second, self.kind):
             array[:self.cache.length] = array[:n][~gone]
-        if not len(self.turns()):
-            self.pending = []
+        if not len(self.seconds((TEXT, FRAME))):
+            self.pending = []                            # its turn has left
 
 
 # ---- The loop
@@ -201,7 +199,8 @@ def stream(model, tokenizer, frames, questions=(), *, fps=1, threshold=None, max
         until the stream ends; what would take over a quarter of the cache is refused and counted.
     threshold: respond when P(response) reaches it; None: when it is the likeliest state.
     window: seconds that stay. None: config.window. 0: all, and ValueError when the cache is full.
-    prune: seconds that keep their frames; of older ones only the text stays. None: all.
+    prune: seconds that keep their frames (at times an eighth less); of older ones only the text
+        stays. None: all.
     compress: a frame that differs less from the last kept one is coarse (data.Compressor).
     capacity: slots of the cache, never exceeded: the oldest turns leave. None: as the window needs.
     counts: a Counter of what was dropped, compressed and refused."""
@@ -226,31 +225,6 @@ def stream(model, tokenizer, frames, questions=(), *, fps=1, threshold=None, max
                          tokenizer.decode(said).strip(), question,
                          1000 * (time.perf_counter() - began),
                          (memory.cache.length, memory.capacity))
-
-
-@torch.inference_mode()
-def stream_naive(model, tokenizer, frames, questions=(), *, fps=1, threshold=None,
-                 max_new_tokens=64):
-    """The oracle of `stream`: no cache; all that was seen and said is read anew for every token."""
-    ids, seen, asked = data.system_part(tokenizer), [], set()
-    close, bias = tokenizer.encode("<|im_end|>\n"), unspoken(model, tokenizer)
-
-    def logits():
-        return model(torch.tensor([ids]), see(model, seen)[1])[0, -1]
-
-    for second, images in by_second(frames, fps):
-        question, seen = due(questions, asked, second), seen + images
-        ids += data.user_part(tokenizer, second, see(model, images)[0], question)
-        state, probs = decide(logits(), tokenizer.state_ids, threshold)
-        ids, said = [*ids, tokenizer.state_ids[state]], []
-        while state == 2 and len(said) < max_new_tokens:
-            token = int((logits() + bias).argmax())
-            if token == close[0]:
-                break
-            ids, said = [*ids, token], [*said, token]
-        ids += close
-        yield StreamTurn(second, second + 1, STATES[state], tuple(probs),
-                         tokenizer.decode(said).strip(), question, 0.0)
 
 
 # ---- Sources
@@ -338,6 +312,9 @@ def open_source(source, fps, size):
 
 # ---- The command line
 
+LEAST = {"fps": 1, "threshold": 0, "max_new_tokens": 1, "window": 0, "prune": 1, "compress": 0}
+
+
 def ask(text):
     """ "What?", "12:What?" or "1:05:What?" -> (second, question)."""
     when, question = re.fullmatch(r"(?:([-\d.:]*):)?\s*(.*?)\s*", text, re.DOTALL).groups()
@@ -375,10 +352,10 @@ def parse(argv):
         add(f"--{flag}", metavar="FILE", help=what)
     add("--quiet", action="store_true", help="answers only")
     args = parser.parse_args(argv)
-    least = {"fps": 1, "threshold": 0, "max_new_tokens": 1, "window": 0, "prune": 1, "compress": 0}
-    for name, low in least.items():
-        if getattr(args, name) is not None and not getattr(args, name) >= low:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least {low}")
+    args.options = {name: getattr(args, name) for name in LEAST}            # those of stream()
+    for name, value in args.options.items():
+        if value is not None and not value >= LEAST[name]:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: at least {LEAST[name]}")
     if args.source == "-" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size):
         raise ValueError("raw frames on standard input need --size WIDTHxHEIGHT")
     again = Path(args.source).is_file() or Path(args.source).is_dir()
@@ -419,14 +396,12 @@ def watch(args):
     if args.source != "-" and sys.stdin.isatty():
         threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
     frames = Live(frames, 4 * args.fps, args.realtime) if live or args.realtime else frames
-    options = ("fps", "threshold", "max_new_tokens", "window", "prune", "compress")
-    options, counts = {name: getattr(args, name) for name in options}, Counter()
-    kept, said, n, worst, began = [], 0, 0, 0.0, time.monotonic()
+    kept, counts, said, n, worst, began = [], Counter(), 0, 0, 0.0, time.monotonic()
     try:
         with open(args.jsonl or os.devnull, "w", encoding="utf-8") as jsonl, tqdm(
                 total=seconds and round(seconds), disable=args.quiet or not sys.stderr.isatty(),
                 bar_format="{desc} {bar:10} {percentage:3.0f}%" if seconds else "{desc}") as bar:
-            for turn in stream(model, tokenizer, frames, args.ask, counts=counts, **options):
+            for turn in stream(model, tokenizer, frames, args.ask, counts=counts, **args.options):
                 n, worst = n + 1, max(worst, turn.ms)
                 row = {key: value for key, value in asdict(turn).items() if key != "kv"}
                 print(json.dumps(row, ensure_ascii=False), file=jsonl, flush=True)

@@ -76,6 +76,30 @@ def trained_probs(model, tokenizer, ids, pixels, sides, places):
 
 # ---- The same as training, the same as without a cache
 
+@torch.inference_mode()
+def stream_naive(model, tokenizer, frames, questions, *, fps, threshold, max_new_tokens):
+    """The oracle of `stream`: no cache; all that was seen and said is read anew for every token."""
+    ids, seen, asked = data.system_part(tokenizer), [], set()
+    close, bias = tokenizer.encode("<|im_end|>\n"), infer.unspoken(model, tokenizer)
+
+    def logits():
+        return model(torch.tensor([ids]), infer.see(model, seen)[1])[0, -1]
+
+    for second, images in infer.by_second(frames, fps):
+        question, seen = infer.due(questions, asked, second), seen + images
+        ids += data.user_part(tokenizer, second, infer.see(model, images)[0], question)
+        state, probs = infer.decide(logits(), tokenizer.state_ids, threshold)
+        ids, said = [*ids, tokenizer.state_ids[state]], []
+        while state == 2 and len(said) < max_new_tokens:
+            token = int((logits() + bias).argmax())
+            if token == close[0]:
+                break
+            ids, said = [*ids, token], [*said, token]
+        ids += close
+        yield infer.StreamTurn(second, second + 1, infer.STATES[state], tuple(probs),
+                               tokenizer.decode(said).strip(), question, 0.0)
+
+
 @pytest.mark.parametrize("fps", [1, 2])
 def test_streamed_probabilities_are_those_of_the_training_forward(tokenizer, monkeypatch, fps):
     """One renderer: what streams into the cache is, token for token, what training reads."""
@@ -102,7 +126,7 @@ def test_cached_loop_says_what_the_naive_loop_says(tokenizer, threshold, limit, 
     model, options = build(tokenizer), dict(threshold=threshold, max_new_tokens=limit, fps=fps)
     questions, frames = [(0, "What moves?"), (5, "Describe it.")], pictures(9, fps)
     fast = list(infer.stream(model, tokenizer, frames, questions, window=0, **options))
-    slow = list(infer.stream_naive(model, tokenizer, frames, questions, **options))
+    slow = list(stream_naive(model, tokenizer, frames, questions, **options))
     assert [(t.start, t.end, t.state, t.text, t.question) for t in fast] == [
         (t.start, t.end, t.state, t.text, t.question) for t in slow]
     np.testing.assert_allclose([t.probs for t in fast], [t.probs for t in slow], atol=1e-5)
@@ -179,7 +203,8 @@ def shadow(monkeypatch):
         return read(self, ids, *args)
 
     def watched_drop(self, start, end):
-        del shadow.ids[start:end]
+        for a, b in zip(start[::-1], end[::-1]):         # from the right: others stay in place
+            del shadow.ids[a:b]
         shadow.drops += 1
         drop(self, start, end)
     monkeypatch.setattr(infer.Memory, "read", watched_read)
@@ -189,7 +214,8 @@ def shadow(monkeypatch):
 
 POLICIES = [dict(), dict(window=8), dict(window=1), dict(window=20, prune=3),
             dict(window=8, prune=1, compress=3.0), dict(window=30, compress=3.0),
-            dict(window=20, prune=5, fps=2), dict(window=40, capacity=520, prune=9, compress=3.0)]
+            dict(window=20, prune=5, fps=2), dict(window=40, capacity=520, prune=9, compress=3.0),
+           dict(window=40, prune=17)]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
@@ -213,12 +239,14 @@ def test_the_cache_is_a_rendered_dialogue_under_every_policy(
                                           max_new_tokens=len(model.words), **policy)):
         state = pattern[k % len(pattern)]
         turns.append(data.Turn(k, STATES[state], SAY if state == 2 else "", asked.get(k)))
-        kept = shadow.memory.turns().tolist()
+        kept = shadow.memory.seconds((infer.TEXT, infer.FRAME)).tolist()
         assert kept == list(range(kept[0], k + 1)) and k - kept[0] < window
         if "capacity" not in policy:
             assert len(kept) >= min(k + 1, window - window // 8)
         pinned = [q for second, q in asked.items() if second < kept[0]]
-        bare = k + 1 - policy.get("prune", 10**9)                  # turns before it have no frames
+        prune = policy.get("prune", 10**9)
+        bare = shadow.memory.seconds((infer.FRAME,))[0]            # turns before it have no frames
+        assert bare == kept[0] or prune - prune // 8 <= k + 1 - bare <= prune
         grids = [sides[s * fps:(s + 1) * fps] if s >= bare else [] for s in kept]
         ids, labels = data.render(tokenizer, turns[kept[0]:], grids, pinned)
         assert shadow.ids + shadow.memory.pending == ids

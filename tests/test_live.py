@@ -18,6 +18,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
 import infer
 from test_infer import build, folder, run, tokenizer            # noqa: F401  (two are fixtures)
@@ -172,7 +173,7 @@ def test_a_typed_question_joins_and_ctrl_c_leaves_whole_files(folder, tmp_path):
     os.write(master, "Où est le cercle ?\n".encode())
     wait_for(lambda: any(row["question"] == "Où est le cercle ?" for row in rows()))
     child.send_signal(signal.SIGINT)
-    assert child.wait(60) == 130
+    assert child.wait(120) == 130
     reader.join(5)
     os.close(master)
     text = "".join(shown)
@@ -182,6 +183,31 @@ def test_a_typed_question_joins_and_ctrl_c_leaves_whole_files(folder, tmp_path):
     assert whole.endswith("\n") and 2 <= len(whole.splitlines()) <= 5
     cues = files["srt"].read_text().count("-->")
     assert cues == files["vtt"].read_text().count("-->") > 0
+
+
+def test_ctrl_c_while_rendering_leaves_the_old_film_and_no_part_of_the_new(
+        folder, capsys, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "images").mkdir()
+    for k in range(3):
+        Image.new("RGB", (32, 32), (80 * k,) * 3).save(tmp_path / "images" / f"{k}.png")
+    film, frames, reads, begun = tmp_path / "o.mp4", infer.data.frames, [], []
+    film.write_text("the old film")
+
+    def interrupted(*args):
+        reads.append(args)
+        for second, image in frames(*args):
+            yield second, image
+        while len(reads) == 2:                                 # the second reading: the render
+            begun.extend(path.name for path in tmp_path.glob("o.mp4.*"))
+            if begun:
+                raise KeyboardInterrupt
+            yield (second := second + 0.1), image
+    monkeypatch.setattr(infer.data, "frames", interrupted)
+    assert run(folder, tmp_path / "images", "--render", film, "--srt", tmp_path / "o.srt",
+               "--threshold", "0", "--max-new-tokens", "2") == 130
+    assert begun and "interrupted" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "o.mp4", "o.srt"]
+    assert film.read_text() == "the old film" and "-->" in (tmp_path / "o.srt").read_text()
 
 
 def test_sigterm_ends_a_pipe_at_once_with_whole_files(folder, tmp_path):  # noqa: F811

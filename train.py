@@ -551,19 +551,19 @@ def activations(o, model, batch, gpu):
     patch = 16 * eye.hidden_size + a * (4 * eye.hidden_size + 2 * eye.intermediate_size)
     # on their way: the logits' float32 copy and gradient; then the gradient of the head, which
     # waits for the embedding's, if they are one matrix; then the gradients of an MLP, or of the
-    # attention's scores when the tensors of its MLP are gone
+    # attention's scores when the tensors of its MLP are gone. (The head's rounded copy goes first.)
     logits = int((batch["labels"][:, 1:] != -100).sum()) * c.vocab_size
-    head, of_weight = learns * c.vocab_size * c.hidden_size, 4 + 2 * o.autocast
-    waiting, inner = 4 * head * c.tie_word_embeddings, a * B * T * c.intermediate_size
-    passing = max(8 * logits, a * logits + of_weight * head, waiting + 2 * inner + c.hidden_size * (
-        4 * B * T + learns * of_weight * c.intermediate_size))
+    head = c.vocab_size * c.hidden_size
+    waiting, inner = 4 * head * learns * c.tie_word_embeddings, a * B * T * c.intermediate_size
+    later = waiting - 2 * head * o.autocast
+    passing = max(8 * logits, a * logits + 4 * head * learns, later + 2 * inner
+                  + 4 * c.hidden_size * (B * T + learns * c.intermediate_size))
     if not gpu:
         block = min(T, max(16, BLOCK // T))         # see streamo.blocked_attention
         seen = sum(min(block, T - i) * min(T, i + block) for i in range(0, T, block)) / T
         token += a * c.num_attention_heads * seen
         patch += a * eye.num_attention_heads * eye.side ** 2
-        passing = max(passing,
-                      waiting + 2 * a * B * c.num_attention_heads * block * T - 4 * inner)
+        passing = max(passing, later + 2 * a * B * c.num_attention_heads * block * T - 4 * inner)
     kept = B * T * token + rounded(parts.layers[0])
     if o.checkpoint_layers:                         # all layers' inputs, and one layer's insides
         kept += 4 * B * T * c.hidden_size * c.num_hidden_layers

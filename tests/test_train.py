@@ -55,12 +55,14 @@ def launch(world, target, *arguments):
         process.start()
     for process in ranks:
         process.join(300)
-    assert all(process.exitcode is not None for process in ranks), "a rank hangs"
+    hanging = [process.kill() for process in ranks if process.exitcode is None]
+    assert not hanging, f"{len(hanging)} of {world} ranks hang"
     return [process.exitcode for process in ranks]
 
 
 def as_rank(rank, world, port, target, *arguments):
     torch.set_num_threads(1)
+    mp.set_start_method("fork", force=True)  # of the loader's processes, as in a run by hand
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1",
                       MASTER_PORT=str(port))
     target(rank, *arguments)

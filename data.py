@@ -676,11 +676,12 @@ def et_instruct(v):                             # src and tgt are flat: start, e
     for asked, told in talk(texts):
         part = re.split(r"(\d+(?:\.\d+)?) *- *(\d+(?:\.\d+)?) *s(?:ec\w*)?\b[,:. ]*", told)
         spans = list(zip(part[1::3], part[2::3], map(str.strip, part[3::3])))
-        task = steps if v["task"] == "slc" else caption         # slc: steps, located and told
-        if not tgt or len(tgt) % 2 or v["task"] == "gvq":       # the answer is more than spans
+        if not tgt or len(tgt) % 2 or v["task"] == "gvq":       # words, at a time or of one
             when = [tgt[0], tgt[0] + 1] if len(tgt) == 1 else tgt or src or [None]
             spans, task = [(when[0], when[-1], told)], partial(qa, question=asked)
-        elif not spans or not all(text for *_, text in spans):  # spans alone, of what was asked
+        elif spans and all(text for *_, text in spans):         # "36 - 44 seconds, wash it. ..."
+            task = steps if v["task"] == "slc" else caption     # slc: steps, located and told
+        else:                                                   # spans alone, of what was asked
             spans = [(start, end, asked) for start, end in zip(tgt[::2], tgt[1::2])]
             task = partial(grounding, question=asked)
         yield v["video"], v["duration"], spans, task

@@ -697,7 +697,7 @@ def run(o):
         if rank == 0:                                       # a saved step is always in the log
             line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory()}
             line.update({f"{k}_per_second": line[k] / took for k in ("tokens", "samples")})
-            line["mended"] = dict(sum((b["counts"] for b in micro), Counter()))
+            line["mended"] = dict(sum((Counter(b["counts"]) for b in micro), Counter()))
             print(json.dumps(line), file=log, flush=True)
             bar.set_postfix({k: f"{line[k]:.3f}" for k in SHOWN if k in line})
         if done % o.save_every == 0 or done == o.steps or stopping or scored:

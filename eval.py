@@ -657,8 +657,9 @@ def claims(args):
 def claim_table(args, paper, found):
     """Markdown: the scores, the paper's beside them; of the losses the curve over the threshold."""
     lines = [("toy world, %", *found), ["---"] * (len(found) + 1)]
+    cell = "{:.1f} ± {:.1f}" if args.seeds > 1 else "{:.1f}"
     for key in COMPARED:
-        cells = [f"{v['mean'][key]:.1f} ± {v['half_range'][key]:.1f}" for v in found.values()]
+        cells = [cell.format(v["mean"][key], v["half_range"][key]) for v in found.values()]
         lines.append((key.replace("_", " "), *cells))
     lines.append((f"the paper, {paper}", *(v["paper"] for v in found.values())))
     curves = [{threshold: pair for threshold, *pair in v["curve"]} for v in found.values()]
@@ -667,10 +668,10 @@ def claim_table(args, paper, found):
             "{:.1f} / {:.1f}".format(*curve[threshold]) if threshold in curve else "never said"
             for curve in curves)))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (
-        f"\n{args.videos} toy videos of seed {args.seed}. Trained from {origin(args.model)}, "
-        f"{args.steps or 'the recipe'} steps, {args.seeds} seeds: mean ± half of the range. "
-        "Response within 1 s. Narration and captions: F1 against the annotations, in place of a "
-        f"judge's win rate.\n\n    {args.line}\n")
+        f"\nTrained from {origin(args.model)}; steps: {args.steps or 'as the recipe'}; seeds: "
+        f"{args.seeds} (mean ± half of the range); tested on {args.videos} toy videos of seed "
+        f"{args.seed}. Response within 1 s. Narration and captions: F1 against the annotations, in "
+        f"place of a judge's win rate.\n\n    {args.line}\n")
 
 
 def loss_figure(found, training, path, sharp=4):

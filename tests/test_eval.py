@@ -500,9 +500,11 @@ def test_videomme_files(tmp_path):
     rows = ev.read_rows("videomme", tmp_path / "r.json")
     assert [r["answer"] for r in rows] == ["C"] * 3
     assert rows[0]["prompt"].endswith("\nHow many?\nA. 1\nB. 2\nC. 3\nD. 4\nThe best answer is:")
-    hub = {"videoID": "youtube", "video_id": "001", "duration": "short"} | question("4", None)
-    (tmp_path / "hub.json").write_text(json.dumps([hub]))
-    assert ev.read_rows("videomme", tmp_path / "hub.json")[0]["video"] == "youtube.mp4"
+    both = {"videoID": "youtube", "video_id": "001", "duration": "short"}
+    nested = both | {"questions": [question("4", None)]}
+    (tmp_path / "hub.json").write_text(json.dumps([both | question("5", None), nested]))
+    rows_of_hub = ev.read_rows("videomme", tmp_path / "hub.json")
+    assert [r["video"] for r in rows_of_hub] == ["youtube.mp4"] * 2
     scores = ev.score("videomme", rows)
     assert (scores["overall"], scores["short"], scores["long"], scores["Sports"]) == (
         50,
@@ -719,6 +721,15 @@ def test_ovo_items_share_a_stream_and_end_at_their_moment(folder, tmp_path, monk
             "gt": 1,
         },
         {
+            "id": 3,
+            "task": "OCR",
+            "video": "deep/clip",
+            "realtime": 3,
+            "question": "?",
+            "options": ["x", "y"],
+            "gt": 0,
+        },
+        {
             "id": 2,
             "task": "REC",
             "video": "deep/clip",
@@ -753,10 +764,10 @@ def test_ovo_items_share_a_stream_and_end_at_their_moment(folder, tmp_path, monk
         "2",
     ]
     ev.main(command)
-    assert sorted(streams) == [(3 + 2, 2), (6, 1)]
+    assert sorted(streams) == [(3 + 2, 2), (3 + 2, 2), (6, 1)]
     ev.main(["score", "ovo", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "s.json")])
     scores = json.loads((tmp_path / "s.json").read_text())
-    assert scores["items"] == 3 and {"OCR", "REC", "forward", "realtime"} <= set(scores)
+    assert scores["items"] == 4 and {"OCR", "REC", "forward", "realtime"} <= set(scores)
 
 
 def test_offline_is_one_turn_with_the_question_last_and_an_answer_forced(folder, monkeypatch):
@@ -989,10 +1000,13 @@ def test_a_claim_tells_every_score_and_how_to_repeat_it(tmp_path, trained):
 
 def test_the_mean_of_different_runs_and_its_spread(tmp_path, trained, monkeypatch):
     texts = iter(["It starts.", "Nothing."] * 2)
-    gold = [(3, "It starts."), (6, "It stops.")]
+    gold, made = [(3, "It starts."), (6, "It stops.")], []
 
     def rows(args):
-        said = [dialogue("narration", gold, [(3, next(texts))])]
+        text = next(texts)
+        p = [0.9 * (k == 3 and text == gold[0][1]) for k in range(20)]
+        said = [dialogue("narration", gold, [(3, text)], p=p)]
+        made.extend(said)
         return said + [dialogue(task, gold, gold) for task, gold in GOLD.items()], {}, None
 
     monkeypatch.setattr(ev, "run_bench", rows)
@@ -1001,13 +1015,17 @@ def test_the_mean_of_different_runs_and_its_spread(tmp_path, trained, monkeypatc
     variant = found["variants"]["tested at 2 fps"]
     assert variant["mean"]["narration"] == pytest.approx(sum(scores) / 2)
     assert variant["half_range"]["narration"] == pytest.approx((scores[0] - scores[1]) / 2)
+    both = [dialogue(task, gold, gold) for task, gold in GOLD.items()] * 2 + made[2:]
+    assert variant["curve"] == [list(point) for point in ev.threshold_curve(both)]
+    assert variant["curve"] != [list(point) for point in ev.threshold_curve(both[:6])]
     assert f"| narration | {sum(scores) / 2:.1f} ± {(scores[0] - scores[1]) / 2:.1f} |" in table
     assert "Response if p" not in table and not (tmp_path / "out" / "fps.png").exists()
 
 
 def test_the_claim_about_fps_tests_one_training_at_two_rates(tmp_path, trained):
-    found, _ = claim(tmp_path, "fps")
+    found, table = claim(tmp_path, "fps")
     assert len(trained) == 1 and [v["fps"] for v in found["variants"].values()] == [1, 2]
+    assert "±" not in table.split("\n\n")[0]  # one seed has no spread
     headers = [json.loads(path.read_text().split("\n")[0])["run"]["fps"]
                for path in sorted(tmp_path.glob("runs/*/toy-?fps.jsonl"))]
     assert headers == [1, 2]

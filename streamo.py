@@ -490,6 +490,7 @@ class VisionEncoder(nn.Module):
     """SigLIP: pixels (B, 3, H, W) in [-1, 1] -> (B, N, D), the last hidden state; with
     feature_layer=-2 the output of the layer before the last, without the final norm."""
 
+    # transformers 5 leaves "vision_model." out
     public_names = [("(?=embeddings|encoder|post_layernorm|head)", "vision_model.")]
 
     def __init__(self, config, feature_layer=-1):
@@ -721,7 +722,7 @@ class Decoder(nn.Module):
 # ---- Streamo --------------------------------------------------------------------------------
 
 class Streamo(nn.Module):
-    # LLaVA-OneVision's three namings: the original, the newer in-memory one, the hub's, like ours
+    # LLaVA-OneVision's three namings: the original, the newer in-memory one, the hub's (ours)
     public_names = [(r"(model\.)?(vision_tower\.)+(vision_model\.)?", "vision_tower.vision_model."),
                     (r"model\.mm_projector\.0", "multi_modal_projector.linear_1"),
                     (r"model\.mm_projector\.2", "multi_modal_projector.linear_2"),
@@ -943,8 +944,8 @@ def start_rows(weight, rows, new):
 
 def load_weights(model, folder, dtype=None, device=None, new_rows=None):
     """Fill a model that was built on the meta device from folder's safetensors, strictly: a
-    missing, misshapen or unexpected tensor is a ValueError that names it. The prefixes of
-    model.public_names are ours renamed; what begins with one of model.unused is skipped.
+    missing, misshapen or unexpected tensor is a ValueError that names it. model.public_names:
+    (prefix in public files, ours); what then begins with one of model.unused is skipped.
     new_rows (n, ids): embeddings of n rows are stored, the rest, and the rows ids, start at their
     mean. dtype None: the widest that is stored."""
     found, wanted, state = {}, model.state_dict(), {}

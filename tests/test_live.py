@@ -165,7 +165,7 @@ def test_a_typed_question_joins_and_ctrl_c_leaves_whole_files(folder, tmp_path):
         return [json.loads(line) for line in text.splitlines(True) if line.endswith("\n")]
 
     def wait_for(what):
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not what():
             assert time.monotonic() < end and child.poll() is None, "".join(shown)
             time.sleep(0.02)

@@ -313,6 +313,12 @@ def assistant_part(tokenizer, state, text=""):
             *tokenizer.encode("<|im_end|>\n")]
 
 
+def silent_second(tokenizer, config, fps):
+    """How many tokens a second takes in which nothing is asked or answered."""
+    return len(user_part(tokenizer, 999, [config.grid ** 2] * fps)
+               + assistant_part(tokenizer, SILENCE))
+
+
 def render(tokenizer, turns, grids, pinned=()):
     """(input_ids, labels), two lists of one length; a label is the token AT its position, or -100.
 
@@ -346,6 +352,7 @@ class Augment:
 
 
 PLAIN = Augment(0, (0, 0), 0, 0, 0, 0, 0)
+OFFSETS = (60,) * 5 + (200, 200, 900, 100_000)      # one of them bounds a stream's first second
 CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Grounding"}
 
 
@@ -389,7 +396,7 @@ def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, a
     """
     chances = augment.perturb, augment.shift, augment.compress, augment.window
     perturbed, shifted, compressed, windowed = (rng.random() < chance for chance in chances)
-    offset = rng.randrange(900 if rng.random() < 0.9 else 100_000) if shifted else 0
+    offset = rng.randrange(rng.choice(OFFSETS)) if shifted else 0
     long = longest is not None and len(turns) > longest
     head = turns[:len(turns) - longest + 2] if long else turns       # what may leave: see cut
     start = cut(head, rng) if (windowed or long) and task in CUTTABLE else 0
@@ -417,26 +424,32 @@ def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, a
 def toy_texts(n=3000):
     """What a vocabulary for the toy world is learnt from: dialogues of a seed of their own."""
     yield SYSTEM
+    yield from ["<4s-5s>\n"] * n
     for i in range(n):
-        _, record = toy.sample(-1, i, ("full", "short", "frame")[i % 3])
+        _, record = toy.sample(-1, i, ("full", "short", "frame", "moves")[i % 4])
         yield from ("user\n", "assistant\n", "system\n")
         yield from (question["content"] + "\n" for question in record["question"])
         yield from (" " + response["content"] for response in record["response"])
 
 
 class ToyStills(Dataset):
-    """Pictures with what each patch of them shows (toy.Clip.labels), some things made smaller:
-    what the demo's vision encoder learns to see from before it meets a decoder."""
+    """Pictures (S, S, 3) with what their patches, and the cells of both grids, show: three times
+    (cells, 5), as toy.Clip.labels. Places and sizes vary as they do while things move and grow."""
+
+    parts = 1 + len(toy.COLOURS), len(toy.SHAPES), 3            # numbers that tell such a label
 
     def __init__(self, config):
-        self.config, self.names = config, len(toy.COLOURS) * len(toy.SHAPES)
+        self.config = config
 
     def __getitem__(self, i):
-        rng = random.Random(f"still/{i}")
+        rng, side = random.Random(f"still/{i}"), self.config.vision.side
         clip = toy.Clip(rng, 1, still=True)
         for thing in clip.start:
-            thing.r *= rng.choice((1, 1, 1, rng.uniform(0.55, 1)))
-        return clip.frame(0, self.config.image_size), *clip.labels(0, self.config.side)
+            thing.r *= rng.choice((1, 1, rng.uniform(0.55, 1), rng.uniform(1, 1.6)))
+            thing.x += rng.uniform(-0.1, 0.1)
+            thing.y += rng.uniform(-0.1, 0.1)
+        return (clip.frame(0, self.config.vision.image_size),
+                *(clip.labels(side, n) for n in (side, self.config.grid, self.config.coarse_grid)))
 
 
 class ToyDataset(Dataset):
@@ -496,6 +509,7 @@ class RawDataset(Dataset):
                  augment=PLAIN, longest=None):
         self.tokenizer, self.config, self.videos, self.longest = tokenizer, config, videos, longest
         self.seed, self.fps, self.augment, self.epoch = seed, fps, augment, None
+        self.silent = silent_second(tokenizer, config, fps)
         self.files = [(str(file), list(read_records(file))) for file in files]
         for name, records in self.files:
             for n, record in enumerate(records):
@@ -530,7 +544,7 @@ class RawDataset(Dataset):
         texts = sum(len(entry["content"]) for entry in [*record.get("question", ()),
                                                          *record.get("response", ())])
         seconds = min(stated_seconds(record), self.longest or math.inf)
-        return 60 + texts // 4 + seconds * (14 + self.fps * self.config.grid**2)
+        return 60 + texts // 4 + seconds * self.silent
 
     def __getitem__(self, i):
         return self.item(*self.pick(i), random.Random(f"{self.seed}/{i}/augment"))
@@ -580,7 +594,7 @@ def collate(samples, pad_id):
     batch["frames"] = torch.tensor([n + f for s, n in zip(samples, firsts) for f in s["frames"]])
     batch["grids"] = torch.tensor([g for s in samples for g in s["grids"]])
     batch["names"] = [s["name"] for s in samples]
-    batch["counts"] = sum((s["counts"] for s in samples), Counter())
+    batch["counts"] = dict(sum((s["counts"] for s in samples), Counter()))
     return batch
 
 # ---------------------------------------------- Annotation files, and other sources -> raw records

@@ -39,8 +39,13 @@ PLACES = ("at the top left", "at the top", "at the top right", "on the left", "i
           "on the right", "at the bottom left", "at the bottom", "at the bottom right")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 EVENTS = {"appear": 2, "leave": 1.5, "move": 5, "turn": 2, "grow": 1.5, "shrink": 1.5, "hit": 2.5}
-TASKS = {"Time-sensitive QA": 34.8, "Grounding": 26.3, "Offline QA": 13.8,      # paper, figure 3
-         "Real-time Narration": 12.7, "Event Caption": 6.7, "Action Caption": 5.8}
+MIXES = {               # tasks by the kind of sample; of full clips, the paper's figure 3
+    "full": {"Time-sensitive QA": 34.8, "Grounding": 26.3, "Offline QA": 13.8,
+             "Real-time Narration": 12.7, "Event Caption": 6.7, "Action Caption": 5.8},
+    "short": {"Timed Caption": 25, "Real-time Narration": 20, "Grounding": 20,
+              "Time-sensitive QA": 20, "Event Caption": 10, "Acting": 5},
+    "moves": {"Doing": 50, "Acting": 30, "Frame QA": 20},
+    "frame": {"Frame QA": 45, "Placing": 37, "Naming": 18}}
 ASK = {                 # the wordings; {} is the event, the thing or the question
     "Real-time Narration": (
         "Narrate the video as it happens.", "Comment on every change, second by second.",
@@ -69,6 +74,15 @@ ASK = {                 # the wordings; {} is the event, the thing or the questi
         "{} Refresh the answer on any change."),
     "Offline QA": ("Question: {}", "Answer this question: {}", "A question about the video: {}",
                    "Please think and answer: {}", "Here is a question: {}"),
+    "Timed Caption": (
+        "Describe every event with its times.", "List all events, each from when to when.",
+        "Caption each event and give its time span.", "Write down what happens, and when."),
+    "Acting": ("Each second, say what goes on.", "Say what each shape does, second by second.",
+               "What happens right now? Answer every second."),
+    "Doing": ("{}", "Tell me: {}", "Please answer: {}"),
+    "Placing": (
+        "Say where each shape is.", "Name all the shapes and their places, every second.",
+        "Map the picture, second by second."),
     "Naming": ("Name all the shapes, every second.", "Each second, name what you see.",
                "Say what is in the picture, second by second."),
     "Frame QA": ("Right now: {}", "Look at this moment: {}", "Quick question: {}",
@@ -124,11 +138,19 @@ def count(things):
     return f"There is {number} shape." if n == 1 else f"There are {number} shapes."
 
 
+def there(things):
+    """Those that are there, in the order of reading."""
+    return sorted((thing for thing in things if thing.r), key=lambda t: PLACES.index(t.place))
+
+
 def seen(things):
-    """All that is there, in the order of reading."""
-    there = sorted((thing for thing in things if thing.r), key=lambda t: PLACES.index(t.place))
-    *most, last = [an(thing.name) for thing in there]
+    *most, last = [an(thing.name) for thing in there(things)]
     return f"I see {', '.join(most)} and {last}." if most else f"I see {last}."
+
+
+def placed(things):
+    text = ", ".join(f"{an(thing.name)} {thing.place}" for thing in there(things))
+    return f"{text[0].upper()}{text[1:]}."
 
 
 class Clip:
@@ -148,6 +170,15 @@ class Clip:
                 self._happen(rng, time, ("turn", "grow", "shrink", "appear"), busy=event.thing)
             time = max(e.last for e in self.events) + 2 + rng.choice((0, 0, 1, 1, 2, 3, 5))
         self.events.sort(key=lambda e: (e.first, e.last))
+
+    def cut(self, rng, seconds):
+        """Keep so many seconds, from the one before an event that no other one overlaps."""
+        free = [e.first for e in self.events
+                if not any(other.first < e.first <= other.last + 1 for other in self.events)]
+        begin = rng.choice(free) - 1
+        self.seconds, self.start = seconds, self.state(begin)
+        self.events = [replace(e, first=e.first - begin, last=e.last - begin)
+                       for e in self.events if e.first > begin]
 
     def _enter(self, rng):
         """A new thing, still invisible, in a free cell; its index."""
@@ -181,7 +212,7 @@ class Clip:
                     change = "colour", colour, 1, f"turns {colour}"
             elif kind == "grow" and thing.r < 0.145 or kind == "shrink" and thing.r > 0.125:
                 r = thing.r * rng.uniform(*((1.5, 1.7) if kind == "grow" else (0.55, 0.65)))
-                frames, word = rng.randint(3, 4), f"{kind}ing"
+                frames, word = rng.randint(2, 3), f"{kind}ing"
                 if r < self._room(i):
                     change = "r", r, frames, f"{kind}s", word
             elif kind in ("move", "hit"):
@@ -202,6 +233,14 @@ class Clip:
         return min((math.hypot(other.x - things[i].x, other.y - things[i].y) - other.r
                     for j, other in enumerate(things) if j != i and other.r), default=1)
 
+    def _passes(self, i, way):
+        """Whether thing i can take this way of cells without touching what rests beside it."""
+        things = self.state(math.inf)
+        return all(math.hypot(other.x - CENTRES[column], other.y - CENTRES[row])
+                   > things[i].r + other.r for column, row in way if (column, row) in CELLS
+                   for j, other in enumerate(things)
+                   if j != i and other.r and self.cells.get(j) not in way)
+
     def _journey(self, rng, kind, here):
         """One of the things here moves to a free cell, or hits the thing two cells away."""
         things, taken = self.state(math.inf), {cell: i for i, cell in self.cells.items()}
@@ -209,8 +248,11 @@ class Clip:
             i, (direction, (dx, dy)) = rng.choice(here), rng.choice(list(DIRECTIONS.items()))
             steps = 2 if kind == "hit" else rng.choice((1, 2, 2))
             column, row = self.cells[i]
-            *way, goal = [(column + dx * k, row + dy * k) for k in range(1, steps + 1)]
-            if goal in CELLS and (goal in taken) == (kind == "hit") and not taken.keys() & set(way):
+            *way, goal, beyond = [(column + dx * k, row + dy * k) for k in range(1, steps + 2)]
+            if kind == "move":
+                way.append(beyond)              # what stops short of a thing looks like a hit
+            if goal in CELLS and (goal in taken) == (kind == "hit") \
+                    and not taken.keys() & set(way) and self._passes(i, [*way, goal]):
                 axis, does = "x" if dx else "y", f"moves {direction}"
                 after = CENTRES[goal[0 if dx else 1]] + rng.uniform(-0.03, 0.03)
                 if kind == "hit":
@@ -219,7 +261,7 @@ class Clip:
                     does, goal = f"hits the {other.name}", way[0]
                 self.cells[i] = goal
                 length = abs(after - getattr(things[i], axis))
-                frames = max(3, round(length / rng.uniform(0.07, 0.12)))
+                frames = max(3, round(length / rng.uniform(0.09, 0.13)))
                 return i, axis, after, frames, does, f"moving {direction}"
         return None
 
@@ -261,19 +303,21 @@ class Clip:
                 window += cover * (np.float64(COLOURS.get(thing.colour, thing.colour)) - window)
         return (picture + 0.5).astype(np.uint8)
 
-    def labels(self, t, side):
-        """What the patches of a side x side grid show at t seconds: names (side, side), 0 for the
-        ground, else 1 + the number of the colour and shape; offsets (side, side, 3), from the
-        patch's centre to the thing's, and the thing's radius."""
-        names, offsets = np.zeros((side, side), np.int64), np.zeros((side, side, 3), np.float32)
+    def labels(self, side, grid):
+        """What the picture at 0 s shows: for each cell of a grid pooled from side x side patches
+        the thing that covers most of it: (grid*grid, 5) of colour, from 1 (0: none), shape, x, y
+        and radius."""
+        labels, most = np.zeros((grid * grid, 5), np.float32), np.zeros(grid * grid)
         centre = (np.arange(side) + 0.5) / side
-        for thing in self.state(t):
-            dx, dy = np.broadcast_arrays(thing.x - centre[None], thing.y - centre[:, None])
-            covered = np.hypot(dx, dy) < thing.r
-            names[covered] = 1 + [(c, s) for c in COLOURS for s in SHAPES].index(
-                (thing.colour, thing.shape))
-            offsets[covered] = np.stack([dx, dy, np.full_like(dx, thing.r)], -1)[covered]
-        return names, offsets
+        spans = [slice(k * side // grid, -(-(k + 1) * side // grid)) for k in range(grid)]
+        for thing in self.state(0):
+            far = np.hypot(thing.x - centre[None], thing.y - centre[:, None])       # of a patch
+            covers = np.array([(far[rows, columns] < 1.05 * thing.r).sum()
+                               for rows in spans for columns in spans])
+            labels[covers > most] = (1 + list(COLOURS).index(thing.colour),
+                                     list(SHAPES).index(thing.shape), thing.x, thing.y, thing.r)
+            most = np.maximum(most, covers)
+        return labels
 
 
 class Slides:
@@ -296,13 +340,16 @@ class Dialogue:
 
     def __init__(self, clip, rng):
         self.clip, self.rng, self.questions, self.responses = clip, rng, [], []
+        self.tasks = set()
 
-    def record(self, i, task):
+    def record(self, i, task=None):
         name = f"{i:06d}.mp4"
+        task = task or ("Mixed" if len(self.tasks) > 1 else min(self.tasks))
         return {"video_name": name, "video_path": name, "task_type": task, "source": "toy",
                 "question": self.questions, "response": self.responses}
 
     def ask(self, task, content, turn):
+        self.tasks.add(task)
         content = self.rng.choice(ASK[task]).format(content)
         self.questions.append({"content": content, "time": str(turn + 1)})
 
@@ -348,10 +395,15 @@ class Dialogue:
             content, reply = self.question(turn)
             self.ask(task, content, turn)
             self.say(reply, turn + 2, since=turn)
-        elif task == "Naming":
+        elif task == "Timed Caption":
             self.ask(task, "", 0)
-            for turn in range(end):
-                self.say(seen(self.clip.state(turn)), turn)
+            for e in events:
+                times = f"from {e.first + 1}s to {e.last + 1}s."
+                self.say(f"{e.caption[:-1]}, {times}", e.last + 1, since=e.first)
+        elif task in ("Acting", "Doing", "Naming", "Placing"):
+            self.drill(task)
+        elif task == "Frame QA":
+            self.interrupt(range(end))
         elif task == "Mixed":           # perhaps a lasting instruction, and questions along the way
             self.instruct(rng.choice(("Event Caption", "Real-time Narration", "Action Caption",
                                       "Event Grounding", "Time-sensitive QA", None)))
@@ -359,6 +411,23 @@ class Dialogue:
             free = [turn for turn in self.quiet(end) if turn not in told]
             self.interrupt(sorted(rng.sample(free, min(len(free), rng.randint(2, 6)))))
         return self
+
+    def drill(self, task):
+        """An answer every second: what is there, where it is, what it does."""
+        if task != "Doing":
+            self.ask(task, "", 0)
+        for turn in range(task == "Doing", self.clip.seconds):
+            things = self.clip.state(turn)
+            if task == "Doing":
+                one = self.pick(turn)
+                self.ask(task, f"What is the {one.name} doing?", turn)
+                self.say(f"It is {one.doing}.", turn)
+            elif task == "Acting" and turn:
+                now = [f"The {e.name} is {e.doing}." if e.doing else e.caption
+                       for e in self.clip.events if e.first <= turn <= e.last]
+                self.say(" ".join(now) or "Nothing happens.", turn)
+            else:
+                self.say(placed(things) if task == "Placing" else seen(things), turn)
 
     def interrupt(self, turns):
         """On each of the turns a question to answer at once, about the past or the picture."""
@@ -384,6 +453,12 @@ class Dialogue:
         return [e for e in self.clip.events
                 if e.doing and e.last + 2 <= turn and captions.count(e.caption) == 1]
 
+    def pick(self, turn):
+        """One of the things that are there, more often one that is doing something."""
+        now = there(self.clip.state(turn))
+        busy = [thing for thing in now if thing.doing != "still"]
+        return self.rng.choice(busy if busy and self.rng.random() < 0.6 else now)
+
     def question(self, turn):
         """A question about the picture on a turn, or about what was seen before; and its answer."""
         now = [thing for thing in self.clip.state(turn) if thing.r > 0]
@@ -395,9 +470,15 @@ class Dialogue:
         if [thing.colour for thing in now].count(one.colour) == 1:
             asks += [(f"Which shape is {one.colour}?", f"It is the {one.shape}.")] * 2
         other = f"{self.rng.choice(list(COLOURS))} {one.shape}"
-        there = other in [thing.name for thing in now]
-        asks += [(f"Is there any {other}?", "Yes." if there else "No."),
+        yes = other in [thing.name for thing in now]
+        asks += [(f"Is there any {other}?", "Yes." if yes else "No."),
                  ("Name all the shapes.", seen(now))]
+        busy = self.pick(turn)
+        if turn and busy.doing != "still":
+            asks += [(f"What is the {busy.name} doing?", f"It is {busy.doing}.")] * 2
+        if turn and [thing.moves for thing in now].count(True) == 1:
+            mover = next(thing for thing in now if thing.moves)
+            asks += [("Which shape is moving?", f"The {mover.name}.")] * 2
         if over:
             asks += [("What happened last?", max(over, key=lambda e: e.last).caption)] * 3
             asks += [("What happened first?", min(over, key=lambda e: e.last).caption)]
@@ -439,27 +520,22 @@ class Dialogue:
 
 def sample(seed, i, kind="full"):
     """(clip, raw record) number i of a seed, always the same. kind: "full", 10 to 60 s, one task by
-    the paper's mix or several; "short", 5 to 9 s; "frame", another picture every second, with
-    questions about it; "one", a single such picture."""
+    the paper's mix or several; "short", 6 to 12 s and dense; "moves", 2 to 5 s around the start of
+    an event, asked about every second; "frame", another picture every second; "one", a picture."""
     rng = random.Random(f"train/{kind}/{seed}/{i}")
-    lengths = {"full": (10, rng.choices((20, 30, 60), (5, 3, 2))[0]), "short": (5, 9),
-               "frame": (2, 6), "one": (1, 1)}
+    lengths = {"full": (10, rng.choices((20, 30, 60), (5, 3, 2))[0]), "short": (6, 12),
+               "moves": (14, 14), "frame": (2, 6), "one": (1, 1)}
     clip = (Slides if kind in ("one", "frame") else Clip)(rng, rng.randint(*lengths[kind]))
-    dialogue = Dialogue(clip, rng)
-    if kind in ("one", "frame"):
-        if rng.random() < 0.6:
-            dialogue.instruct("Naming")
-        else:
-            dialogue.interrupt(range(clip.seconds))
-        return clip, dialogue.record(i, "Frame QA")
-    task = rng.choices(list(TASKS), list(TASKS.values()))[0]
+    if kind == "moves":
+        clip.cut(rng, rng.randint(2, 5))
+    mix, dialogue = MIXES["frame" if kind == "one" else kind], Dialogue(clip, rng)
+    task = rng.choices(list(mix), list(mix.values()))[0]
     if task == "Grounding":
         task = rng.choice(("Event Grounding", "Backward Grounding"))
-    dialogue.instruct("Mixed" if rng.random() < 0.3 else task)
+    dialogue.instruct("Mixed" if kind in ("short", "full") and rng.random() < 0.3 else task)
     if not dialogue.questions:
-        task = "Event Caption"
-        dialogue.instruct(task)
-    return clip, dialogue.record(i, task if len(dialogue.questions) == 1 else "Mixed")
+        dialogue.instruct("Event Caption")
+    return clip, dialogue.record(i)
 
 
 def bench(seed, i):

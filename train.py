@@ -44,11 +44,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data import (PLAIN, RawDataset, ToyDataset, ToyStills, assistant_part, collate, make_item,
-                  stated_seconds, toy_texts, turns_from_record, user_part)
+from data import (PLAIN, RawDataset, ToyDataset, ToyStills, collate, make_item, silent_second,
+                  stated_seconds, toy_texts, turns_from_record)
 from loss import KINDS, state_counts, state_focal_loss
-from streamo import (BLOCK, FRAME, SILENCE, STATES, DecoderConfig, Streamo, StreamoConfig,
-                     Tokenizer, VisionConfig, hf_config, on_meta, read_json, with_stream_tokens)
+from streamo import (BLOCK, FRAME, STATES, DecoderConfig, Streamo, StreamoConfig,
+                     Tokenizer, VisionConfig, hf_config, on_meta, pooling_matrix, read_json,
+                     with_stream_tokens)
 
 
 # ------------------------------------------------------------------------------------ options
@@ -67,7 +68,7 @@ class Options:
     decoder: str = option("", "start from this Qwen or Llama folder (with --vision)")
     data: tuple = option((), "annotations, FILE or FILE:WEIGHT; none: the toy world", nargs="+")
     videos: str = option("", "folder that the videos of --data lie in")
-    train: str = option("all", "which parts learn",
+    train: str = option("connector+decoder", "which parts learn",
                         choices=("connector", "connector+decoder", "all"))
     loss: str = option("focal", "loss on the state tokens", choices=KINDS)
     states: int = option(3, "2: no Standby, only when to speak", choices=(2, 3))
@@ -75,12 +76,11 @@ class Options:
     steps: int = option(0, "optimiser steps; 0: one epoch of --data")
     batch: int = option(0, "samples in a step; 0: one micro-batch on each rank")
     see_steps: int = option(0, "steps in which a new vision encoder learns to see, before all else")
-    vision_lr: float = option(0.2, "learning rate of the vision encoder, as a share of --lr")
     micro_tokens: int = option(8192, "padded tokens in a micro-batch of --data")
     max_tokens: int = option(32768, "longer dialogues are cut, by whole turns")
     fps: int = option(1, "frames in a second of stream")
-    lr: float = option(1.3e-3, "peak learning rate")
-    warmup: float = option(0.03, "share of the steps in which the rate rises, to fall as a cosine")
+    lr: float = option(1e-3, "peak learning rate")
+    warmup: float = option(0.01, "share of the steps in which the rate rises, to fall as a cosine")
     weight_decay: float = option(0.05, "of matrices")
     clip: float = option(1.0, "largest norm of the gradient")
     seed: int = option(0, "of the weights, the data and their order")
@@ -98,18 +98,20 @@ class Options:
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 
-PRESETS = {"demo": dict(steps=5000, see_steps=1500),
-           "paper": dict(train="connector+decoder", batch=512, micro_tokens=16384, lr=1e-5,
+PRESETS = {"demo": dict(steps=8600, see_steps=3000),
+           "paper": dict(batch=512, micro_tokens=16384, lr=1e-5,
                          warmup=0.05, weight_decay=0.0, vision_chunk=256, checkpoint_layers=True,
                          workers=4, save_every=50)}
 
-# The demo's curriculum: until this part of the run, so many tokens a step, and this mix of samples.
-# Words are bound to things on single pictures, motion is learnt from short clips, and both go on.
-CURRICULUM = ((0.10, 1536, {"one": 1.0}),
-              (0.16, 1536, {"one": 0.3, "frame": 0.4, "short": 0.3}),
-              (0.35, 3072, {"one": 0.1, "frame": 0.15, "short": 0.5, "full": 0.25}),
-              (1.00, 3072, {"one": 0.05, "frame": 0.05, "short": 0.35, "full": 0.55}))
-GROUNDING_AND_CAPTION = ("Frame QA", "Event Caption", "Event Grounding", "Backward Grounding")
+# The demo's curriculum: until this part of the steps, so many tokens a step, this mix of samples.
+# Words are bound to things on single pictures, motion is learnt from pieces of a few seconds, time
+# from short clips; all of it goes on, in smaller parts.
+CURRICULUM = ((0.18, 1536, {"one": 1.0}),
+              (0.45, 1536, {"one": 0.2, "frame": 0.1, "moves": 0.6, "short": 0.1}),
+              (0.70, 2304, {"one": 0.05, "frame": 0.05, "moves": 0.3, "short": 0.35, "full": 0.25}),
+              (1.00, 3072, {"one": 0.03, "frame": 0.04, "moves": 0.13, "short": 0.3, "full": 0.5}))
+GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Doing", "Frame QA", "Timed Caption",
+                         "Event Caption", "Event Grounding", "Backward Grounding")
 SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy", "waited")
 BETAS, NAMES = (0.9, 0.95), ("silence", "standby", "response")
 POOL = 8                                       # steps whose samples are sorted by length together
@@ -141,7 +143,7 @@ def parse(argv=None):
 # ------------------------------------------------------------------------------------ the start
 
 def tiny_config(tokenizer):
-    """The demo model: 64-pixel frames in 8-pixel patches, 4 visual tokens a frame, 3.4M weights."""
+    """The demo model: 64-pixel frames in 8-pixel patches, 9 visual tokens a frame, 3.4M weights."""
     return StreamoConfig(
         vision=VisionConfig(hidden_size=128, intermediate_size=384, num_hidden_layers=3,
                             num_attention_heads=4, image_size=64, patch_size=8),
@@ -151,7 +153,7 @@ def tiny_config(tokenizer):
                               rms_norm_eps=1e-6, max_position_embeddings=4096,
                               tie_word_embeddings=True, attention_bias=False, qk_norm=False),
         frame_token_id=tokenizer.frame_id, vision_feature_layer=-1, pooling="average",
-        grid=2, coarse_grid=1, window=60)
+        grid=3, coarse_grid=2, window=60)
 
 
 def start(o):
@@ -202,34 +204,62 @@ def own_device():
     return torch.device("cpu")
 
 
-def learn_to_see(o, vision):
-    """The paper starts from a vision encoder that can see; the demo's learns it here, in minutes,
-    from stills: each patch tells the colour and shape of what covers it, where its centre lies, how
-    large it is. The head that tells it is thrown away."""
-    stills, device = ToyStills(vision.config), own_device()
-    names = 1 + stills.names
-    head = torch.nn.Linear(vision.config.hidden_size, names + 3).to(device)
-    learnt = [*vision.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(learnt, lr=3e-3, betas=BETAS, weight_decay=0.01)
+def learn_to_see(o, model):
+    """The paper starts from a vision encoder and a connector that were pretrained; the demo's learn
+    here, in minutes, from stills. A patch, and a visual token of either grid, tells the colour and
+    shape of the thing that covers most of it, where its centre lies and how large it is. The heads
+    that tell it are thrown away, and the connector's output is whitened."""
+    config, device = model.config, own_device()
+    vision, connector = model.vision_tower.to(device), model.multi_modal_projector.to(device)
+    stills = ToyStills(config)
+    pools = [pooling_matrix(config.vision.side, grid, config.pooling).to(device)
+             for grid in (config.grid, config.coarse_grid)]
+    heads = torch.nn.ModuleList(torch.nn.Linear(size, sum(stills.parts)) for size in
+                                (config.vision.hidden_size, config.decoder.hidden_size)).to(device)
+    learnt = [*vision.parameters(), *connector.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(learnt, lr=2e-3, betas=BETAS, weight_decay=0.01)
     batches = DataLoader(stills, batch_size=64, sampler=range(64 * o.see_steps),
                          num_workers=o.workers)
-    for step, (image, name, offset) in enumerate(tqdm(batches, "learning to see")):
-        rate = min(1, (step + 1) / 50, 2 * (1 - step / o.see_steps) + 0.02)
+    for step, (image, *labels) in enumerate(bar := tqdm(batches, "learning to see")):
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * rate
+            group["lr"] = 2e-3 * min(1, (step + 1) / 50, 2 * (1 - step / o.see_steps) + 0.02)
         pixels = image.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
-            told = head(vision(pixels)).float()                                # (B, N, names + 3)
-        name, offset = name.flatten(1).to(device), offset.flatten(1, 2).to(device)
-        covered = name > 0
-        loss = F.cross_entropy(told[..., :names].flatten(0, 1), name.flatten()) \
-            + 10 * F.l1_loss(told[..., names:][covered], offset[covered])
+            patches = vision(pixels)                                                # (B, N, D)
+            tokens = connector(patches)
+            told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)
+        loss, right = 0, []
+        for share, label, parts in zip((0.5, 1, 0.5), labels, told):
+            colour, shape, place = parts.float().split(stills.parts, -1)
+            label = label.to(device)                        # (B, cells, 5), as toy.Clip.labels
+            there, colours = label[..., 0] > 0, label[..., 0].long()
+            shapes = label[there][:, 1].long()
+            loss = loss + share * (F.cross_entropy(colour.flatten(0, 1), colours.flatten())
+                                   + F.cross_entropy(shape[there], shapes)
+                                   + 10 * F.l1_loss(place[there], label[there][:, 2:]))
+            right.append((shape[there].argmax(-1) == shapes).float().mean().item())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
-    right = (told[..., :names].argmax(-1) == name)[covered].float().mean().item()
-    print(f"patches named right in the last batch: {100 * right:.0f}%")
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.2f}", shapes_of_patches=f"{right[0]:.2f}",
+                            of_tokens=f"{right[1]:.2f}")
+    images = torch.stack([torch.from_numpy(stills[-1 - i][0]) for i in range(256)]).to(device)
+    whiten(connector, model.encode_frames(images.permute(0, 3, 1, 2).float() / 127.5 - 1))
+
+
+@torch.no_grad()
+def whiten(connector, tokens):
+    """Give the visual tokens (F, N, D) mean 0 and like variance in all directions, within the
+    connector's last layer: what they share would otherwise outweigh what tells them apart, and a
+    decoder whose text embeddings are much shorter would not get to read them."""
+    tokens, layer = tokens.flatten(0, 1), connector.linear_2
+    values, vectors = torch.linalg.eigh(torch.cov(tokens.T))
+    scales = (values.clamp(min=0) + 0.02 * values.mean()) ** -0.5 * tokens.shape[1] ** -0.5
+    matrix = vectors @ torch.diag(scales) @ vectors.T
+    layer.bias.copy_(matrix @ (layer.bias - tokens.mean(0)))
+    layer.weight.copy_(matrix @ layer.weight)
 
 
 # ------------------------------------------------------------------------------------ the data
@@ -295,11 +325,10 @@ def read_data(o, tokenizer, config, world):
         raise ValueError(f"--batch {o.batch}: wanted a multiple of the number of ranks, {world}")
     if not o.data:
         return ToyDataset(tokenizer, config, o.seed, fps=o.fps)
-    silent = len(user_part(tokenizer, 999, [config.grid ** 2] * o.fps)
-                 + assistant_part(tokenizer, SILENCE))                  # tokens of such a second
     files, weights = weighted(o.data)
     dataset = RawDataset(tokenizer, config, files, o.videos, weights, o.seed, o.fps,
-                         longest=int(0.8 * o.max_tokens) // silent)     # a fifth is for words
+                         longest=int(0.8 * o.max_tokens)                # a fifth is for words
+                         // silent_second(tokenizer, config, o.fps))
     o.steps = o.steps or -(-len(dataset) // o.batch)
     return dataset
 
@@ -358,14 +387,12 @@ class Learner:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         self.wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True) \
             if self.world > 1 else model                 # gradients need no second place to travel
-        groups = {}
+        groups = {True: [], False: []}
         for name, p in model.named_parameters():
             if p.requires_grad:
-                sees = name.startswith("vision_tower")
-                matrix = p.ndim == 2 and "embed" not in name and not sees
-                groups.setdefault((o.vision_lr if sees else 1.0, matrix), []).append(p)
-        groups = [{"params": group, "share": share, "weight_decay": o.weight_decay * matrix}
-                  for (share, matrix), group in groups.items()]
+                groups[p.ndim == 2 and "embed" not in name].append(p)
+        groups = [{"params": group, "weight_decay": o.weight_decay * matrix}
+                  for matrix, group in groups.items() if group]
         # fused: no copy of all the weights in a step (a sharded state cannot be resumed with it)
         self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=BETAS, fused=True) \
             if not o.zero or self.world == 1 else \
@@ -420,7 +447,7 @@ class Learner:
     def step(self, batches, rate):
         """One optimiser step; ValueError names a loss or gradient that is not finite."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = rate
         log = self.backward(batches)
         learnt = [p for p in self.model.parameters() if p.requires_grad]
         total = torch.nn.utils.get_total_norm([p.grad for p in learnt])
@@ -446,8 +473,13 @@ def frozen(forward, chunk):
 
 
 def learning_rate(o, step):
-    """A linear rise over the warm-up, then half a cosine down to a fiftieth."""
-    progress = step / o.steps
+    """A linear rise over the warm-up, then half a cosine down to a fiftieth, by the tokens spent
+    so far: the demo's later steps have more."""
+    progress, spent, whole = step / o.steps, 0, 0
+    for start, (end, tokens, _) in zip((0, *(end for end, *_ in CURRICULUM)), CURRICULUM):
+        spent += tokens * min(max(progress - start, 0), end - start)
+        whole += tokens * (end - start)
+    progress = progress if o.data else spent / whole
     return o.lr * min(1, progress / o.warmup if o.warmup else 1) * (
         0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
 
@@ -665,7 +697,7 @@ def run(o):
     resumed, out = o.resume and last_checkpoint(o), Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
     if o.see_steps and not (resumed or o.model or o.vision):
-        learn_to_see(o, model.vision_tower.to(own_device()))
+        learn_to_see(o, model)
     learner = Learner(o, tokenizer, model)
     rank, world = learner.rank, learner.world
     dataset = read_data(o, tokenizer, model.config, world)

@@ -124,7 +124,8 @@ def test_narration_agrees_with_the_pixels():
             elif words[3] == "starts":
                 grown = look(i, t, words[1])[0] - look(i, t - 1, words[1])[0]
                 assert (grown > 0) == (words[4] == "growing"), said
-                assert look(i, t - 1, words[1]) == look(i, t - 2, words[1]), said
+                before = look(i, t - 1, words[1]), look(i, t - 2, words[1])
+                assert np.allclose(*before, atol=0.5), said     # but for the edge of a neighbour
             elif words[3] in ("stops", "hits"):
                 (before, *_), (now, *_) = look(i, t - 2, words[1]), look(i, t - 1, words[1])
                 assert now == look(i, t, words[1])[0] and still(i, t, words[1]), said
@@ -179,23 +180,33 @@ def test_slides_show_what_is_said_of_them():
     assert min(told["names"], told["places"]) >= 20, told
 
 
-def test_labels_of_patches_agree_with_the_pixels():
-    """Side 96: one patch is one pixel, so that what it is called must be its colour."""
-    looks = [(colour, shape) for colour in toy.COLOURS for shape in toy.SHAPES]
+def test_labels_agree_with_the_pixels():
+    """Side 96: one patch is one pixel, so that what it is called must be its colour. A cell of a
+    coarser grid is called as most of its covered patches are."""
+    looks = list(toy.COLOURS), list(toy.SHAPES)
     for i in range(30):
-        clip, t = toy.sample(6, i, "short")[0], i % 5
-        picture, (names, offsets) = clip.frame(t, SIZE).astype(int), clip.labels(t, SIZE)
-        centre = (np.arange(SIZE) + 0.5) / SIZE
-        for thing in (thing for thing in clip.state(t) if thing.r):
-            mine = names == 1 + looks.index((thing.colour, thing.shape))
-            assert mine.any()
-            near = mine & (np.hypot(offsets[..., 0], offsets[..., 1]) < 0.25 * thing.r)
-            assert (np.abs(picture[near] - toy.COLOURS[thing.colour]).max(axis=1) < 24).all()
-            assert np.allclose((centre[None] + offsets[..., 0])[mine], thing.x, atol=1e-6)
-            assert np.allclose((centre[:, None] + offsets[..., 1])[mine], thing.y, atol=1e-6)
-            assert np.allclose(offsets[mine][:, 2], thing.r)
+        (clip,) = toy.sample(6, i, "one")[0].pictures
+        picture = clip.frame(0, SIZE).astype(int)
+        labels = clip.labels(SIZE, SIZE).reshape(SIZE, SIZE, 5)
+        names, centre = labels[..., :2], (np.arange(SIZE) + 0.5) / SIZE
+        for thing in (thing for thing in clip.state(0) if thing.r):
+            look = 1 + looks[0].index(thing.colour), looks[1].index(thing.shape)
+            mine = (names == look).all(axis=2)
+            far = np.hypot(centre[None] - thing.x, centre[:, None] - thing.y)
+            assert mine[far < 0.25 * thing.r].all() and not mine[far > 1.06 * thing.r].any()
+            colours = picture[far < 0.25 * thing.r] - toy.COLOURS[thing.colour]
+            assert np.abs(colours).max() < 24
+            assert np.allclose(labels[mine][:, 2:], (thing.x, thing.y, thing.r))
         off = np.min([np.abs(picture - rgb).max(axis=2) for rgb in toy.COLOURS.values()], axis=0)
-        assert (off[names == 0] < 24).mean() < 0.03         # only corners reach out of the radius
+        assert (off[names[..., 0] == 0] < 24).mean() < 0.03     # only corners reach out so far
+        patches = clip.labels(8, 8).reshape(8, 8, 5)
+        for grid, spans in ((2, ((0, 4), (4, 8))), (3, ((0, 3), (2, 6), (5, 8)))):
+            cells = iter(clip.labels(8, grid))
+            for rows, columns in itertools.product(spans, spans):
+                inside = patches[slice(*rows), slice(*columns)].reshape(-1, 5)
+                counts = collections.Counter(tuple(row) for row in inside if row[0])
+                cell, most = tuple(next(cells)), max(counts.values(), default=0)
+                assert counts[cell] == most if counts else cell[0] == 0
 
 
 @pytest.mark.parametrize("t", [0, 7, 7.5])
@@ -275,7 +286,7 @@ def samples(kind, n):
 
 def everything():
     return itertools.chain(samples("full", 3000), samples("short", 200), samples("frame", 200),
-                           samples("one", 200))
+                           samples("one", 200), samples("moves", 200))
 
 
 def test_every_task_appears_near_the_papers_share():
@@ -283,21 +294,23 @@ def test_every_task_appears_near_the_papers_share():
              "Offline QA": 13.8, "Real-time Narration": 12.7, "Event Caption": 6.7,
              "Action Caption": 5.8}
     found = collections.Counter(record["task_type"] for _, record in samples("full", 3000))
-    several = found.pop("Mixed")
+    several = found.pop("Mixed") + found.pop("Frame QA")
     assert 0.25 < several / 3000 < 0.33
     assert set(found) == set(paper)
     for task, percent in paper.items():         # Event Caption stands in where a clip has no matter
         share = 100 * found[task] / sum(found.values())
         assert abs(share - percent) < (6 if task == "Event Caption" else 2.5), (task, share)
-    for kind in ("frame", "one"):
-        assert {record["task_type"] for _, record in samples(kind, 200)} == {"Frame QA"}
+    for kind in ("short", "moves", "frame"):
+        tasks = {record["task_type"] for _, record in samples(kind, 200)}
+        assert tasks >= set(toy.MIXES[kind]) - {"Grounding"}
 
 
 def test_times_lie_in_the_clip_and_answers_follow_questions():
     lengths = {kind: {clip.seconds for clip, _ in samples(kind, n)} for kind, n in (
-        ("full", 3000), ("short", 200), ("frame", 200), ("one", 200))}
+        ("full", 3000), ("short", 200), ("moves", 200), ("frame", 200), ("one", 200))}
     spans = {kind: (min(found), max(found)) for kind, found in lengths.items()}
-    assert spans == {"full": (10, 60), "short": (5, 9), "frame": (2, 6), "one": (1, 1)}
+    assert spans == {"full": (10, 60), "short": (6, 12), "moves": (2, 5), "frame": (2, 6),
+                     "one": (1, 1)}
     for clip, record in everything():
         asked = [int(question["time"]) for question in record["question"]]
         assert asked and 1 <= min(asked) and max(asked) <= clip.seconds
@@ -307,7 +320,8 @@ def test_times_lie_in_the_clip_and_answers_follow_questions():
                 assert min(asked) <= int(said["time"]) <= clip.seconds
             else:                               # Response on turn end_time, counted from 0
                 assert min(asked) <= said["st_time"] <= said["end_time"] <= clip.seconds - 1
-        assert all(event.first >= 1 and event.last <= clip.seconds - 2 for event in clip.events)
+        assert clip.seconds < 6 or all(             # "moves" may end within an event
+            event.first >= 1 and event.last <= clip.seconds - 2 for event in clip.events)
 
 
 def test_every_sentence_is_grammatical():
@@ -341,10 +355,11 @@ def fingerprint(pairs):
 
 def test_samples_never_change():
     """A changed hash is a changed data set: the shipped checkpoint was trained on this one."""
-    assert fingerprint(toy.sample(1, i) for i in range(8)) == "4f17a095455c826d"
-    assert fingerprint(toy.sample(1, i, "short") for i in range(8)) == "9499cf7eaa8cc1b8"
-    assert fingerprint(toy.sample(1, i, "frame") for i in range(8)) == "d70c712f61f3b74c"
-    assert fingerprint(toy.bench(1, i) for i in range(3)) == "f259865cb494f766"
+    assert fingerprint(toy.sample(1, i) for i in range(8)) == "1861016c74dc5165"
+    assert fingerprint(toy.sample(1, i, "short") for i in range(8)) == "ac598542f0db174b"
+    assert fingerprint(toy.sample(1, i, "moves") for i in range(8)) == "308dffdcd89be3fc"
+    assert fingerprint(toy.sample(1, i, "frame") for i in range(8)) == "9380ca61782b5c74"
+    assert fingerprint(toy.bench(1, i) for i in range(3)) == "9470c7dcc8f742c5"
 
 
 def test_a_sample_does_not_depend_on_what_was_made_before():

@@ -636,7 +636,8 @@ def estimate(o):
     groups = list(takewhile(lambda _: len(steps.sizes) <= POOL,
                             steps.batches(0 if o.data else max(0, o.steps - POOL))))
     lengths = {key: dataset.estimate(key) for group in groups for key in group}
-    largest = max(groups, key=lambda group: len(group) * max(lengths[key] for key in group))
+    # of micro-batches of like size the one with the longest dialogues takes most, for attention
+    largest = max(groups, key=lambda group: len(group) * max(lengths[key] for key in group) ** 2)
     batch = collate([foretold(dataset, key) if o.data else dataset[key] for key in largest],
                     tokenizer.pad_id)
     each = o.batch or round(len(lengths) * world / min(POOL, o.steps))

@@ -32,7 +32,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import toy
-from streamo import RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer
+from streamo import RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer, normalised
 
 SYSTEM = "Each second, say </Silence>, </Standby> or </Response> and the answer."
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -359,9 +359,10 @@ CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Gro
 def shift(turns, offset):
     """The stream began `offset` seconds earlier: so do its seconds and each "from 12s to 20s"."""
     def moved(match):
-        return f"from {int(match[1]) + offset}s to {int(match[2]) + offset}s"
+        return f"{match[1]} {int(match[2]) + offset}s"
     return [replace(turn, second=turn.second + offset,
-                    text=re.sub(r"\bfrom (\d+)s to (\d+)s\b", moved, turn.text)) for turn in turns]
+                    text=re.sub(r"\b(from|to|since|[Aa]t) (\d+)s\b", moved, turn.text))
+            for turn in turns]
 
 
 def perturb(turns, rng, rate):
@@ -426,7 +427,7 @@ def toy_texts(n=3000):
     yield SYSTEM
     yield from ["<4s-5s>\n"] * n
     for i in range(n):
-        _, record = toy.sample(-1, i, ("full", "short", "frame", "moves")[i % 4])
+        _, record = toy.sample(-1, i, ("full", "short", "frame", "busy")[i % 4])
         yield from ("user\n", "assistant\n", "system\n")
         yield from (question["content"] + "\n" for question in record["question"])
         yield from (" " + response["content"] for response in record["response"])
@@ -434,9 +435,9 @@ def toy_texts(n=3000):
 
 class ToyStills(Dataset):
     """Pictures (S, S, 3) with what their patches, and the cells of both grids, show: three times
-    (cells, 5), as toy.Clip.labels. Places and sizes vary as they do while things move and grow."""
+    (cells, 6), as toy.labels. Places and sizes vary as they do while things move and grow."""
 
-    parts = 1 + len(toy.COLOURS), len(toy.SHAPES), 3            # numbers that tell such a label
+    parts = 1 + len(toy.COLOURS), len(toy.SHAPES), 3, len(toy.CHANGES)  # numbers that tell a label
 
     def __init__(self, config):
         self.config = config
@@ -449,7 +450,8 @@ class ToyStills(Dataset):
             thing.x += rng.uniform(-0.1, 0.1)
             thing.y += rng.uniform(-0.1, 0.1)
         return (clip.frame(0, self.config.vision.image_size),
-                *(clip.labels(side, n) for n in (side, self.config.grid, self.config.coarse_grid)))
+                *(toy.labels(clip.start, clip.start, side, grid)
+                  for grid in (side, self.config.grid, self.config.coarse_grid)))
 
 
 class ToyDataset(Dataset):
@@ -492,6 +494,23 @@ class ToyDataset(Dataset):
         turns = turns_from_record(record, clip.seconds)
         return make_item(self.tokenizer, self.config, turns, record["task_type"], frame,
                          clip.seconds * fps, fps, f"toy {self.seed}/{kind}/{i}", rng, self.augment)
+
+
+class ToyFilms(ToyDataset):
+    """Items that tell what each of their visual tokens shows: "shown" (N, 6), as toy.labels."""
+
+    def __init__(self, tokenizer, config, seed):
+        super().__init__(tokenizer, config, seed, augment=Augment(window=0, double_rate=0))
+
+    def __getitem__(self, key):
+        i, kind = self.split(key)
+        item, (clip, _) = super().__getitem__(key), toy.sample(self.seed, i, kind)
+        things = [clip.state(t) for t in range(clip.seconds)]
+        before = things if isinstance(clip, toy.Slides) else [things[0], *things]
+        side = self.config.vision.side
+        item["shown"] = np.concatenate([toy.labels(now, old, side, grid) for now, old, grid
+                                        in zip(things, before, item["grids"])])
+        return item
 
 
 ADVICE = "; see all faults: python data.py check "
@@ -588,8 +607,7 @@ def collate(samples, pad_id):
     width = max(len(s["input_ids"]) for s in samples)
     batch = {key: torch.tensor([s[key] + [pad] * (width - len(s[key])) for s in samples])
              for key, pad in (("input_ids", pad_id), ("labels", -100))}
-    pixels = torch.from_numpy(np.concatenate([s["pixels"] for s in samples]))
-    batch["pixels"] = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    batch["pixels"] = normalised(np.concatenate([s["pixels"] for s in samples]))
     firsts = np.cumsum([0] + [len(s["pixels"]) for s in samples])
     batch["frames"] = torch.tensor([n + f for s, n in zip(samples, firsts) for f in s["frames"]])
     batch["grids"] = torch.tensor([g for s in samples for g in s["grids"]])

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 import data
 import render
-from streamo import KVCache, Streamo, Tokenizer
+from streamo import KVCache, Streamo, Tokenizer, normalised
 
 STATES = ("silence", "standby", "response")              # in the order of streamo.STATES
 TEXT, FRAME, PINNED = range(3)                           # what a slot of the cache holds
@@ -81,8 +81,7 @@ def see(model, images, compressor=None):
     images = [np.asarray(i.convert("RGB") if isinstance(i, Image.Image) else i) for i in images]
     images = [data.resized(image, model.config.vision.image_size) for image in images]
     grids = [compressor(image) if compressor else model.config.grid for image in images]
-    pixels = torch.from_numpy(np.stack(images)).to(weight.device).permute(0, 3, 1, 2)
-    pixels = (pixels.float() / 127.5 - 1).to(weight.dtype)                   # (F, 3, S, S)
+    pixels = normalised(torch.from_numpy(np.stack(images)).to(weight.device)).to(weight.dtype)
     which, sides = torch.tensor([range(len(grids)), grids])
     return [side ** 2 for side in grids], model.features(pixels, which, sides)
 

@@ -463,6 +463,21 @@ class VisionLayer(nn.Module):
         return x + self.mlp.fc2(self.act(self.mlp.fc1(self.layer_norm2(x))))
 
 
+@torch.no_grad()
+def start_copying(layers):
+    """Attention that begins by looking at what is like it and passing that on, as attention in
+    trained models does (Trockman & Kolter, "Mimetic Initialization of Self-Attention Layers",
+    2023): names and numbers are then copied, not learnt one by one, early in a short training."""
+    for layer in layers:
+        attn, D = layer.self_attn, layer.head_dim
+        heads = attn.q_proj.out_features // D
+        share = heads * D // attn.k_proj.out_features           # query heads of a key head
+        k, v = (proj.weight.view(-1, 1, D, proj.in_features).expand(-1, share, -1, -1).flatten(0, 2)
+                for proj in (attn.k_proj, attn.v_proj))         # (heads * D, hidden_size)
+        attn.q_proj.weight.mul_(0.7).add_(0.7 * k)
+        attn.o_proj.weight.copy_(0.5 * v.T)
+
+
 def embedding(rows, size):
     # torch's own start of an nn.Embedding imports 75 MB of code on the meta device
     return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
@@ -862,8 +877,12 @@ def preprocess(image, size):
     processor does it: bicubic to the exact square."""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     image = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)              # (3, size, size)
-    return pixels.float() / 127.5 - 1
+    return normalised(np.array(image)[None])[0]
+
+
+def normalised(images):
+    """uint8 (F, S, S, 3), an array or a tensor -> float32 (F, 3, S, S) in [-1, 1]."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 # ---- Files ----------------------------------------------------------------------------------

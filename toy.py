@@ -43,9 +43,9 @@ MIXES = {               # tasks by the kind of sample; of full clips, the paper'
     "full": {"Time-sensitive QA": 34.8, "Grounding": 26.3, "Offline QA": 13.8,
              "Real-time Narration": 12.7, "Event Caption": 6.7, "Action Caption": 5.8},
     "short": {"Timed Caption": 25, "Real-time Narration": 20, "Grounding": 20,
-              "Time-sensitive QA": 20, "Event Caption": 10, "Acting": 5},
-    "moves": {"Doing": 50, "Acting": 30, "Frame QA": 20},
-    "frame": {"Frame QA": 45, "Placing": 37, "Naming": 18}}
+              "Time-sensitive QA": 20, "Event Caption": 15},
+    "busy": {"Acting": 45, "Since": 55},
+    "frame": {"Dating": 40, "Frame QA": 30, "Placing": 20, "Naming": 10}}
 ASK = {                 # the wordings; {} is the event, the thing or the question
     "Real-time Narration": (
         "Narrate the video as it happens.", "Comment on every change, second by second.",
@@ -79,7 +79,10 @@ ASK = {                 # the wordings; {} is the event, the thing or the questi
         "Caption each event and give its time span.", "Write down what happens, and when."),
     "Acting": ("Each second, say what goes on.", "Say what each shape does, second by second.",
                "What happens right now? Answer every second."),
-    "Doing": ("{}", "Tell me: {}", "Please answer: {}"),
+    "Since": ("Each second, say what goes on and since when.",
+              "What happens, and since when? Answer every second."),
+    "Dating": ("When was there {}?", "At which second did you see {}?",
+               "When did the picture show {}?"),
     "Placing": (
         "Say where each shape is.", "Name all the shapes and their places, every second.",
         "Map the picture, second by second."),
@@ -170,15 +173,6 @@ class Clip:
                 self._happen(rng, time, ("turn", "grow", "shrink", "appear"), busy=event.thing)
             time = max(e.last for e in self.events) + 2 + rng.choice((0, 0, 1, 1, 2, 3, 5))
         self.events.sort(key=lambda e: (e.first, e.last))
-
-    def cut(self, rng, seconds):
-        """Keep so many seconds, from the one before an event that no other one overlaps."""
-        free = [e.first for e in self.events
-                if not any(other.first < e.first <= other.last + 1 for other in self.events)]
-        begin = rng.choice(free) - 1
-        self.seconds, self.start = seconds, self.state(begin)
-        self.events = [replace(e, first=e.first - begin, last=e.last - begin)
-                       for e in self.events if e.first > begin]
 
     def _enter(self, rng):
         """A new thing, still invisible, in a free cell; its index."""
@@ -303,21 +297,43 @@ class Clip:
                 window += cover * (np.float64(COLOURS.get(thing.colour, thing.colour)) - window)
         return (picture + 0.5).astype(np.uint8)
 
-    def labels(self, side, grid):
-        """What the picture at 0 s shows: for each cell of a grid pooled from side x side patches
-        the thing that covers most of it: (grid*grid, 5) of colour, from 1 (0: none), shape, x, y
-        and radius."""
-        labels, most = np.zeros((grid * grid, 5), np.float32), np.zeros(grid * grid)
-        centre = (np.arange(side) + 0.5) / side
-        spans = [slice(k * side // grid, -(-(k + 1) * side // grid)) for k in range(grid)]
-        for thing in self.state(0):
-            far = np.hypot(thing.x - centre[None], thing.y - centre[:, None])       # of a patch
-            covers = np.array([(far[rows, columns] < 1.05 * thing.r).sum()
-                               for rows in spans for columns in spans])
-            labels[covers > most] = (1 + list(COLOURS).index(thing.colour),
-                                     list(SHAPES).index(thing.shape), thing.x, thing.y, thing.r)
-            most = np.maximum(most, covers)
-        return labels
+
+CHANGES = ("none", "new", "recoloured", "gone", *DIRECTIONS, "grows", "shrinks")
+
+
+def labels(now, before, side, grid):
+    """What a picture shows, and how it differs from the one before: for each cell of a grid pooled
+    from side x side patches the thing that covers most of it. now, before: the same things at two
+    times -> (grid*grid, 6) of colour, from 1 (0: none), shape, x, y, radius, index into CHANGES."""
+    centre, labels = (np.arange(side) + 0.5) / side, np.zeros((grid * grid, 6), np.float32)
+    spans = [slice(k * side // grid, -(-(k + 1) * side // grid)) for k in range(grid)]
+
+    def covered(thing):
+        near = np.hypot(thing.x - centre[None], thing.y - centre[:, None]) < 1.05 * thing.r
+        return np.array([near[rows, columns].sum() for rows in spans for columns in spans])
+
+    most = np.zeros(grid * grid)
+    for thing, old in zip(now, before):
+        if old.r and not thing.r:
+            labels[(covered(old) > 0) & (most == 0), 5] = CHANGES.index("gone")
+        covers = covered(thing)
+        labels[covers > most] = (1 + list(COLOURS).index(thing.colour),
+                                 list(SHAPES).index(thing.shape), thing.x, thing.y, thing.r,
+                                 CHANGES.index(change(thing, old)))
+        most = np.maximum(most, covers)
+    return labels
+
+
+def change(thing, old):
+    """What a thing did since it was `old`, one of CHANGES; one change at a time."""
+    dx, dy, dr = thing.x - old.x, thing.y - old.y, thing.r - old.r
+    if not old.r or not thing.r:
+        return "new" if thing.r else "gone"
+    if thing.colour != old.colour:
+        return "recoloured"
+    if max(abs(dx), abs(dy)) > 0.02:
+        return next(k for k, (x, y) in DIRECTIONS.items() if x * dx + y * dy > 0.02)
+    return "grows" if dr > 0.008 else "shrinks" if dr < -0.008 else "none"
 
 
 class Slides:
@@ -333,6 +349,78 @@ class Slides:
 
     def frame(self, t, size):
         return self.pictures[int(t)].frame(0, size)
+
+
+class Bustle:
+    """A film in which everything does something else every second: many changes to learn from."""
+    events = ()
+
+    def __init__(self, rng, seconds):
+        self.seconds, self.stage = seconds, Clip(rng, 1, still=True)
+        while len(self.stage.start) < 2:
+            self.stage._enter(rng)
+            self.stage.start[-1].r = rng.uniform(0.13, 0.152)
+        self.states = [self.stage.start]
+        for _ in range(seconds - 1):
+            now = [replace(thing, doing="still") for thing in self.states[-1]]
+            for i, old in enumerate(self.states[-1]):
+                others = now[:i] + now[i + 1:]
+                tries = (self._act(rng, old, others) for _ in range(3))
+                now[i] = next((thing for thing in tries if self._fits(thing, others)), now[i])
+            self.states.append(now)
+
+    def _act(self, rng, old, others):
+        """What a thing may be a second later; often it goes on as before."""
+        new, doing = replace(old, doing="still"), old.doing
+        if not old.r:
+            if rng.random() < 0.5:
+                x, y = (rng.choice(CENTRES) + rng.uniform(-0.03, 0.03) for _ in "xy")
+                new = replace(old, x=x, y=y, r=rng.uniform(0.13, 0.152), doing="appears")
+            return new
+        if "ing" not in doing or rng.random() < 0.7:
+            way, colour = rng.choice(list(DIRECTIONS)), rng.choice(list(COLOURS))
+            doing = rng.choices((f"moving {way}", "growing", "shrinking", f"turns {colour}",
+                                 "disappears", "still"), (5, 1.5, 1.5, 1.5, 1, 2))[0]
+        if doing.startswith("moving"):
+            (dx, dy), far = DIRECTIONS[doing.split()[1]], rng.uniform(0.09, 0.13)
+            new.x, new.y = old.x + dx * far, old.y + dy * far
+        elif doing.startswith("turns"):
+            new.colour = doing.split()[1]
+            doing = doing if new.colour != old.colour else "still"
+        elif doing == "disappears" and any(other.r for other in others):
+            new.r = 0.0
+        elif doing in ("growing", "shrinking"):
+            new.r *= rng.uniform(*((1.15, 1.35) if doing == "growing" else (0.72, 0.87)))
+        else:
+            doing = "still"
+        return replace(new, doing=doing)
+
+    def _fits(self, thing, others):
+        return not thing.r or 0.07 < thing.r < 0.27 and 0.12 < min(thing.x, thing.y) and max(
+            thing.x, thing.y) < 0.88 and all(
+            math.hypot(other.x - thing.x, other.y - thing.y) > 0.9 * (other.r + thing.r)
+            for other in others if other.r) and thing.name not in [other.name for other in others]
+
+    def state(self, t):
+        return [replace(thing) for thing in self.states[int(t)]]
+
+    def frame(self, t, size):
+        self.stage.start = self.state(t)
+        return self.stage.frame(0, size)
+
+    def sentences(self, turn, since):
+        """What goes on, in the order of reading; with `since`, from when on."""
+        told = []
+        for i, thing in enumerate(self.states[turn]):
+            old, doing, begin = self.states[turn - 1][i], thing.doing, turn
+            if doing != "still":
+                while "ing" in doing and self.states[begin - 1][i].doing == doing:
+                    begin -= 1
+                who = f"{an(thing.name).capitalize()}" if not old.r else f"The {old.name}"
+                text = f"{who} is {doing}" if "ing" in doing else f"{who} {doing}"
+                when = f" {'since' if 'ing' in doing else 'at'} {begin + 1}s" * since
+                told.append((PLACES.index((old if old.r else thing).place), f"{text}{when}."))
+        return " ".join(text for _, text in sorted(told)) or "Nothing happens."
 
 
 class Dialogue:
@@ -400,8 +488,10 @@ class Dialogue:
             for e in events:
                 times = f"from {e.first + 1}s to {e.last + 1}s."
                 self.say(f"{e.caption[:-1]}, {times}", e.last + 1, since=e.first)
-        elif task in ("Acting", "Doing", "Naming", "Placing"):
+        elif task in ("Acting", "Since", "Naming", "Placing"):
             self.drill(task)
+        elif task == "Dating":
+            self.date()
         elif task == "Frame QA":
             self.interrupt(range(end))
         elif task == "Mixed":           # perhaps a lasting instruction, and questions along the way
@@ -414,20 +504,23 @@ class Dialogue:
 
     def drill(self, task):
         """An answer every second: what is there, where it is, what it does."""
-        if task != "Doing":
-            self.ask(task, "", 0)
-        for turn in range(task == "Doing", self.clip.seconds):
+        self.ask(task, "", 0)
+        for turn in range(task in ("Acting", "Since"), self.clip.seconds):
             things = self.clip.state(turn)
-            if task == "Doing":
-                one = self.pick(turn)
-                self.ask(task, f"What is the {one.name} doing?", turn)
-                self.say(f"It is {one.doing}.", turn)
-            elif task == "Acting" and turn:
-                now = [f"The {e.name} is {e.doing}." if e.doing else e.caption
-                       for e in self.clip.events if e.first <= turn <= e.last]
-                self.say(" ".join(now) or "Nothing happens.", turn)
-            else:
-                self.say(placed(things) if task == "Placing" else seen(things), turn)
+            self.say(placed(things) if task == "Placing" else seen(things) if task == "Naming"
+                     else self.clip.sentences(turn, task == "Since"), turn)
+
+    def date(self):
+        """Every second a question after something that was in one of the pictures so far."""
+        names = []
+        for turn in range(self.clip.seconds):
+            names.append([thing.name for thing in self.clip.state(turn)])
+            once = [(name, k) for k, some in enumerate(names) for name in some
+                    if sum(name in others for others in names) == 1]
+            if turn and once:
+                name, k = self.rng.choice(once)
+                self.ask("Dating", an(name), turn)
+                self.say(f"At {k + 1}s.", turn)
 
     def interrupt(self, turns):
         """On each of the turns a question to answer at once, about the past or the picture."""
@@ -520,21 +613,20 @@ class Dialogue:
 
 def sample(seed, i, kind="full"):
     """(clip, raw record) number i of a seed, always the same. kind: "full", 10 to 60 s, one task by
-    the paper's mix or several; "short", 6 to 12 s and dense; "moves", 2 to 5 s around the start of
-    an event, asked about every second; "frame", another picture every second; "one", a picture."""
+    the paper's mix or several; "short", 6 to 12 s and dense; "busy", everything does something
+    every second; "frame", another picture every second; "one", a picture."""
     rng = random.Random(f"train/{kind}/{seed}/{i}")
     lengths = {"full": (10, rng.choices((20, 30, 60), (5, 3, 2))[0]), "short": (6, 12),
-               "moves": (14, 14), "frame": (2, 6), "one": (1, 1)}
-    clip = (Slides if kind in ("one", "frame") else Clip)(rng, rng.randint(*lengths[kind]))
-    if kind == "moves":
-        clip.cut(rng, rng.randint(2, 5))
+               "busy": (3, 8), "frame": (2, 8), "one": (1, 1)}
+    film = {"one": Slides, "frame": Slides, "busy": Bustle}.get(kind, Clip)
+    clip = film(rng, rng.randint(*lengths[kind]))
     mix, dialogue = MIXES["frame" if kind == "one" else kind], Dialogue(clip, rng)
     task = rng.choices(list(mix), list(mix.values()))[0]
     if task == "Grounding":
         task = rng.choice(("Event Grounding", "Backward Grounding"))
     dialogue.instruct("Mixed" if kind in ("short", "full") and rng.random() < 0.3 else task)
     if not dialogue.questions:
-        dialogue.instruct("Event Caption")
+        dialogue.instruct("Naming" if film is Slides else "Event Caption")
     return clip, dialogue.record(i)
 
 

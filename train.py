@@ -29,7 +29,7 @@ import sys
 import time
 from collections import Counter, deque
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -44,12 +44,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data import (PLAIN, RawDataset, ToyDataset, ToyStills, collate, make_item, silent_second,
-                  stated_seconds, toy_texts, turns_from_record)
+from data import (PLAIN, RawDataset, ToyDataset, ToyFilms, ToyStills, collate, make_item,
+                  silent_second, stated_seconds, toy_texts, turns_from_record)
 from loss import KINDS, state_counts, state_focal_loss
 from streamo import (BLOCK, FRAME, STATES, DecoderConfig, Streamo, StreamoConfig,
-                     Tokenizer, VisionConfig, hf_config, on_meta, pooling_matrix, read_json,
-                     with_stream_tokens)
+                     Tokenizer, VisionConfig, hf_config, normalised, on_meta, pooling_matrix,
+                     read_json, start_copying, with_stream_tokens)
 
 
 # ------------------------------------------------------------------------------------ options
@@ -76,6 +76,7 @@ class Options:
     steps: int = option(0, "optimiser steps; 0: one epoch of --data")
     batch: int = option(0, "samples in a step; 0: one micro-batch on each rank")
     see_steps: int = option(0, "steps in which a new vision encoder learns to see, before all else")
+    watch_steps: int = option(0, "steps in which a new decoder then learns to watch")
     micro_tokens: int = option(8192, "padded tokens in a micro-batch of --data")
     max_tokens: int = option(32768, "longer dialogues are cut, by whole turns")
     fps: int = option(1, "frames in a second of stream")
@@ -98,20 +99,20 @@ class Options:
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 
-PRESETS = {"demo": dict(steps=8600, see_steps=3000),
+PRESETS = {"demo": dict(steps=4400, see_steps=2200, watch_steps=1700),
            "paper": dict(batch=512, micro_tokens=16384, lr=1e-5,
                          warmup=0.05, weight_decay=0.0, vision_chunk=256, checkpoint_layers=True,
                          workers=4, save_every=50)}
 
 # The demo's curriculum: until this part of the steps, so many tokens a step, this mix of samples.
-# Words are bound to things on single pictures, motion is learnt from pieces of a few seconds, time
-# from short clips; all of it goes on, in smaller parts.
-CURRICULUM = ((0.18, 1536, {"one": 1.0}),
-              (0.45, 1536, {"one": 0.2, "frame": 0.1, "moves": 0.6, "short": 0.1}),
-              (0.70, 2304, {"one": 0.05, "frame": 0.05, "moves": 0.3, "short": 0.35, "full": 0.25}),
-              (1.00, 3072, {"one": 0.03, "frame": 0.04, "moves": 0.13, "short": 0.3, "full": 0.5}))
-GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Doing", "Frame QA", "Timed Caption",
-                         "Event Caption", "Event Grounding", "Backward Grounding")
+# Words are bound to things on single pictures, verbs and numbers are learnt where everything does
+# something every second, time from short clips; all of it goes on, in smaller parts.
+WATCHING = ((0.20, 1536, {"one": 0.3, "busy": 0.6, "frame": 0.1}),
+            (1.00, 2304, {"one": 0.05, "busy": 0.65, "frame": 0.15, "short": 0.15}))
+CURRICULUM = ((0.40, 2304, {"one": 0.02, "busy": 0.25, "frame": 0.08, "short": 0.5, "full": 0.15}),
+              (1.00, 3072, {"one": 0.02, "busy": 0.08, "frame": 0.05, "short": 0.35, "full": 0.5}))
+GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Frame QA",
+                         "Timed Caption", "Event Caption", "Event Grounding", "Backward Grounding")
 SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy", "waited")
 BETAS, NAMES = (0.9, 0.95), ("silence", "standby", "response")
 POOL = 8                                       # steps whose samples are sorted by length together
@@ -151,7 +152,7 @@ def tiny_config(tokenizer):
                               intermediate_size=512, num_hidden_layers=6, num_attention_heads=6,
                               num_key_value_heads=3, head_dim=32, rope_theta=10000.0,
                               rms_norm_eps=1e-6, max_position_embeddings=4096,
-                              tie_word_embeddings=True, attention_bias=False, qk_norm=False),
+                              tie_word_embeddings=True, attention_bias=True, qk_norm=False),
         frame_token_id=tokenizer.frame_id, vision_feature_layer=-1, pooling="average",
         grid=3, coarse_grid=2, window=60)
 
@@ -172,7 +173,9 @@ def start(o):
         return tokenizer, Streamo.from_pretrained(folder, torch.float32)
     if o.vision:
         return tokenizer, Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32)
-    return tokenizer, Streamo(tiny_config(tokenizer))
+    model = Streamo(tiny_config(tokenizer))
+    start_copying(model.language_model.model.layers[2:])        # the first two compare frames
+    return tokenizer, model
 
 
 def config_of(o, tokenizer):
@@ -214,39 +217,84 @@ def learn_to_see(o, model):
     stills = ToyStills(config)
     pools = [pooling_matrix(config.vision.side, grid, config.pooling).to(device)
              for grid in (config.grid, config.coarse_grid)]
-    heads = torch.nn.ModuleList(torch.nn.Linear(size, sum(stills.parts)) for size in
+    heads = torch.nn.ModuleList(torch.nn.Linear(size, sum(ToyStills.parts)) for size in
                                 (config.vision.hidden_size, config.decoder.hidden_size)).to(device)
     learnt = [*vision.parameters(), *connector.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=2e-3, betas=BETAS, weight_decay=0.01)
     batches = DataLoader(stills, batch_size=64, sampler=range(64 * o.see_steps),
                          num_workers=o.workers)
-    for step, (image, *labels) in enumerate(bar := tqdm(batches, "learning to see")):
+    for step, (images, *labels) in enumerate(bar := tqdm(batches, "learning to see")):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1, (step + 1) / 50, 2 * (1 - step / o.see_steps) + 0.02)
-        pixels = image.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
-            patches = vision(pixels)                                                # (B, N, D)
+            patches = vision(normalised(images.to(device)))                         # (B, N, D)
             tokens = connector(patches)
             told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)
-        loss, right = 0, []
-        for share, label, parts in zip((0.5, 1, 0.5), labels, told):
-            colour, shape, place = parts.float().split(stills.parts, -1)
-            label = label.to(device)                        # (B, cells, 5), as toy.Clip.labels
-            there, colours = label[..., 0] > 0, label[..., 0].long()
-            shapes = label[there][:, 1].long()
-            loss = loss + share * (F.cross_entropy(colour.flatten(0, 1), colours.flatten())
-                                   + F.cross_entropy(shape[there], shapes)
-                                   + 10 * F.l1_loss(place[there], label[there][:, 2:]))
-            right.append((shape[there].argmax(-1) == shapes).float().mean().item())
+        loss = sum(share * shown_loss(parts, label.to(device))
+                   for share, label, parts in zip((0.5, 1, 0.5), labels, told))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
         if step % 50 == 0:
-            bar.set_postfix(loss=f"{loss.item():.2f}", shapes_of_patches=f"{right[0]:.2f}",
-                            of_tokens=f"{right[1]:.2f}")
+            bar.set_postfix(loss=f"{loss.item():.2f}")
     images = torch.stack([torch.from_numpy(stills[-1 - i][0]) for i in range(256)]).to(device)
-    whiten(connector, model.encode_frames(images.permute(0, 3, 1, 2).float() / 127.5 - 1))
+    whiten(connector, model.encode_frames(normalised(images)))
+
+
+def shown_loss(told, labels):
+    """How well numbers (..., sum(ToyStills.parts)) tell toy.labels (..., 6)."""
+    labels = labels.flatten(0, -2)
+    colour, shape, place, change = told.float().flatten(0, -2).split(ToyStills.parts, -1)
+    there, rare = labels[:, 0] > 0, change.new_tensor([0.15] + [1.0] * (change.shape[1] - 1))
+    return (F.cross_entropy(colour, labels[:, 0].long())
+            + F.cross_entropy(shape[there], labels[there][:, 1].long())
+            + 10 * F.l1_loss(place[there], labels[there][:, 2:5])
+            + 3 * F.cross_entropy(change, labels[:, 5].long(), weight=rare))
+
+
+def learn_to_watch(o, tokenizer, model):
+    """The paper starts from a pretrained language model. The demo's decoder has its first lessons
+    here: beside the answers, a head that is thrown away tells of every visual token, two layers
+    up, what it shows and how that differs from the second before. With words alone to learn from,
+    a decoder compares no two frames for an hour."""
+    device = own_device()
+    choose(o, model.to(device))
+    films, size = ToyFilms(tokenizer, model.config, o.seed), model.config.decoder.hidden_size
+    steps = Steps(replace(o, steps=o.watch_steps), films, 0, 1, WATCHING)
+    head = torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, sum(ToyStills.parts)))
+    learnt = [p for p in (*model.parameters(), *head.to(device).parameters()) if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=o.lr, betas=BETAS, weight_decay=0.01)
+    state_ids, middle = torch.tensor(tokenizer.state_ids, device=device), []
+    hook = model.language_model.model.layers[1].register_forward_hook(
+        lambda layer, inputs, output: middle.append(output))
+
+    def join(items):
+        return {**collate(items, tokenizer.pad_id),
+                "shown": torch.from_numpy(np.concatenate([item["shown"] for item in items]))}
+
+    batches = DataLoader(films, batch_sampler=steps.batches(0), collate_fn=join,
+                         num_workers=o.workers)
+    for step, batch in enumerate(bar := tqdm(batches, "learning to watch", o.watch_steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = o.lr * min(1, (step + 1) / 20)
+        mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)
+        targets = batch["labels"].to(device).roll(-1, 1)[mask]
+        inputs = {k: batch[k].to(device) for k in ("input_ids", "pixels", "frames", "grids")}
+        with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
+            logits = model(**inputs, select=mask)
+            seen = head(middle.pop()[inputs["input_ids"] == tokenizer.frame_id])
+        counts = state_counts(targets, state_ids).float()
+        loss = state_focal_loss(logits, targets, state_ids, counts, len(targets)) \
+            + 0.5 * shown_loss(seen, batch["shown"].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+        optimizer.step()
+        if step % 50 == 0:
+            right = (logits.argmax(1) == targets).float().mean()
+            bar.set_postfix(loss=f"{loss.item():.2f}", tokens_right=f"{right.item():.2f}")
+    hook.remove()
 
 
 @torch.no_grad()
@@ -268,8 +316,9 @@ class Steps:
     """What every step reads, a function of the seed and the step alone. A step is a number of
     micro-batches for each rank; a micro-batch is a list of the dataset's keys of like length."""
 
-    def __init__(self, o, dataset, rank, world):
+    def __init__(self, o, dataset, rank, world, curriculum=CURRICULUM):
         self.o, self.dataset, self.rank, self.world = o, dataset, rank, world
+        self.curriculum = curriculum
         self.sizes = deque()                                   # micro-batches of the steps to come
 
     def cut(self, keys, tokens):
@@ -295,7 +344,7 @@ class Steps:
     def toy_pool(self, pool):
         """POOL steps of one micro-batch for each rank, drawn by the curriculum."""
         o, rng, keys, total = self.o, random.Random(f"{self.o.seed}/pool/{pool}"), [], 0
-        tokens, kinds = next(rest for end, *rest in CURRICULUM if pool * POOL / o.steps < end)
+        tokens, kinds = next(rest for end, *rest in self.curriculum if pool * POOL / o.steps < end)
         while total < (POOL * self.world + 1.5) * tokens:
             key = rng.choices(list(kinds), list(kinds.values()))[0], rng.randrange(10**9)
             if o.tasks == "all" or self.dataset.task(key) in GROUNDING_AND_CAPTION:
@@ -699,6 +748,8 @@ def run(o):
     out.mkdir(parents=True, exist_ok=True)
     if o.see_steps and not (resumed or o.model or o.vision):
         learn_to_see(o, model)
+    if o.watch_steps and not (resumed or o.model or o.vision):
+        learn_to_watch(o, tokenizer, model)
     learner = Learner(o, tokenizer, model)
     rank, world = learner.rank, learner.world
     dataset = read_data(o, tokenizer, model.config, world)

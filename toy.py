@@ -227,9 +227,8 @@ class Clip:
         return min((math.hypot(other.x - things[i].x, other.y - things[i].y) - other.r
                     for j, other in enumerate(things) if j != i and other.r), default=1)
 
-    def _passes(self, i, way):
+    def _passes(self, i, way, things):
         """Whether thing i can take this way of cells without touching what rests beside it."""
-        things = self.state(math.inf)
         return all(math.hypot(other.x - CENTRES[column], other.y - CENTRES[row])
                    > things[i].r + other.r for column, row in way if (column, row) in CELLS
                    for j, other in enumerate(things)
@@ -246,7 +245,7 @@ class Clip:
             if kind == "move":
                 way.append(beyond)              # what stops short of a thing looks like a hit
             if goal in CELLS and (goal in taken) == (kind == "hit") \
-                    and not taken.keys() & set(way) and self._passes(i, [*way, goal]):
+                    and not taken.keys() & set(way) and self._passes(i, [*way, goal], things):
                 axis, does = "x" if dx else "y", f"moves {direction}"
                 after = CENTRES[goal[0 if dx else 1]] + rng.uniform(-0.03, 0.03)
                 if kind == "hit":

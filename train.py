@@ -224,22 +224,28 @@ def learn_to_see(o, model):
     batches = DataLoader(stills, batch_size=64, sampler=range(64 * o.see_steps),
                          num_workers=o.workers)
     for step, (images, *labels) in enumerate(bar := tqdm(batches, "learning to see")):
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, (step + 1) / 50, 2 * (1 - step / o.see_steps) + 0.02)
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
             patches = vision(normalised(images.to(device)))                         # (B, N, D)
             tokens = connector(patches)
             told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)
         loss = sum(share * shown_loss(parts, label.to(device))
                    for share, label, parts in zip((0.5, 1, 0.5), labels, told))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
-        optimizer.step()
+        rate = min(1, (step + 1) / 50, 2 * (1 - step / o.see_steps) + 0.02)
+        descend(optimizer, loss, 2e-3 * rate)
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.2f}")
     images = torch.stack([torch.from_numpy(stills[-1 - i][0]) for i in range(256)]).to(device)
     whiten(connector, model.encode_frames(normalised(images)))
+
+
+def descend(optimizer, loss, rate):
+    """One step of a lesson."""
+    optimizer.zero_grad()
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimizer.step()
 
 
 def shown_loss(told, labels):
@@ -276,8 +282,6 @@ def learn_to_watch(o, tokenizer, model):
     batches = DataLoader(films, batch_sampler=steps.batches(0), collate_fn=join,
                          num_workers=o.workers)
     for step, batch in enumerate(bar := tqdm(batches, "learning to watch", o.watch_steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = o.lr * min(1, (step + 1) / 20)
         mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)
         targets = batch["labels"].to(device).roll(-1, 1)[mask]
         inputs = {k: batch[k].to(device) for k in ("input_ids", "pixels", "frames", "grids")}
@@ -287,10 +291,7 @@ def learn_to_watch(o, tokenizer, model):
         counts = state_counts(targets, state_ids).float()
         loss = state_focal_loss(logits, targets, state_ids, counts, len(targets)) \
             + 0.5 * shown_loss(seen, batch["shown"].to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
-        optimizer.step()
+        descend(optimizer, loss, o.lr * min(1, (step + 1) / 20))
         if step % 50 == 0:
             right = (logits.argmax(1) == targets).float().mean()
             bar.set_postfix(loss=f"{loss.item():.2f}", tokens_right=f"{right.item():.2f}")
@@ -685,23 +686,25 @@ def estimate(o):
     groups = list(takewhile(lambda _: len(steps.sizes) <= POOL,
                             steps.batches(0 if o.data else max(0, o.steps - POOL))))
     lengths = {key: dataset.estimate(key) for group in groups for key in group}
-    # of micro-batches of like size the one with the longest dialogues takes most, for attention
-    largest = max(groups, key=lambda group: len(group) * max(lengths[key] for key in group) ** 2)
-    batch = collate([foretold(dataset, key) if o.data else dataset[key] for key in largest],
-                    tokenizer.pad_id)
+    # the micro-batch with the most tokens, and the one whose attention takes most
+    largest = [max(groups, key=lambda group: len(group) * max(lengths[key] for key in group) ** n)
+               for n in (1, 2)]
+    batches = [collate([foretold(dataset, key) if o.data else dataset[key] for key in group],
+                       tokenizer.pad_id) for group in largest]
     each = o.batch or round(len(lengths) * world / min(POOL, o.steps))
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     learnt, weights = sum(sizes), sum(p.numel() for p in model.parameters())
     shard = max(learnt / world, *sizes) if o.zero else learnt       # a tensor is not divided
     parts = [{"weights": 4 * weights, "gradients": 4 * learnt, "optimizer": 8 * shard,
-              "activations": activations(o, model, batch, gpu)} for gpu in (True, False)]
+              "activations": max(activations(o, model, batch, gpu) for batch in batches)}
+             for gpu in (True, False)]
     about = "" if o.batch else "about "
     print(f"tokens      about {sum(lengths.values()) / len(lengths):.0f} a sample, "
           f"at most {max(lengths.values())}\n"
           f"steps       {o.steps} of {about}{each} samples: {about}{o.steps * each} samples\n"
           f"parameters  {learnt} learn, {weights - learnt} are frozen\n"
-          f"micro-batch {' x '.join(map(str, batch['input_ids'].shape))} tokens, "
-          f"{len(batch['pixels'])} frames\n\n"
+          f"micro-batch {' x '.join(map(str, batches[0]['input_ids'].shape))} tokens, "
+          f"{len(batches[0]['pixels'])} frames\n\n"
           f"MiB of each of {world} processes  on a GPU  on the CPU")
     for part in parts[0]:
         print(f"{part:27}", *(f"{p[part] / 2 ** 20:10.0f}" for p in parts))

@@ -411,6 +411,25 @@ def test_toy_items_are_consistent_and_repeat(tokenizer):
                 assert not np.array_equal(a, b)  # distinct frames are stored once
 
 
+def test_every_visual_token_of_a_film_has_its_label(tokenizer):
+    """Whatever the grid of its frame: as many labels as tokens, and of things that are there."""
+    films, sides, changes = data.ToyFilms(tokenizer, CONFIG, seed=5), set(), set()
+    for i in range(40):
+        kind = ("busy", "short", "frame", "one")[i % 4]
+        item, (clip, _) = films[kind, i], toy.sample(5, i, kind)
+        assert len(item["shown"]) == item["input_ids"].count(tokenizer.frame_id)
+        places = iter(item["shown"])
+        for t, side in enumerate(item["grids"]):
+            shown = {tuple(next(places)[:2]) for _ in range(side * side)} - {(0, 0)}
+            assert shown <= {(1 + list(toy.COLOURS).index(thing.colour),
+                              list(toy.SHAPES).index(thing.shape)) for thing in clip.state(t)}
+        sides.update(item["grids"])
+        changes.update((kind, int(change)) for change in item["shown"][:, 5])
+    assert sides == {CONFIG.grid, CONFIG.coarse_grid}
+    assert {c for k, c in changes if k == "busy"} == set(range(10))
+    assert {c for k, c in changes if k in ("frame", "one")} == {0}
+
+
 def test_plain_toy_item_is_its_record(tokenizer):
     clip, raw = toy.sample(5, 0)
     item = data.ToyDataset(tokenizer, CONFIG, seed=5, augment=PLAIN)[0]
@@ -424,10 +443,12 @@ def test_shift_moves_the_tags_and_the_spans_in_answers():
     turns = [
         Turn(0, question="from 1s to 2s"),
         Turn(1, RESPONSE, "It took place from 1s to 12s, in 3s."),
+        Turn(2, RESPONSE, "At 3s. It is moving since 2s."),
     ]
     moved = data.shift(turns, 100)
-    assert [t.second for t in moved] == [100, 101] and moved[0].question == "from 1s to 2s"
+    assert [t.second for t in moved] == [100, 101, 102] and moved[0].question == "from 1s to 2s"
     assert moved[1].text == "It took place from 101s to 112s, in 3s."
+    assert moved[2].text == "At 103s. It is moving since 102s."
 
 
 def test_perturb_changes_what_is_said_never_the_target():

@@ -397,6 +397,29 @@ def test_save_and_load_are_bit_exact(tmp_path, dtype):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_copying_attention_looks_at_what_is_like_it_and_passes_it_on():
+    torch.manual_seed(0)
+    config = DecoderConfig(vocab_size=64, hidden_size=192, num_attention_heads=6, head_dim=32,
+                           num_key_value_heads=3, intermediate_size=64, num_hidden_layers=2)
+    plain, copying = Decoder(config).model.layers
+    streamo.start_copying([copying])
+    x = torch.nn.functional.normalize(torch.randn(200, 192), dim=1) * 192 ** 0.5
+
+    def of(layer):
+        """How much more a key like the query counts, and how like a value's effect is to it."""
+        attn = layer.self_attn
+        q = attn.q_proj(x).view(200, 6, 32)
+        k, v = (proj(x).view(200, 3, 1, 32).expand(-1, -1, 2, -1).flatten(1, 2)
+                for proj in (attn.k_proj, attn.v_proj))
+        scores = torch.einsum("ihd,jhd->hij", q, k) / 32 ** 0.5
+        same = scores.diagonal(dim1=1, dim2=2).mean() - scores.mean()
+        return same.item(), torch.cosine_similarity(attn.o_proj(v.flatten(1)), x).mean().item()
+
+    (alike, passed), (alike_plain, passed_plain) = of(copying), of(plain)
+    assert alike > 3 and passed > 0.6
+    assert abs(alike_plain) < 1 and abs(passed_plain) < 0.1
+
+
 def damage(folder, how):
     from safetensors.torch import load_file, save_file
     file, name = folder / "model.safetensors", "language_model.model.layers.1.mlp.up_proj.weight"

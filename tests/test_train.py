@@ -251,6 +251,39 @@ def test_frozen_parts_do_not_move(train_, moving):
             if not torch.equal(p, before[n])} == moving
 
 
+def test_the_demos_first_lessons():
+    """Seeing changes what is seen with, and leaves visual tokens of no common part; watching
+    changes what reads them, and nothing of its own stays behind."""
+    tokenizer, model = parts()
+    o = train.parse(["--see-steps", "3", "--watch-steps", "2", "--workers", "0"])
+
+    def moved(lesson, *arguments):
+        before = {n: p.clone() for n, p in model.named_parameters()}
+        lesson(o, *arguments, model)
+        return {n.split(".")[0] for n, p in model.named_parameters()
+                if not torch.equal(p, before[n])}
+
+    assert moved(train.learn_to_see) == {"vision_tower", "multi_modal_projector"}
+    images = np.stack([data.ToyStills(model.config)[i][0] for i in range(100)])
+    tokens = model.encode_frames(train.normalised(images)).flatten(0, 1)
+    assert tokens.mean(0).norm() < 0.3 * tokens.norm(dim=1).mean()
+    assert moved(train.learn_to_watch, tokenizer) == {"multi_modal_projector", "language_model"}
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_what_tells_a_label_tells_it():
+    """The loss of a head that is right is near 0; wrong in any one part it is not."""
+    label = torch.tensor([[3.0, 2, 0.4, 0.6, 0.1, 5]])
+    right = torch.zeros(1, sum(data.ToyStills.parts))
+    right[0, 3] = right[0, 7 + 2] = right[0, 15 + 5] = 20
+    right[0, 12:15] = label[0, 2:5]
+    assert train.shown_loss(right, label) < 1e-3
+    for k in (3, 9, 12, 13, 14, 20):
+        wrong = right.clone()
+        wrong[0, k] += 1 if 12 <= k < 15 else -40
+        assert train.shown_loss(wrong, label) > 1
+
+
 def test_a_gradient_that_is_not_finite_names_samples_and_parameter():
     """The clipping spoils the gradients of all: the one at fault must be named all the same."""
     learn, _, batch = learner()
@@ -331,7 +364,7 @@ def assert_within_15_percent(o, tokenizer, model, batch, parts):
 
 
 def test_the_estimate_of_the_demo_is_what_a_step_of_it_takes(capsys):
-    """The micro-batch of the run's last steps that has the longest dialogues is measured."""
+    """The micro-batch of the run's last steps that takes most is measured."""
     o = train.parse([])
     parts = train.estimate(replace(o, estimate=True))[1]
     said = capsys.readouterr().out
@@ -342,8 +375,9 @@ def test_the_estimate_of_the_demo_is_what_a_step_of_it_takes(capsys):
     assert f"parameters  {size} learn, {eye} are frozen" in said
     dataset = data.ToyDataset(tokenizer, model.config, o.seed)
     last = train.Steps(o, dataset, 0, 1).batches(o.steps - train.POOL)
-    keys = max(last, key=lambda keys: len(keys) * max(map(dataset.estimate, keys)) ** 2)
-    batch = data.collate([dataset[key] for key in keys], tokenizer.pad_id)
+    batches = [data.collate([dataset[key] for key in keys], tokenizer.pad_id) for keys in last]
+    train.choose(o, model)
+    batch = max(batches, key=lambda batch: train.activations(o, model, batch, gpu=False))
     assert_within_15_percent(o, tokenizer, model, batch, parts)
 
 

@@ -21,7 +21,7 @@ from data import PLAIN, Augment, Turn, render, turns_from_record
 from streamo import FRAME, RESPONSE, SILENCE, STANDBY, STATES, Tokenizer
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
-CONFIG = SimpleNamespace(grid=2, coarse_grid=1, vision=SimpleNamespace(image_size=32))
+CONFIG = SimpleNamespace(grid=2, coarse_grid=1, vision=SimpleNamespace(image_size=32, side=4))
 LETTER = {SILENCE: "-", STANDBY: "s", RESPONSE: "R"}
 
 

@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-SHORTER = {"python train.py": ["--steps", "1", "--see-steps", "1", "--workers", "0"],
+SHORTER = {"python train.py": ["--steps", "1", "--see-steps", "1",
+                               "--watch-steps", "1", "--workers", "0"],
            "python eval.py": ["--videos", "1", "--workers", "1"], "python toy.py": ["--n", "1"]}
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)) + \
     "\n".join(line.strip() for line in TEXT.splitlines() if line.startswith("    python "))

@@ -416,7 +416,7 @@ def test_copying_attention_looks_at_what_is_like_it_and_passes_it_on():
         return same.item(), torch.cosine_similarity(attn.o_proj(v.flatten(1)), x).mean().item()
 
     (alike, passed), (alike_plain, passed_plain) = of(copying), of(plain)
-    assert alike > 3 and passed > 0.6
+    assert alike > 3 and passed > 0.5
     assert abs(alike_plain) < 1 and abs(passed_plain) < 0.1
 
 

@@ -213,7 +213,7 @@ def test_labels_agree_with_the_pixels():
 def test_labels_and_sentences_of_a_busy_film_agree_with_its_pixels():
     """What goes on is measured anew: by where each colour's pixels are, a second before and now."""
     told, words = collections.Counter(), "moving (?:left|right|up|down)|growing|shrinking"
-    for i in range(120):
+    for i in range(60):
         clip, record = toy.sample(3, i, "busy")
         pictures = [clip.frame(t, SIZE).astype(int) for t in range(clip.seconds)]
         for said in record["response"]:
@@ -241,7 +241,7 @@ def test_labels_and_sentences_of_a_busy_film_agree_with_its_pixels():
                 mine = labels[labels[:, 0] == 1 + list(toy.COLOURS).index(colour)]
                 change = {"growing": "grows", "shrinking": "shrinks"}.get(doing, doing.split()[-1])
                 assert all(toy.CHANGES[int(cell[5])] == change for cell in mine)
-    assert len(told) == 6 and min(told.values()) >= 10, told
+    assert len(told) == 6 and min(told.values()) >= 5, told
 
 
 @pytest.mark.parametrize("t", [0, 7, 7.5])

@@ -415,7 +415,7 @@ class Bustle:
             if doing != "still":
                 while "ing" in doing and self.states[begin - 1][i].doing == doing:
                     begin -= 1
-                who = f"{an(thing.name).capitalize()}" if not old.r else f"The {old.name}"
+                who = f"The {old.name}" if old.r else an(thing.name).capitalize()
                 text = f"{who} is {doing}" if "ing" in doing else f"{who} {doing}"
                 when = f" {'since' if 'ing' in doing else 'at'} {begin + 1}s" * since
                 told.append((PLACES.index((old if old.r else thing).place), f"{text}{when}."))

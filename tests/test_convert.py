@@ -384,7 +384,7 @@ def test_wordings_repeat_and_vary():
     for task in ("Event Caption", "Event Grounding", "Backward Grounding"):
         asked = {re.sub(r"\b[ab]$", "", r["question"][0]["content"]) for r in of(first, task)}
         assert len(asked) >= 5
-    drills = {"Naming", "Placing", "Acting", "Since", "Dating", "Timed Caption"}       # the toy world's own
+    drills = {"Naming", "Placing", "Acting", "Since", "Dating", "Timed Caption"}
     assert all(len(data.ASK[task]) >= 5 for task in data.ASK if task not in drills)
 
 

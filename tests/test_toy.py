@@ -226,8 +226,9 @@ def test_labels_and_sentences_of_a_busy_film_agree_with_its_pixels():
                         for t in (turn - 1, turn)]
                 if worn != [1, 1]:
                     continue
-                before, now = (np.argwhere(np.abs(pictures[t] - toy.COLOURS[colour]).max(axis=2) < 24)
-                               for t in (turn - 1, turn))
+                off = (np.abs(pictures[t] - toy.COLOURS[colour]).max(axis=2)
+                       for t in (turn - 1, turn))
+                before, now = (np.argwhere(far < 24) for far in off)
                 (dy, dx), grown = now.mean(axis=0) - before.mean(axis=0), len(now) / len(before)
                 x, y = toy.DIRECTIONS.get(doing.split()[-1], (0, 0))
                 if doing.startswith("moving"):

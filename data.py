@@ -497,20 +497,47 @@ class ToyDataset(Dataset):
 
 
 class ToyFilms(ToyDataset):
-    """Items that tell what each of their visual tokens shows: "shown" (N, 6), as toy.labels."""
+    """Items that tell what each of their visual tokens shows: "shown" (N, 8) are toy.labels, then
+    whether it is what was asked about (see asked), and the token of the second it is in."""
 
     def __init__(self, tokenizer, config, seed):
         super().__init__(tokenizer, config, seed, augment=Augment(window=0, double_rate=0))
+        self.numbers = {tokenizer.id(word) for word in map(str, range(1000))}
 
     def __getitem__(self, key):
         i, kind = self.split(key)
-        item, (clip, _) = super().__getitem__(key), toy.sample(self.seed, i, kind)
+        item, (clip, record) = super().__getitem__(key), toy.sample(self.seed, i, kind)
         things = [clip.state(t) for t in range(clip.seconds)]
         before = things if isinstance(clip, toy.Slides) else [things[0], *things]
-        side = self.config.vision.side
-        item["shown"] = np.concatenate([toy.labels(now, old, side, grid) for now, old, grid
-                                        in zip(things, before, item["grids"])])
+        shown, side, second, seconds = [], self.config.vision.side, None, []
+        for t, grid in enumerate(item["grids"]):
+            cells = toy.labels(things[t], before[t], side, grid)
+            said = [q["content"] for q in record["question"] if int(q["time"]) <= t + 1]
+            shown.append(np.column_stack([cells, asked(cells, said[-1] if said else "")]))
+        for token in item["input_ids"]:
+            second = token if token in self.numbers else second
+            if token == self.tokenizer.frame_id:
+                seconds.append(second)
+        item["shown"] = np.column_stack([np.concatenate(shown), np.float32(seconds)])
         return item
+
+
+ASKED = re.compile(f"(?:({'|'.join(toy.COLOURS)}) )?({'|'.join(toy.SHAPES)})(?: (.*))?")
+DOES = {"appears": "new", "disappears": "gone", "turns": "recoloured"}
+
+
+def asked(cells, question):
+    """For each cell (toy.labels): 0; 1 where it shows the thing that the question names, 2 where
+    that thing does what the question tells of it."""
+    if not (match := ASKED.search(question)):
+        return np.zeros(len(cells), np.float32)
+    colour, shape, rest = match.groups("")
+    named = (cells[:, 0] > 0) & (cells[:, 1] == list(toy.SHAPES).index(shape))
+    if colour:
+        named &= cells[:, 0] == 1 + list(toy.COLOURS).index(colour)
+    told = [DOES.get(word, word) for word in re.findall(r"\w+", rest)]
+    does = [k for k, change in enumerate(toy.CHANGES) if change in told]
+    return np.float32(named) + (named & np.isin(cells[:, 5], does))
 
 
 ADVICE = "; see all faults: python data.py check "

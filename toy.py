@@ -38,13 +38,15 @@ CENTRES = (0.19, 0.5, 0.81)                     # of the cells; things rest near
 PLACES = ("at the top left", "at the top", "at the top right", "on the left", "in the centre",
           "on the right", "at the bottom left", "at the bottom", "at the bottom right")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+PROGRESSIVE = {"moving": ("move", "moves"), "growing": ("grow", "grows"),
+               "shrinking": ("shrink", "shrinks")}
 EVENTS = {"appear": 2, "leave": 1.5, "move": 5, "turn": 2, "grow": 1.5, "shrink": 1.5, "hit": 2.5}
 MIXES = {               # tasks by the kind of sample; of full clips, the paper's figure 3
     "full": {"Time-sensitive QA": 34.8, "Grounding": 26.3, "Offline QA": 13.8,
              "Real-time Narration": 12.7, "Event Caption": 6.7, "Action Caption": 5.8},
-    "short": {"Timed Caption": 25, "Real-time Narration": 20, "Grounding": 20,
-              "Time-sensitive QA": 20, "Event Caption": 15},
-    "busy": {"Acting": 45, "Since": 55},
+    "short": {"Timed Caption": 20, "Real-time Narration": 15, "Grounding": 25,
+              "Time-sensitive QA": 27, "Event Caption": 13},
+    "busy": {"Acting": 25, "Since": 25, "Recalling": 20, "Waiting": 15, "Time-sensitive QA": 15},
     "frame": {"Dating": 40, "Frame QA": 30, "Placing": 20, "Naming": 10}}
 ASK = {                 # the wordings; {} is the event, the thing or the question
     "Real-time Narration": (
@@ -352,21 +354,24 @@ class Slides:
 
 class Bustle:
     """A film in which everything does something else every second: many changes to learn from."""
-    events = ()
 
     def __init__(self, rng, seconds):
-        self.seconds, self.stage = seconds, Clip(rng, 1, still=True)
+        self.seconds, self.stage, self.events = seconds, Clip(rng, 1, still=True), []
         while len(self.stage.start) < 2:
             self.stage._enter(rng)
             self.stage.start[-1].r = rng.uniform(0.13, 0.152)
-        self.states = [self.stage.start]
-        for _ in range(seconds - 1):
+        self.start = self.stage.start
+        self.states, self.worn = [self.start], {one.name: i for i, one in enumerate(self.start)}
+        for turn in range(1, seconds):
             now = [replace(thing, doing="still") for thing in self.states[-1]]
             for i, old in enumerate(self.states[-1]):
                 others = now[:i] + now[i + 1:]
                 tries = (self._act(rng, old, others) for _ in range(3))
-                now[i] = next((thing for thing in tries if self._fits(thing, others)), now[i])
+                now[i] = next((thing for thing in tries if self._fits(thing, i, others)), now[i])
+                self.worn[now[i].name] = i
+                self._note(turn, i, (old if old.r else now[i]).name, now[i])
             self.states.append(now)
+        self.events.sort(key=lambda e: (e.first, e.last))
 
     def _act(self, rng, old, others):
         """What a thing may be a second later; often it goes on as before."""
@@ -376,7 +381,7 @@ class Bustle:
                 x, y = (rng.choice(CENTRES) + rng.uniform(-0.03, 0.03) for _ in "xy")
                 new = replace(old, x=x, y=y, r=rng.uniform(0.13, 0.152), doing="appears")
             return new
-        if "ing" not in doing or rng.random() < 0.7:
+        if doing == "still" or rng.random() < 0.6:
             way, colour = rng.choice(list(DIRECTIONS)), rng.choice(list(COLOURS))
             doing = rng.choices((f"moving {way}", "growing", "shrinking", f"turns {colour}",
                                  "disappears", "still"), (5, 1.5, 1.5, 1.5, 1, 2))[0]
@@ -394,11 +399,27 @@ class Bustle:
             doing = "still"
         return replace(new, doing=doing)
 
-    def _fits(self, thing, others):
+    def _fits(self, thing, i, others):
         return not thing.r or 0.07 < thing.r < 0.27 and 0.12 < min(thing.x, thing.y) and max(
             thing.x, thing.y) < 0.88 and all(
             math.hypot(other.x - thing.x, other.y - thing.y) > 0.9 * (other.r + thing.r)
-            for other in others if other.r) and thing.name not in [other.name for other in others]
+            for other in others if other.r) and self.worn.get(thing.name, i) == i
+
+    def _note(self, turn, i, name, thing):
+        """Write what thing i does on a turn into the script."""
+        word, *rest = thing.doing.split()
+        if word in PROGRESSIVE:
+            e = next((e for e in self.events if (e.thing, e.last, e.doing) == (
+                i, turn - 1, thing.doing)), None)
+            if e:
+                self.events.remove(e)
+            kind, does = PROGRESSIVE[word]
+            self.events.append(Event(kind, i, name, e.first if e else turn, turn, (),
+                                     " ".join([does, *rest]), thing.doing))
+        elif word != "still":
+            kind = {"appears": "appear", "disappears": "leave", "turns": "turn"}[word]
+            self.events.append(Event(kind, i, name, turn, turn, (), thing.doing))
+            thing.doing = "still"
 
     def state(self, t):
         return [replace(thing) for thing in self.states[int(t)]]
@@ -410,15 +431,13 @@ class Bustle:
     def sentences(self, turn, since):
         """What goes on, in the order of reading; with `since`, from when on."""
         told = []
-        for i, thing in enumerate(self.states[turn]):
-            old, doing, begin = self.states[turn - 1][i], thing.doing, turn
-            if doing != "still":
-                while "ing" in doing and self.states[begin - 1][i].doing == doing:
-                    begin -= 1
-                who = f"The {old.name}" if old.r else an(thing.name).capitalize()
-                text = f"{who} is {doing}" if "ing" in doing else f"{who} {doing}"
-                when = f" {'since' if 'ing' in doing else 'at'} {begin + 1}s" * since
-                told.append((PLACES.index((old if old.r else thing).place), f"{text}{when}."))
+        for e in self.events:
+            if e.first <= turn <= e.last:
+                thing = max(self.states[turn - 1][e.thing], self.states[turn][e.thing],
+                            key=lambda thing: thing.r > 0)
+                text = f"The {e.name} is {e.doing}" if e.doing else e.caption[:-1]
+                when = f" {'since' if e.doing else 'at'} {e.first + 1}s" * since
+                told.append((PLACES.index(thing.place), f"{text}{when}."))
         return " ".join(text for _, text in sorted(told)) or "Nothing happens."
 
 
@@ -466,8 +485,8 @@ class Dialogue:
             self.ask(task, f"the {events[0].name}", 0)
             for e in events:
                 self.say(f"It {e.does}.", e.last + 1, since=e.first)
-        elif task == "Event Grounding" and self.unique():
-            event = rng.choice(self.unique())
+        elif task == "Event Grounding" and self.unique(end):
+            event = rng.choice(self.unique(end))
             self.ask(task, event.caption, rng.randint(0, event.first - 1))
             self.say(event.span, event.last + 1, since=event.first)
         elif task == "Backward Grounding" and self.unique(end - 1):
@@ -491,6 +510,16 @@ class Dialogue:
             self.drill(task)
         elif task == "Dating":
             self.date()
+        elif task == "Recalling":       # every second another event of the past
+            for turn in range(end):
+                self.recall(turn)
+        elif task == "Waiting":         # for one event after the other
+            turn = 0
+            while later := [e for e in self.unique(end) if e.first > turn]:
+                event = rng.choice(later)
+                self.ask("Event Grounding", event.caption, turn)
+                self.say(event.span, event.last + 1, since=event.first)
+                turn = event.last + 2
         elif task == "Frame QA":
             self.interrupt(range(end))
         elif task == "Mixed":           # perhaps a lasting instruction, and questions along the way
@@ -524,15 +553,20 @@ class Dialogue:
     def interrupt(self, turns):
         """On each of the turns a question to answer at once, about the past or the picture."""
         for turn in turns:
-            past = self.unique(turn)
-            if past and self.rng.random() < 0.6:
-                event = self.rng.choice(past)
-                task, content, reply = "Backward Grounding", event.caption, event.span
+            if self.unique(turn) and self.rng.random() < 0.6:
+                self.recall(turn)
             else:
-                task, (content, reply) = "Frame QA", self.question(turn)
-            self.ask(task, content, turn)
-            self.say(reply, turn)
+                content, reply = self.question(turn)
+                self.ask("Frame QA", content, turn)
+                self.say(reply, turn)
         return self
+
+    def recall(self, turn):
+        """A question about a past event, if there is one."""
+        if past := self.unique(turn):
+            event = self.rng.choice(past)
+            self.ask("Backward Grounding", event.caption, turn)
+            self.say(event.span, turn)
 
     def quiet(self, end, room=0):
         """The turns 1..end-1 around which nothing begins, goes on or has just ended."""
@@ -616,7 +650,7 @@ def sample(seed, i, kind="full"):
     every second; "frame", another picture every second; "one", a picture."""
     rng = random.Random(f"train/{kind}/{seed}/{i}")
     lengths = {"full": (10, rng.choices((20, 30, 60), (5, 3, 2))[0]), "short": (6, 12),
-               "busy": (3, 8), "frame": (2, 8), "one": (1, 1)}
+               "busy": (3, 10), "frame": (2, 8), "one": (1, 1)}
     film = {"one": Slides, "frame": Slides, "busy": Bustle}.get(kind, Clip)
     clip = film(rng, rng.randint(*lengths[kind]))
     mix, dialogue = MIXES["frame" if kind == "one" else kind], Dialogue(clip, rng)
@@ -625,7 +659,7 @@ def sample(seed, i, kind="full"):
         task = rng.choice(("Event Grounding", "Backward Grounding"))
     dialogue.instruct("Mixed" if kind in ("short", "full") and rng.random() < 0.3 else task)
     if not dialogue.questions:
-        dialogue.instruct("Naming" if film is Slides else "Event Caption")
+        dialogue.instruct({Slides: "Naming", Bustle: "Acting"}.get(film, "Event Caption"))
     return clip, dialogue.record(i)
 
 

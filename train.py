@@ -78,6 +78,7 @@ class Options:
     see_steps: int = option(0, "steps in which a new vision encoder learns to see, before all else")
     watch_steps: int = option(0, "steps in which a new decoder then learns to watch")
     micro_tokens: int = option(8192, "padded tokens in a micro-batch of --data")
+    own_every: int = option(0, "each so many steps, past states are the model's own guesses")
     max_tokens: int = option(32768, "longer dialogues are cut, by whole turns")
     fps: int = option(1, "frames in a second of stream")
     lr: float = option(1e-3, "peak learning rate")
@@ -99,7 +100,7 @@ class Options:
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 
-PRESETS = {"demo": dict(steps=4400, see_steps=2200, watch_steps=1700),
+PRESETS = {"demo": dict(steps=4400, see_steps=2200, watch_steps=2000, own_every=4),
            "paper": dict(batch=512, micro_tokens=16384, lr=1e-5,
                          warmup=0.05, weight_decay=0.0, vision_chunk=256, checkpoint_layers=True,
                          workers=4, save_every=50)}
@@ -108,9 +109,10 @@ PRESETS = {"demo": dict(steps=4400, see_steps=2200, watch_steps=1700),
 # Words are bound to things on single pictures, verbs and numbers are learnt where everything does
 # something every second, time from short clips; all of it goes on, in smaller parts.
 WATCHING = ((0.20, 1536, {"one": 0.3, "busy": 0.6, "frame": 0.1}),
-            (1.00, 2304, {"one": 0.05, "busy": 0.65, "frame": 0.15, "short": 0.15}))
+            (0.60, 2304, {"one": 0.05, "busy": 0.65, "frame": 0.15, "short": 0.15}),
+            (1.00, 2304, {"one": 0.03, "busy": 0.45, "frame": 0.12, "short": 0.4}))
 CURRICULUM = ((0.40, 2304, {"one": 0.02, "busy": 0.25, "frame": 0.08, "short": 0.5, "full": 0.15}),
-              (1.00, 3072, {"one": 0.02, "busy": 0.08, "frame": 0.05, "short": 0.35, "full": 0.5}))
+              (1.00, 3072, {"one": 0.02, "busy": 0.10, "frame": 0.05, "short": 0.35, "full": 0.48}))
 GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Frame QA",
                          "Timed Caption", "Event Caption", "Event Grounding", "Backward Grounding")
 SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy", "waited")
@@ -207,6 +209,11 @@ def own_device():
     return torch.device("cpu")
 
 
+def own_rank():
+    """(rank, world) of this process; (0, 1) where it is the only one."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
 def learn_to_see(o, model):
     """The paper starts from a vision encoder and a connector that were pretrained; the demo's learn
     here, in minutes, from stills. A patch, and a visual token of either grid, tells the colour and
@@ -221,9 +228,11 @@ def learn_to_see(o, model):
                                 (config.vision.hidden_size, config.decoder.hidden_size)).to(device)
     learnt = [*vision.parameters(), *connector.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=2e-3, betas=BETAS, weight_decay=0.01)
-    batches = DataLoader(stills, batch_size=64, sampler=range(64 * o.see_steps),
-                         num_workers=o.workers)
-    for step, (images, *labels) in enumerate(bar := tqdm(batches, "learning to see")):
+    rank, world = own_rank()
+    batches = DataLoader(stills, batch_size=64 // world, num_workers=o.workers,
+                         sampler=range(rank, 64 // world * world * o.see_steps, world))
+    for step, (images, *labels) in enumerate(bar := tqdm(batches, "learning to see",
+                                                         disable=rank > 0)):
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
             patches = vision(normalised(images.to(device)))                         # (B, N, D)
             tokens = connector(patches)
@@ -239,12 +248,18 @@ def learn_to_see(o, model):
 
 
 def descend(optimizer, loss, rate):
-    """One step of a lesson."""
+    """One step of a lesson, by the mean of the ranks' gradients."""
     optimizer.zero_grad()
     loss.backward()
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-        torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+    group = optimizer.param_groups[0]
+    if dist.is_initialized():
+        gradients = [p.grad for p in group["params"]]
+        mean = torch.cat([g.flatten() for g in gradients]) / dist.get_world_size()
+        dist.all_reduce(mean)
+        for g, part in zip(gradients, mean.split([g.numel() for g in gradients])):
+            g.copy_(part.view_as(g))
+    group["lr"] = rate
+    torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
     optimizer.step()
 
 
@@ -261,41 +276,52 @@ def shown_loss(told, labels):
 
 def learn_to_watch(o, tokenizer, model):
     """The paper starts from a pretrained language model. The demo's decoder has its first lessons
-    here: beside the answers, a head that is thrown away tells of every visual token, two layers
-    up, what it shows and how that differs from the second before. With words alone to learn from,
-    a decoder compares no two frames for an hour."""
-    device = own_device()
+    here: beside the answers, heads that are thrown away tell of every visual token, two layers up,
+    what it shows, how that differs from the second before and which second it is in; half-way up,
+    whether it is what was asked about. With words alone to learn from, a decoder compares no two
+    frames for an hour."""
+    device, decoder = own_device(), model.language_model.model
     choose(o, model.to(device))
     films, size = ToyFilms(tokenizer, model.config, o.seed), model.config.decoder.hidden_size
-    steps = Steps(replace(o, steps=o.watch_steps), films, 0, 1, WATCHING)
-    head = torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, sum(ToyStills.parts)))
-    learnt = [p for p in (*model.parameters(), *head.to(device).parameters()) if p.requires_grad]
+    low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
+                 for n in (sum(ToyStills.parts) + size, 3))
+    learnt = [p for module in (model, low, high) for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=o.lr, betas=BETAS, weight_decay=0.01)
-    state_ids, middle = torch.tensor(tokenizer.state_ids, device=device), []
-    hook = model.language_model.model.layers[1].register_forward_hook(
-        lambda layer, inputs, output: middle.append(output))
+    state_ids, states = torch.tensor(tokenizer.state_ids, device=device), {}
+    hooks = [decoder.layers[k].register_forward_hook(
+        lambda layer, inputs, output, head=head: states.update({head: output}))
+        for head, k in ((low, 1), (high, len(decoder.layers) // 2))]
 
     def join(items):
         return {**collate(items, tokenizer.pad_id),
                 "shown": torch.from_numpy(np.concatenate([item["shown"] for item in items]))}
 
+    steps = Steps(replace(o, steps=o.watch_steps), films, *own_rank(), WATCHING)
     batches = DataLoader(films, batch_sampler=steps.batches(0), collate_fn=join,
                          num_workers=o.workers)
-    for step, batch in enumerate(bar := tqdm(batches, "learning to watch", o.watch_steps)):
+    rare = torch.tensor([0.2, 1, 1], device=device)
+    for step, batch in enumerate(bar := tqdm(batches, "learning to watch", o.watch_steps,
+                                             disable=own_rank()[0] > 0)):
         mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)
         targets = batch["labels"].to(device).roll(-1, 1)[mask]
         inputs = {k: batch[k].to(device) for k in ("input_ids", "pixels", "frames", "grids")}
+        shown, visual = batch["shown"].to(device), inputs["input_ids"] == tokenizer.frame_id
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
             logits = model(**inputs, select=mask)
-            seen = head(middle.pop()[inputs["input_ids"] == tokenizer.frame_id])
+            seen, second = low(states[low][visual]).split((sum(ToyStills.parts), size), -1)
+            second = F.linear(second, decoder.embed_tokens.weight)
+            asked = high(states[high][visual])
         counts = state_counts(targets, state_ids).float()
         loss = state_focal_loss(logits, targets, state_ids, counts, len(targets)) \
-            + 0.5 * shown_loss(seen, batch["shown"].to(device))
+            + 0.5 * shown_loss(seen, shown[:, :6]) \
+            + F.cross_entropy(asked.float(), shown[:, 6].long(), weight=rare) \
+            + F.cross_entropy(second.float(), shown[:, 7].long())
         descend(optimizer, loss, o.lr * min(1, (step + 1) / 20))
         if step % 50 == 0:
             right = (logits.argmax(1) == targets).float().mean()
             bar.set_postfix(loss=f"{loss.item():.2f}", tokens_right=f"{right.item():.2f}")
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
 
 
 @torch.no_grad()
@@ -317,9 +343,9 @@ class Steps:
     """What every step reads, a function of the seed and the step alone. A step is a number of
     micro-batches for each rank; a micro-batch is a list of the dataset's keys of like length."""
 
-    def __init__(self, o, dataset, rank, world, curriculum=CURRICULUM):
+    def __init__(self, o, dataset, rank, world, curriculum=None):
         self.o, self.dataset, self.rank, self.world = o, dataset, rank, world
-        self.curriculum = curriculum
+        self.curriculum = curriculum or CURRICULUM
         self.sizes = deque()                                   # micro-batches of the steps to come
 
     def cut(self, keys, tokens):
@@ -423,8 +449,7 @@ class Learner:
     """The model as it is trained: its ranks, what is frozen, autocast, and one step of the loss."""
 
     def __init__(self, o, tokenizer, model):
-        self.o, self.world, self.rank = o, *((dist.get_world_size(), dist.get_rank())
-                                             if dist.is_initialized() else (1, 0))
+        self.o, (self.rank, self.world) = o, own_rank()
         self.device = own_device()
         self.model = model.to(self.device)
         self.state_ids = torch.tensor(tokenizer.state_ids, device=self.device)
@@ -454,9 +479,19 @@ class Learner:
             dist.all_reduce(tensor)
         return tensor
 
-    def backward(self, batches):
+    @torch.no_grad()
+    def own_past(self, inputs, mask):
+        """Input ids (B, T) whose past Silence and Standby are the model's own guesses, right or
+        wrong: what it will read when it streams. mask (B, T): the next id is supervised."""
+        ids, quiet = inputs["input_ids"].roll(-1, 1), self.state_ids[:2]
+        mask = mask & torch.isin(ids, quiet)
+        logits = self.model(**inputs, select=mask)                                     # (n, V)
+        ids[mask] = quiet[logits[:, quiet].argmax(1)]
+        return ids.roll(1, 1)
+
+    def backward(self, batches, own=False):
         """The gradients of one step from this rank's micro-batches; returns what the log shows of
-        all ranks: the loss, recall by state, rates and sizes."""
+        all ranks: the loss, recall by state, rates and sizes. own: see own_past."""
         # logits are made only where the next position is supervised
         masks = [F.pad(b["labels"][:, 1:] != -100, (0, 1)) for b in batches]           # (B, T)
         targets = [b["labels"][:, 1:][m[:, :-1]].to(self.device) for b, m in zip(batches, masks)]
@@ -471,6 +506,8 @@ class Learner:
                 # no cache: each weight is read once, and a recomputed layer's copies can go
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.o.autocast,
                                     cache_enabled=False):
+                    if own:
+                        inputs["input_ids"] = self.own_past(inputs, mask.to(self.device))
                     logits = self.wrapped(**inputs, select=mask.to(self.device))       # (n, V)
                 loss = state_focal_loss(logits, target, self.state_ids, counts.float(), items,
                                         self.o.loss)
@@ -494,11 +531,11 @@ class Learner:
                 "response_rate": seen[5] / sum(n), "text_accuracy": seen[6] / max(seen[7], 1),
                 "tokens": int(seen[8]), "samples": int(seen[9])}
 
-    def step(self, batches, rate):
+    def step(self, batches, rate, own=False):
         """One optimiser step; ValueError names a loss or gradient that is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        log = self.backward(batches)
+        log = self.backward(batches, own)
         learnt = [p for p in self.model.parameters() if p.requires_grad]
         total = torch.nn.utils.get_total_norm([p.grad for p in learnt])
         norm = total.item()
@@ -749,15 +786,18 @@ def run(o):
     tokenizer, model = start(o)
     resumed, out = o.resume and last_checkpoint(o), Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
-    if o.see_steps and not (resumed or o.model or o.vision):
+    lessons = not (resumed or o.model or o.vision) and bool(o.see_steps or o.watch_steps)
+    if lessons and o.see_steps:
         learn_to_see(o, model)
-    if o.watch_steps and not (resumed or o.model or o.vision):
+    if lessons and o.watch_steps:
         learn_to_watch(o, tokenizer, model)
     learner = Learner(o, tokenizer, model)
     rank, world = learner.rank, learner.world
     dataset = read_data(o, tokenizer, model.config, world)
     about = about_run(o)
     first = load(resumed, learner) if resumed else 0
+    if lessons:
+        save(o, 0, learner, tokenizer, about)
     stop = []
     for number in (signal.SIGTERM, signal.SIGINT):          # the loader's processes inherit this
         signal.signal(number, lambda *_: stop.append(True))
@@ -774,7 +814,8 @@ def run(o):
         micro += [next(batches) for _ in range(steps.sizes.popleft() - 1)]
         waited = time.perf_counter() - began
         try:
-            line = learner.step(micro, learning_rate(o, step))
+            line = learner.step(micro, learning_rate(o, step),
+                                own=o.own_every and step % o.own_every == 0)
         except ValueError as error:
             raise ValueError(f"step {step + 1}: {error}") from error
         took = time.perf_counter() - began

@@ -271,6 +271,20 @@ def test_the_demos_first_lessons():
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_a_run_stopped_after_the_lessons_does_not_repeat_them(tmp_path, monkeypatch):
+    given = []
+    for name in ("learn_to_see", "learn_to_watch"):
+        monkeypatch.setattr(train, name, lambda *_, name=name: given.append(name))
+    with monkeypatch.context() as small:
+        small.setattr(train, "start", lambda o: parts())
+        o = run_here(monkeypatch, "--steps", "1", "--out", str(tmp_path))
+    assert [folder.name for folder in train.checkpoints(o)] == ["step-000000", "step-000001"]
+    shutil.rmtree(tmp_path / "step-000001")
+    shutil.rmtree(tmp_path / "model")
+    run_here(monkeypatch, "--steps", "1", "--out", str(tmp_path), "--resume")
+    assert given == ["learn_to_see", "learn_to_watch"] and (tmp_path / "model").exists()
+
+
 def test_what_tells_a_label_tells_it():
     """The loss of a head that is right is near 0; wrong in any one part it is not."""
     label = torch.tensor([[3.0, 2, 0.4, 0.6, 0.1, 5]])

@@ -634,7 +634,8 @@ class Dialogue:
 
     def follow(self, question, born, truth):
         """Time-sensitive QA: the truth is told when asked for and whenever it changes."""
-        told, waiting, asked = None, None, born + self.rng.randint(0, 3)
+        told, waiting = None, None
+        asked = min(born + self.rng.randint(0, 3), self.clip.seconds - 2)
         self.ask("Time-sensitive QA", question, asked)
         for turn in range(asked, self.clip.seconds):
             if truth[turn] not in (None, told):

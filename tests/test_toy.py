@@ -213,9 +213,11 @@ def test_labels_agree_with_the_pixels():
 def test_labels_and_sentences_of_a_busy_film_agree_with_its_pixels():
     """What goes on is measured anew: by where each colour's pixels are, a second before and now."""
     told, words = collections.Counter(), "moving (?:left|right|up|down)|growing|shrinking"
-    for i in range(60):
+    for i in range(100):
         clip, record = toy.sample(3, i, "busy")
         pictures = [clip.frame(t, SIZE).astype(int) for t in range(clip.seconds)]
+        if record["task_type"] not in ("Acting", "Since"):
+            continue
         for said in record["response"]:
             turn = int(said["time"]) - 1
             begun = re.findall(r"since (\d+)s", said["content"])
@@ -235,7 +237,7 @@ def test_labels_and_sentences_of_a_busy_film_agree_with_its_pixels():
                     assert 0.07 * SIZE < x * dx + y * dy < 0.15 * SIZE
                 else:
                     assert (grown > 1.1) == (doing == "growing") and (grown < 0.92) == (
-                        doing == "shrinking") and max(abs(dx), abs(dy)) < 0.02 * SIZE
+                        doing == "shrinking") and max(abs(dx), abs(dy)) < 0.03 * SIZE
                 told[doing] += 1
                 things = clip.state(turn)
                 labels = toy.labels(things, clip.state(turn - 1), 8, 3)

@@ -423,11 +423,33 @@ def test_every_visual_token_of_a_film_has_its_label(tokenizer):
             shown = {tuple(next(places)[:2]) for _ in range(side * side)} - {(0, 0)}
             assert shown <= {(1 + list(toy.COLOURS).index(thing.colour),
                               list(toy.SHAPES).index(thing.shape)) for thing in clip.state(t)}
+        ends = re.findall(r"<\d+s-(\d+)s>", tokenizer.decode(item["input_ids"]))
+        tags = (end for end, side in zip(ends, item["grids"], strict=True) for _ in range(side**2))
+        assert all(end.endswith(tokenizer.decode([int(token)]))
+                   for end, token in zip(tags, item["shown"][:, 7], strict=True))
         sides.update(item["grids"])
         changes.update((kind, int(change)) for change in item["shown"][:, 5])
     assert sides == {CONFIG.grid, CONFIG.coarse_grid}
     assert {c for k, c in changes if k == "busy"} == set(range(10))
     assert {c for k, c in changes if k in ("frame", "one")} == {0}
+
+
+def test_visual_tokens_know_what_was_asked_about():
+    """Worked by hand: a red circle that moves left, a still red square, nothing."""
+    red, circle, square = 1 + list(toy.COLOURS).index("red"), *map(
+        list(toy.SHAPES).index, ("circle", "square"))
+    cells = np.array([(red, circle, 0, 0, 0, toy.CHANGES.index("left")),
+                      (red, square, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0)], np.float32)
+    for question, expected in (
+            ("Watch for this: The red circle moves left.", [2, 0, 0]),
+            ("Watch for this: The red circle moves right.", [1, 0, 0]),
+            ("Watch for this: The blue circle moves left.", [0, 0, 0]),
+            ("What colour is the square?", [0, 1, 0]), ("Where is the red square?", [0, 1, 0]),
+            ("How many shapes are there?", [0, 0, 0]), ("", [0, 0, 0])):
+        assert data.asked(cells, question).tolist() == expected, question
+    gone = cells.copy()
+    gone[1, 5] = toy.CHANGES.index("gone")
+    assert data.asked(gone, "When? The red square disappears.").tolist() == [0, 2, 0]
 
 
 def test_plain_toy_item_is_its_record(tokenizer):

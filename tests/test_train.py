@@ -251,6 +251,26 @@ def test_frozen_parts_do_not_move(train_, moving):
             if not torch.equal(p, before[n])} == moving
 
 
+def test_a_past_of_its_own_changes_silence_and_standby_alone(monkeypatch):
+    learn, dataset, _ = learner()
+    batch = next(batch for batch in (data.collate([dataset["short", i]], 0) for i in range(99))
+                 if len(set(batch["labels"].flatten().tolist()) & set(learn.state_ids[:2].tolist())) == 2)
+    inputs = {k: batch[k] for k in ("input_ids", "pixels", "frames", "grids")}
+    mask = torch.nn.functional.pad(batch["labels"][:, 1:] != -100, (0, 1))
+    ids, (silence, standby, response) = batch["input_ids"], learn.state_ids
+    said = torch.full((int((mask & torch.isin(ids.roll(-1, 1), learn.state_ids[:2])).sum()),
+                       learn.model.config.decoder.vocab_size), 0.0)
+    said[:, standby], said[:, response] = 1, 2
+    with monkeypatch.context() as guess:
+        guess.setattr(learn, "model", lambda **_: said)
+        past = learn.own_past(inputs, mask)
+    quiet = (batch["labels"] != -100) & torch.isin(ids, learn.state_ids[:2])
+    assert (ids[quiet] == silence).any() and (past[quiet] == standby).all()
+    assert torch.equal(past[~quiet], ids[~quiet]) and past is not ids
+    plain, own = (learn.backward([batch], own)["loss"] for own in (False, True))
+    assert plain == learn.backward([batch])["loss"] != own
+
+
 def test_the_demos_first_lessons():
     """Seeing changes what is seen with, and leaves visual tokens of no common part; watching
     changes what reads them, and nothing of its own stays behind."""

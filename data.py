@@ -437,7 +437,8 @@ class ToyStills(Dataset):
     """Pictures (S, S, 3) with what their patches, and the cells of both grids, show: three times
     (cells, 6), as toy.labels. Places and sizes vary as they do while things move and grow."""
 
-    parts = 1 + len(toy.COLOURS), len(toy.SHAPES), 3, len(toy.CHANGES)  # numbers that tell a label
+    # logits of the colour and the shape; x, y and radius; logits of the change
+    parts = 1 + len(toy.COLOURS), len(toy.SHAPES), 3, len(toy.CHANGES)
 
     def __init__(self, config):
         self.config = config
@@ -498,44 +499,43 @@ class ToyDataset(Dataset):
 
 class ToyFilms(ToyDataset):
     """Items that tell what each of their visual tokens shows: "shown" (N, 8) are toy.labels, then
-    whether it is what was asked about (see asked), and the token of the second it is in."""
+    whether that is what was asked about (see asked), and the last number token of the tag."""
 
     def __init__(self, tokenizer, config, seed):
         super().__init__(tokenizer, config, seed, augment=Augment(window=0, double_rate=0))
-        self.numbers = {tokenizer.id(word) for word in map(str, range(1000))}
+        self.numbers = [tokenizer.id(str(n)) for n in range(1000)]
 
     def __getitem__(self, key):
         i, kind = self.split(key)
         item, (clip, record) = super().__getitem__(key), toy.sample(self.seed, i, kind)
         things = [clip.state(t) for t in range(clip.seconds)]
         before = things if isinstance(clip, toy.Slides) else [things[0], *things]
-        shown, side, second, seconds = [], self.config.vision.side, None, []
+        questions = sorted((int(q["time"]) - 1, q["content"]) for q in record["question"])
+        shown, side = [], self.config.vision.side
         for t, grid in enumerate(item["grids"]):
             cells = toy.labels(things[t], before[t], side, grid)
-            said = [q["content"] for q in record["question"] if int(q["time"]) <= t + 1]
-            shown.append(np.column_stack([cells, asked(cells, said[-1] if said else "")]))
-        for token in item["input_ids"]:
-            second = token if token in self.numbers else second
-            if token == self.tokenizer.frame_id:
-                seconds.append(second)
-        item["shown"] = np.column_stack([np.concatenate(shown), np.float32(seconds)])
+            latest = [question for turn, question in questions if turn <= t][-1:]
+            shown.append(np.column_stack([cells, asked(cells, "".join(latest))]))
+        ids = np.array(item["input_ids"])
+        read = np.maximum.accumulate(np.isin(ids, self.numbers) * np.arange(len(ids)))
+        tags = ids[read[ids == self.tokenizer.frame_id]]
+        item["shown"] = np.column_stack([np.concatenate(shown), np.float32(tags)])
         return item
 
 
-ASKED = re.compile(f"(?:({'|'.join(toy.COLOURS)}) )?({'|'.join(toy.SHAPES)})(?: (.*))?")
-DOES = {"appears": "new", "disappears": "gone", "turns": "recoloured"}
+ASKED = re.compile(rf"\b(?:({'|'.join(toy.COLOURS)}) )?({'|'.join(toy.SHAPES)})\b(?: ([^.?]*))?")
 
 
 def asked(cells, question):
-    """For each cell (toy.labels): 0; 1 where it shows the thing that the question names, 2 where
-    that thing does what the question tells of it."""
+    """(cells,) float32, for each of toy.labels: 0; 1 where it shows the thing that the question
+    names first, 2 where that thing does what the question's caption says of it."""
     if not (match := ASKED.search(question)):
         return np.zeros(len(cells), np.float32)
-    colour, shape, rest = match.groups("")
+    colour, shape, caption = match.groups("")
     named = (cells[:, 0] > 0) & (cells[:, 1] == list(toy.SHAPES).index(shape))
     if colour:
         named &= cells[:, 0] == 1 + list(toy.COLOURS).index(colour)
-    told = [DOES.get(word, word) for word in re.findall(r"\w+", rest)]
+    told = {*caption.split(), *(toy.DIRECTIONS if "hits" in caption.split() else ())}
     does = [k for k, change in enumerate(toy.CHANGES) if change in told]
     return np.float32(named) + (named & np.isin(cells[:, 5], does))
 
@@ -630,7 +630,7 @@ def video_path(record, folder):
 def collate(samples, pad_id):
     """Right-padded batch: input_ids, labels (B, T); pixels (U, 3, H, W) in [-1, 1], the distinct
     frames; frames (F,), which of these each frame of the batch is; grids (F,), its grid side;
-    names; counts."""
+    names; counts; shown (N, 8), if the samples have it: see ToyFilms."""
     width = max(len(s["input_ids"]) for s in samples)
     batch = {key: torch.tensor([s[key] + [pad] * (width - len(s[key])) for s in samples])
              for key, pad in (("input_ids", pad_id), ("labels", -100))}
@@ -640,6 +640,8 @@ def collate(samples, pad_id):
     batch["grids"] = torch.tensor([g for s in samples for g in s["grids"]])
     batch["names"] = [s["name"] for s in samples]
     batch["counts"] = dict(sum((s["counts"] for s in samples), Counter()))
+    if "shown" in samples[0]:
+        batch["shown"] = torch.from_numpy(np.concatenate([s["shown"] for s in samples]))
     return batch
 
 # ---------------------------------------------- Annotation files, and other sources -> raw records

@@ -38,8 +38,7 @@ CENTRES = (0.19, 0.5, 0.81)                     # of the cells; things rest near
 PLACES = ("at the top left", "at the top", "at the top right", "on the left", "in the centre",
           "on the right", "at the bottom left", "at the bottom", "at the bottom right")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-PROGRESSIVE = {"moving": ("move", "moves"), "growing": ("grow", "grows"),
-               "shrinking": ("shrink", "shrinks")}
+PROGRESSIVE = {"moving": "move", "growing": "grow", "shrinking": "shrink"}
 EVENTS = {"appear": 2, "leave": 1.5, "move": 5, "turn": 2, "grow": 1.5, "shrink": 1.5, "hit": 2.5}
 MIXES = {               # tasks by the kind of sample; of full clips, the paper's figure 3
     "full": {"Time-sensitive QA": 34.8, "Grounding": 26.3, "Offline QA": 13.8,
@@ -119,7 +118,7 @@ class Event:
     name: str               # the thing's, before: "red circle"
     first: int              # the frames that show it under way
     last: int
-    change: tuple           # attribute of the thing, value before, value after
+    change: tuple           # attribute of the thing, value before, value after; () in a Bustle
     does: str               # "moves left"
     doing: str = ""         # "moving left"; empty: it takes no time
 
@@ -353,7 +352,7 @@ class Slides:
 
 
 class Bustle:
-    """A film in which everything does something else every second: many changes to learn from."""
+    """A film in which everything does something nearly every second: many changes to learn from."""
 
     def __init__(self, rng, seconds):
         self.seconds, self.stage, self.events = seconds, Clip(rng, 1, still=True), []
@@ -361,7 +360,8 @@ class Bustle:
             self.stage._enter(rng)
             self.stage.start[-1].r = rng.uniform(0.13, 0.152)
         self.start = self.stage.start
-        self.states, self.worn = [self.start], {one.name: i for i, one in enumerate(self.start)}
+        self.worn = {thing.name: i for i, thing in enumerate(self.start)}   # whose look it ever was
+        self.states = [self.start]
         for turn in range(1, seconds):
             now = [replace(thing, doing="still") for thing in self.states[-1]]
             for i, old in enumerate(self.states[-1]):
@@ -369,7 +369,7 @@ class Bustle:
                 tries = (self._act(rng, old, others) for _ in range(3))
                 now[i] = next((thing for thing in tries if self._fits(thing, i, others)), now[i])
                 self.worn[now[i].name] = i
-                self._note(turn, i, (old if old.r else now[i]).name, now[i])
+                self._note(turn, i, old.name, now[i])
             self.states.append(now)
         self.events.sort(key=lambda e: (e.first, e.last))
 
@@ -413,9 +413,9 @@ class Bustle:
                 i, turn - 1, thing.doing)), None)
             if e:
                 self.events.remove(e)
-            kind, does = PROGRESSIVE[word]
-            self.events.append(Event(kind, i, name, e.first if e else turn, turn, (),
-                                     " ".join([does, *rest]), thing.doing))
+            does = " ".join([f"{PROGRESSIVE[word]}s", *rest])
+            self.events.append(Event(PROGRESSIVE[word], i, name, e.first if e else turn, turn, (),
+                                     does, thing.doing))
         elif word != "still":
             kind = {"appears": "appear", "disappears": "leave", "turns": "turn"}[word]
             self.events.append(Event(kind, i, name, turn, turn, (), thing.doing))
@@ -433,8 +433,7 @@ class Bustle:
         told = []
         for e in self.events:
             if e.first <= turn <= e.last:
-                thing = max(self.states[turn - 1][e.thing], self.states[turn][e.thing],
-                            key=lambda thing: thing.r > 0)
+                thing = self.states[turn - (e.kind == "leave")][e.thing]
                 text = f"The {e.name} is {e.doing}" if e.doing else e.caption[:-1]
                 when = f" {'since' if e.doing else 'at'} {e.first + 1}s" * since
                 told.append((PLACES.index(thing.place), f"{text}{when}."))
@@ -510,7 +509,7 @@ class Dialogue:
             self.drill(task)
         elif task == "Dating":
             self.date()
-        elif task == "Recalling":       # every second another event of the past
+        elif task == "Recalling":       # every second an event of the past
             for turn in range(end):
                 self.recall(turn)
         elif task == "Waiting":         # for one event after the other
@@ -559,7 +558,6 @@ class Dialogue:
                 content, reply = self.question(turn)
                 self.ask("Frame QA", content, turn)
                 self.say(reply, turn)
-        return self
 
     def recall(self, turn):
         """A question about a past event, if there is one."""
@@ -573,7 +571,7 @@ class Dialogue:
         return [turn for turn in range(1, end) if all(
             e.last + 1 < turn or e.first > turn + 1 + room for e in self.clip.events)]
 
-    def unique(self, turn=math.inf):
+    def unique(self, turn):
         """The lasting events, over before a turn, whose caption is true of no other event."""
         captions = [e.caption for e in self.clip.events]
         return [e for e in self.clip.events

@@ -78,7 +78,7 @@ class Options:
     see_steps: int = option(0, "steps in which a new vision encoder learns to see, before all else")
     watch_steps: int = option(0, "steps in which a new decoder then learns to watch")
     micro_tokens: int = option(8192, "padded tokens in a micro-batch of --data")
-    own_every: int = option(0, "each so many steps, past states are the model's own guesses")
+    own_every: int = option(0, "each so many steps, past states are the model's guesses; 0: never")
     max_tokens: int = option(32768, "longer dialogues are cut, by whole turns")
     fps: int = option(1, "frames in a second of stream")
     lr: float = option(1e-3, "peak learning rate")
@@ -229,42 +229,40 @@ def learn_to_see(o, model):
     learnt = [*vision.parameters(), *connector.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=2e-3, betas=BETAS, weight_decay=0.01)
     rank, world = own_rank()
-    batches = DataLoader(stills, batch_size=64 // world, num_workers=o.workers,
-                         sampler=range(rank, 64 // world * world * o.see_steps, world))
+    share = max(1, 64 // world)
+    batches = DataLoader(stills, batch_size=share, num_workers=o.workers,
+                         sampler=range(rank, share * world * o.see_steps, world))
     for step, (images, *labels) in enumerate(bar := tqdm(batches, "learning to see",
                                                          disable=rank > 0)):
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
             patches = vision(normalised(images.to(device)))                         # (B, N, D)
             tokens = connector(patches)
-            told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)
+            told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)  # (B, cells, 25)
         loss = sum(share * shown_loss(parts, label.to(device))
                    for share, label, parts in zip((0.5, 1, 0.5), labels, told))
-        rate = min(1, (step + 1) / 50, 2 * (1 - step / o.see_steps) + 0.02)
-        descend(optimizer, loss, 2e-3 * rate)
+        descend(optimizer, loss, 2e-3 * min(1, (step + 1) / 50, 2.02 - 2 * step / o.see_steps))
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.2f}")
     images = torch.stack([torch.from_numpy(stills[-1 - i][0]) for i in range(256)]).to(device)
-    whiten(connector, model.encode_frames(normalised(images)))
+    with torch.no_grad():
+        whiten(connector, model.encode_frames(normalised(images)))
 
 
 def descend(optimizer, loss, rate):
-    """One step of a lesson, by the mean of the ranks' gradients."""
-    optimizer.zero_grad()
+    """One step of a lesson at this learning rate, by the mean of the ranks' gradients."""
     loss.backward()
-    group = optimizer.param_groups[0]
+    (group,) = optimizer.param_groups
     if dist.is_initialized():
-        gradients = [p.grad for p in group["params"]]
-        mean = torch.cat([g.flatten() for g in gradients]) / dist.get_world_size()
-        dist.all_reduce(mean)
-        for g, part in zip(gradients, mean.split([g.numel() for g in gradients])):
-            g.copy_(part.view_as(g))
+        for p in group["params"]:
+            dist.all_reduce(p.grad.div_(dist.get_world_size()))
     group["lr"] = rate
     torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
     optimizer.step()
+    optimizer.zero_grad()
 
 
 def shown_loss(told, labels):
-    """How well numbers (..., sum(ToyStills.parts)) tell toy.labels (..., 6)."""
+    """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.labels (..., 6): a scalar."""
     labels = labels.flatten(0, -2)
     colour, shape, place, change = told.float().flatten(0, -2).split(ToyStills.parts, -1)
     there, rare = labels[:, 0] > 0, change.new_tensor([0.15] + [1.0] * (change.shape[1] - 1))
@@ -277,44 +275,41 @@ def shown_loss(told, labels):
 def learn_to_watch(o, tokenizer, model):
     """The paper starts from a pretrained language model. The demo's decoder has its first lessons
     here: beside the answers, heads that are thrown away tell of every visual token, two layers up,
-    what it shows, how that differs from the second before and which second it is in; half-way up,
-    whether it is what was asked about. With words alone to learn from, a decoder compares no two
-    frames for an hour."""
-    device, decoder = own_device(), model.language_model.model
+    what it shows, how that differs from the second before and which second it is in; four layers
+    up, whether it is what was asked about. With words alone to learn from, a decoder compares no
+    two frames for an hour."""
+    device, decoder, (rank, world) = own_device(), model.language_model.model, own_rank()
     choose(o, model.to(device))
-    films, size = ToyFilms(tokenizer, model.config, o.seed), model.config.decoder.hidden_size
+    lesson = replace(o, steps=o.watch_steps, batch=0, seed=o.seed + 10**6)      # clips of its own
+    films, size = ToyFilms(tokenizer, model.config, lesson.seed), model.config.decoder.hidden_size
     low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
                  for n in (sum(ToyStills.parts) + size, 3))
     learnt = [p for module in (model, low, high) for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=o.lr, betas=BETAS, weight_decay=0.01)
-    state_ids, states = torch.tensor(tokenizer.state_ids, device=device), {}
+    state_ids, hidden = torch.tensor(tokenizer.state_ids, device=device), {}
     hooks = [decoder.layers[k].register_forward_hook(
-        lambda layer, inputs, output, head=head: states.update({head: output}))
+        lambda layer, inputs, output, head=head: hidden.update({head: output}))
         for head, k in ((low, 1), (high, len(decoder.layers) // 2))]
-
-    def join(items):
-        return {**collate(items, tokenizer.pad_id),
-                "shown": torch.from_numpy(np.concatenate([item["shown"] for item in items]))}
-
-    steps = Steps(replace(o, steps=o.watch_steps), films, *own_rank(), WATCHING)
-    batches = DataLoader(films, batch_sampler=steps.batches(0), collate_fn=join,
-                         num_workers=o.workers)
+    batches = DataLoader(Loader(films, lesson, tokenizer), num_workers=o.workers,
+                         batch_sampler=Steps(lesson, films, rank, world, WATCHING).batches(0),
+                         collate_fn=partial(collate, pad_id=tokenizer.pad_id))
     rare = torch.tensor([0.2, 1, 1], device=device)
     for step, batch in enumerate(bar := tqdm(batches, "learning to watch", o.watch_steps,
-                                             disable=own_rank()[0] > 0)):
-        mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)
-        targets = batch["labels"].to(device).roll(-1, 1)[mask]
+                                             disable=rank > 0)):
+        mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)                # (B, T)
+        targets = batch["labels"].to(device).roll(-1, 1)[mask]                         # (n,)
         inputs = {k: batch[k].to(device) for k in ("input_ids", "pixels", "frames", "grids")}
-        shown, visual = batch["shown"].to(device), inputs["input_ids"] == tokenizer.frame_id
+        visual = inputs["input_ids"] == tokenizer.frame_id                  # (B, T), N are True
+        shown = batch["shown"].to(device)                                              # (N, 8)
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
-            logits = model(**inputs, select=mask)
-            seen, second = low(states[low][visual]).split((sum(ToyStills.parts), size), -1)
-            second = F.linear(second, decoder.embed_tokens.weight)
-            asked = high(states[high][visual])
+            logits = model(**inputs, select=mask)                                      # (n, V)
+            seen, second = low(hidden[low][visual]).split((sum(ToyStills.parts), size), -1)
+            second = F.linear(second, decoder.embed_tokens.weight)                     # (N, V)
+            wanted = high(hidden[high][visual])                                        # (N, 3)
         counts = state_counts(targets, state_ids).float()
-        loss = state_focal_loss(logits, targets, state_ids, counts, len(targets)) \
+        loss = state_focal_loss(logits, targets, state_ids, counts, len(targets), o.loss) \
             + 0.5 * shown_loss(seen, shown[:, :6]) \
-            + F.cross_entropy(asked.float(), shown[:, 6].long(), weight=rare) \
+            + F.cross_entropy(wanted.float(), shown[:, 6].long(), weight=rare) \
             + F.cross_entropy(second.float(), shown[:, 7].long())
         descend(optimizer, loss, o.lr * min(1, (step + 1) / 20))
         if step % 50 == 0:
@@ -324,7 +319,6 @@ def learn_to_watch(o, tokenizer, model):
         hook.remove()
 
 
-@torch.no_grad()
 def whiten(connector, tokens):
     """Give the visual tokens (F, N, D) mean 0 and like variance in all directions, within the
     connector's last layer: what they share would otherwise outweigh what tells them apart, and a
@@ -483,7 +477,7 @@ class Learner:
     def own_past(self, inputs, mask):
         """Input ids (B, T) whose past Silence and Standby are the model's own guesses, right or
         wrong: what it will read when it streams. mask (B, T): the next id is supervised."""
-        ids, quiet = inputs["input_ids"].roll(-1, 1), self.state_ids[:2]
+        ids, quiet = inputs["input_ids"].roll(-1, 1), self.state_ids[:self.o.states - 1]
         mask = mask & torch.isin(ids, quiet)
         logits = self.model(**inputs, select=mask)                                     # (n, V)
         ids[mask] = quiet[logits[:, quiet].argmax(1)]
@@ -736,9 +730,11 @@ def estimate(o):
               "activations": max(activations(o, model, batch, gpu) for batch in batches)}
              for gpu in (True, False)]
     about = "" if o.batch else "about "
+    lessons = (0, 0) if o.model or o.vision else (o.see_steps, o.watch_steps)
     print(f"tokens      about {sum(lengths.values()) / len(lengths):.0f} a sample, "
           f"at most {max(lengths.values())}\n"
           f"steps       {o.steps} of {about}{each} samples: {about}{o.steps * each} samples\n"
+          f"lessons     {lessons[0]} steps on stills and {lessons[1]} on busy films, before these\n"
           f"parameters  {learnt} learn, {weights - learnt} are frozen\n"
           f"micro-batch {' x '.join(map(str, batches[0]['input_ids'].shape))} tokens, "
           f"{len(batches[0]['pixels'])} frames\n\n"
@@ -771,10 +767,11 @@ def memory():
 
 def evaluate(o, folder):
     """Scores of a checkpoint that streams unseen toy clips, by eval.py in a process of its own."""
-    out = Path(folder) / "eval.json"
+    out, env = Path(folder) / "eval.json", dict(os.environ)
+    env.pop("RANK", None), env.pop("WORLD_SIZE", None)      # all clips in this one process
     subprocess.run([sys.executable, Path(__file__).with_name("eval.py"), "toy", "--model", folder,
                     "--videos", str(o.eval_videos), "--seed", "7", "--out", out], check=True,
-                   stdout=subprocess.DEVNULL)
+                   stdout=subprocess.DEVNULL, env=env)
     scores = json.loads(out.read_text())
     return {f"eval_{k}": scores[k] for k in ("state_f1", "response_f1", "average")}
 
@@ -786,17 +783,16 @@ def run(o):
     tokenizer, model = start(o)
     resumed, out = o.resume and last_checkpoint(o), Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
-    lessons = not (resumed or o.model or o.vision) and bool(o.see_steps or o.watch_steps)
-    if lessons and o.see_steps:
+    rank, world = own_rank()
+    dataset, about = read_data(o, tokenizer, model.config, world), about_run(o)
+    fresh = not (resumed or o.model or o.vision)
+    if fresh and o.see_steps:
         learn_to_see(o, model)
-    if lessons and o.watch_steps:
+    if fresh and o.watch_steps:
         learn_to_watch(o, tokenizer, model)
     learner = Learner(o, tokenizer, model)
-    rank, world = learner.rank, learner.world
-    dataset = read_data(o, tokenizer, model.config, world)
-    about = about_run(o)
     first = load(resumed, learner) if resumed else 0
-    if lessons:
+    if fresh and (o.see_steps or o.watch_steps):
         save(o, 0, learner, tokenizer, about)
     stop = []
     for number in (signal.SIGTERM, signal.SIGINT):          # the loader's processes inherit this

@@ -440,16 +440,21 @@ def test_visual_tokens_know_what_was_asked_about():
         list(toy.SHAPES).index, ("circle", "square"))
     cells = np.array([(red, circle, 0, 0, 0, toy.CHANGES.index("left")),
                       (red, square, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0)], np.float32)
-    for question, expected in (
-            ("Watch for this: The red circle moves left.", [2, 0, 0]),
-            ("Watch for this: The red circle moves right.", [1, 0, 0]),
-            ("Watch for this: The blue circle moves left.", [0, 0, 0]),
-            ("What colour is the square?", [0, 1, 0]), ("Where is the red square?", [0, 1, 0]),
-            ("How many shapes are there?", [0, 0, 0]), ("", [0, 0, 0])):
-        assert data.asked(cells, question).tolist() == expected, question
-    gone = cells.copy()
-    gone[1, 5] = toy.CHANGES.index("gone")
-    assert data.asked(gone, "When? The red square disappears.").tolist() == [0, 2, 0]
+    for wording in (*toy.ASK["Event Grounding"], *toy.ASK["Backward Grounding"]):
+        for caption, expected in (
+                ("The red circle moves left.", [2, 0, 0]),
+                ("The red circle moves right.", [1, 0, 0]),
+                ("The red circle hits the red square.", [2, 0, 0]),
+                ("The red square grows.", [0, 1, 0]), ("The blue circle moves left.", [0, 0, 0])):
+            assert data.asked(cells, wording.format(caption)).tolist() == expected, wording
+    for wording in toy.ASK["Time-sensitive QA"]:
+        for question, expected in (
+                ("What is the red circle doing?", [1, 0, 0]), ("What colour is the square?",
+                                                               [0, 1, 0]),
+                ("How many shapes are there?", [0, 0, 0])):
+            assert data.asked(cells, wording.format(question)).tolist() == expected, wording
+    for wording in toy.ASK["Real-time Narration"]:
+        assert not data.asked(cells, wording).any()
 
 
 def test_plain_toy_item_is_its_record(tokenizer):

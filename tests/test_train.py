@@ -253,20 +253,21 @@ def test_frozen_parts_do_not_move(train_, moving):
 
 def test_a_past_of_its_own_changes_silence_and_standby_alone(monkeypatch):
     learn, dataset, _ = learner()
+    quiet = learn.state_ids[:2]
     batch = next(batch for batch in (data.collate([dataset["short", i]], 0) for i in range(99))
-                 if len(set(batch["labels"].flatten().tolist()) & set(learn.state_ids[:2].tolist())) == 2)
+                 if torch.isin(quiet, batch["labels"]).all())
     inputs = {k: batch[k] for k in ("input_ids", "pixels", "frames", "grids")}
     mask = torch.nn.functional.pad(batch["labels"][:, 1:] != -100, (0, 1))
     ids, (silence, standby, response) = batch["input_ids"], learn.state_ids
-    said = torch.full((int((mask & torch.isin(ids.roll(-1, 1), learn.state_ids[:2])).sum()),
-                       learn.model.config.decoder.vocab_size), 0.0)
+    said = torch.zeros(int((mask & torch.isin(ids.roll(-1, 1), quiet)).sum()),
+                       learn.model.config.decoder.vocab_size)
     said[:, standby], said[:, response] = 1, 2
     with monkeypatch.context() as guess:
         guess.setattr(learn, "model", lambda **_: said)
         past = learn.own_past(inputs, mask)
-    quiet = (batch["labels"] != -100) & torch.isin(ids, learn.state_ids[:2])
-    assert (ids[quiet] == silence).any() and (past[quiet] == standby).all()
-    assert torch.equal(past[~quiet], ids[~quiet]) and past is not ids
+    mine = (batch["labels"] != -100) & torch.isin(ids, quiet)
+    assert (ids[mine] == silence).any() and (past[mine] == standby).all()
+    assert torch.equal(past[~mine], ids[~mine]) and past is not ids
     plain, own = (learn.backward([batch], own)["loss"] for own in (False, True))
     assert plain == learn.backward([batch])["loss"] != own
 

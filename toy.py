@@ -433,7 +433,7 @@ class Bustle:
         told = []
         for e in self.events:
             if e.first <= turn <= e.last:
-                thing = self.states[turn - (e.kind == "leave")][e.thing]
+                thing = self.states[turn - (e.kind != "appear")][e.thing]
                 text = f"The {e.name} is {e.doing}" if e.doing else e.caption[:-1]
                 when = f" {'since' if e.doing else 'at'} {e.first + 1}s" * since
                 told.append((PLACES.index(thing.place), f"{text}{when}."))

@@ -349,7 +349,7 @@ def plot(path, series, title):
 def batch(args, tokenizer, model):
     """Dialogues of unequal length, padded, with noise for frames; a dict as data.collate's."""
     size, rng = model.config.vision.image_size, np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (args.seconds, size, size, 3), np.uint8)
+    pixels = rng.integers(0, 256, (max(EVERY, args.seconds), size, size, 3), np.uint8)
     samples = []
     for i in range(args.batch):
         seconds = max(EVERY, args.seconds * (args.batch - i) // args.batch)

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 from PIL import Image
 
 import infer
 from test_infer import build, folder, run, tokenizer            # noqa: F401  (two are fixtures)
 
 ROOT = Path(infer.__file__).parent
+pytestmark = pytest.mark.usefixtures("readme_runs")             # they run while these tests wait
 
 
 class Quiet(SimpleHTTPRequestHandler):

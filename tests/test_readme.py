@@ -28,22 +28,26 @@ def test_readme_has_the_two_commands_and_names_only_files_that_exist():
     assert len(COMMANDS) >= 8 and "@@" not in TEXT
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command(command, tmp_path):
+def run(command, folder):
     for path in ROOT.iterdir():
         if path.suffix == ".py":
-            (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "assets").mkdir()
+            (folder / path.name).symlink_to(path)
+    (folder / "assets").mkdir()
     for path in (ROOT / "assets").iterdir():
-        (tmp_path / "assets" / path.name).symlink_to(path)
+        (folder / "assets" / path.name).symlink_to(path)
     words = shlex.split(command)
     for start, options in SHORTER.items():
         words += options if command.startswith(start) else []
     if "assets/demo.gif" in words:                           # never into the repository's own files
         words = [word.replace("assets/demo.gif", "demo.gif").replace("assets/timeline", "timeline")
                  for word in words]
-    done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True,
-                          text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    return subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True,
+                          text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, readme_runs):
+    done = readme_runs[command].result()
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -493,6 +493,7 @@ class Learner:
         items = self.reduce(torch.tensor(float(sum(len(t) for t in targets)), device=self.device))
         seen = torch.zeros(10, device=self.device, dtype=torch.float64)
         for i, (batch, mask, target) in enumerate(zip(batches, masks, targets)):
+            mask = mask.to(self.device)
             last = i == len(batches) - 1              # gradients travel once, with the last one
             inputs = {k: batch[k].to(self.device, non_blocking=True)
                       for k in ("input_ids", "pixels", "frames", "grids")}
@@ -501,8 +502,8 @@ class Learner:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.o.autocast,
                                     cache_enabled=False):
                     if own:
-                        inputs["input_ids"] = self.own_past(inputs, mask.to(self.device))
-                    logits = self.wrapped(**inputs, select=mask.to(self.device))       # (n, V)
+                        inputs["input_ids"] = self.own_past(inputs, mask)
+                    logits = self.wrapped(**inputs, select=mask)                       # (n, V)
                 loss = state_focal_loss(logits, target, self.state_ids, counts.float(), items,
                                         self.o.loss)
                 (loss * self.world).backward()           # DDP divides by the number of ranks
@@ -767,8 +768,8 @@ def memory():
 
 def evaluate(o, folder):
     """Scores of a checkpoint that streams unseen toy clips, by eval.py in a process of its own."""
-    out, env = Path(folder) / "eval.json", dict(os.environ)
-    env.pop("RANK", None), env.pop("WORLD_SIZE", None)      # all clips in this one process
+    out = Path(folder) / "eval.json"                        # all clips in this one process
+    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
     subprocess.run([sys.executable, Path(__file__).with_name("eval.py"), "toy", "--model", folder,
                     "--videos", str(o.eval_videos), "--seed", "7", "--out", out], check=True,
                    stdout=subprocess.DEVNULL, env=env)

@@ -177,7 +177,20 @@ def start(o):
         return tokenizer, Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32)
     model = Streamo(tiny_config(tokenizer))
     start_copying(model.language_model.model.layers[2:])        # the first two compare frames
+    numbers = [tokenizer.id(str(n)) for n in range(1000)]
+    with torch.no_grad():
+        words = model.language_model.model.embed_tokens.weight
+        words[numbers] = number_waves(len(numbers), words.shape[1])
     return tokenizer, model
+
+
+def number_waves(count, size):
+    """The first embeddings of the numbers 0, 1, ...: (count, size), of length 1. They are waves of
+    14 periods, as in pretrained models (Zhou et al., "Pre-trained Large Language Models Use Fourier
+    Features to Compute Addition", 2024): what learns to copy some numbers can then copy all."""
+    angles = 2 * math.pi * torch.arange(count)[:, None] / (2.1 * 1.3 ** torch.arange(14))
+    waves = torch.cat([angles.cos(), angles.sin()], 1) / 14 ** 0.5                  # (count, 28)
+    return waves @ torch.linalg.qr(torch.randn(size, waves.shape[1])).Q.T
 
 
 def config_of(o, tokenizer):

@@ -20,7 +20,7 @@ SIZE, VIDEOS = 96, 80
 NUMBERS = {0: "no", 2: "two", 3: "three", 4: "four"}
 CAPTION = re.compile(r"(An?|The) (\w+) (\w+) (appears|disappears|grows|shrinks|"
                      r"moves (?:left|right|up|down)|turns \w+|hits the \w+ \w+)\.")
-SPAN = re.compile(r"The event took place from (\d+)s to (\d+)s\.")
+SPAN = re.compile(r".+, from (\d+)s to (\d+)s\.")
 
 
 # ------------------------------------------------------------- what is measured, from pixels alone
@@ -171,11 +171,12 @@ def test_slides_show_what_is_said_of_them():
                 named = re.findall(rf"\b({'|'.join(toy.COLOURS)})\b", said["content"])
                 assert collections.Counter(named) == worn and set(named) == there
                 told["names"] += 1
-            where = re.search(r"Where is the (\w+)", asked)
-            if where and worn[where[1]] == 1:
-                rows, columns = np.nonzero(masks[where[1]])
+            where = re.search(r"Where is the ((\w+) \w+)", asked)
+            if where and worn[where[2]] == 1:
+                rows, columns = np.nonzero(masks[where[2]])
                 column, row = (int(pixels.mean() * 3 / SIZE) for pixels in (columns, rows))
-                assert said["content"] == f"It is {toy.PLACES[3 * row + column]}."
+                place = toy.PLACES[3 * row + column]
+                assert said["content"] == f"The {where[1]} is {place}."
                 told["places"] += 1
     assert min(told["names"], told["places"]) >= 20, told
 
@@ -280,19 +281,19 @@ def measured(clip, question, turn):
             kind == "What colour" and one.shape == rest}
     one, (x, y), grown = now[i], moved[i], now[i].r - before[i].r
     if one.r == 0:
-        return "It is gone."
+        return f"The {rest} is gone."
     if kind == "What colour":
-        return f"It is {one.colour}."
+        return f"The {rest} is {one.colour}."
     if kind == "Where":
         column, row = (0 if c < 0.345 else 1 if c < 0.655 else 2 for c in (one.x, one.y))
-        return None if x or y else f"It is {toy.PLACES[3 * row + column]}."
+        return None if x or y else f"The {rest} is {toy.PLACES[3 * row + column]}."
     if x:
-        return f"It is moving {'right' if x > 0 else 'left'}."
+        return f"The {rest} is moving {'right' if x > 0 else 'left'}."
     if y:
-        return f"It is moving {'down' if y > 0 else 'up'}."
+        return f"The {rest} is moving {'down' if y > 0 else 'up'}."
     if grown and before[i].r:
-        return f"It is {'growing' if grown > 0 else 'shrinking'}."
-    return "It is still."
+        return f"The {rest} is {'growing' if grown > 0 else 'shrinking'}."
+    return f"The {rest} is still."
 
 
 def test_dated_answers_are_true_on_every_turn_and_told_at_every_change():
@@ -400,11 +401,11 @@ def fingerprint(pairs):
 
 def test_samples_never_change():
     """A changed hash is a changed data set: the shipped checkpoint was trained on this one."""
-    assert fingerprint(toy.sample(1, i) for i in range(8)) == "1861016c74dc5165"
-    assert fingerprint(toy.sample(1, i, "short") for i in range(8)) == "b863cbdd25a400ec"
-    assert fingerprint(toy.sample(1, i, "busy") for i in range(8)) == "0f570aaa52d0c0a2"
-    assert fingerprint(toy.sample(1, i, "frame") for i in range(8)) == "560c1932cf8fe49e"
-    assert fingerprint(toy.bench(1, i) for i in range(3)) == "9470c7dcc8f742c5"
+    assert fingerprint(toy.sample(1, i) for i in range(8)) == "7274cf2f64c82d90"
+    assert fingerprint(toy.sample(1, i, "short") for i in range(8)) == "df6c9a940db75bf0"
+    assert fingerprint(toy.sample(1, i, "busy") for i in range(8)) == "71fe47667ce790a6"
+    assert fingerprint(toy.sample(1, i, "frame") for i in range(8)) == "692c4bce272e2fc9"
+    assert fingerprint(toy.bench(1, i) for i in range(3)) == "fffd22bb924a258a"
 
 
 def test_a_sample_does_not_depend_on_what_was_made_before():

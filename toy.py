@@ -409,14 +409,13 @@ class Bustle:
     def _note(self, turn, i, name, thing):
         """Write what thing i does on a turn into the script."""
         word, *rest = thing.doing.split()
-        if word in PROGRESSIVE:
-            e = next((e for e in self.events if (e.thing, e.last, e.doing) == (
-                i, turn - 1, thing.doing)), None)
-            if e:
-                self.events.remove(e)
+        goes_on = [k for k, e in enumerate(self.events)
+                   if (e.thing, e.last, e.doing) == (i, turn - 1, thing.doing)]
+        if goes_on:
+            self.events[goes_on[0]] = replace(self.events[goes_on[0]], last=turn)
+        elif word in PROGRESSIVE:
             does = " ".join([f"{PROGRESSIVE[word]}s", *rest])
-            self.events.append(Event(PROGRESSIVE[word], i, name, e.first if e else turn, turn, (),
-                                     does, thing.doing))
+            self.events.append(Event(PROGRESSIVE[word], i, name, turn, turn, (), does, thing.doing))
         elif word != "still":
             kind = {"appears": "appear", "disappears": "leave", "turns": "turn"}[word]
             self.events.append(Event(kind, i, name, turn, turn, (), thing.doing))
@@ -477,10 +476,11 @@ class Dialogue:
                 self.say(f"The {e.name} starts {e.doing}." if e.doing else e.caption, e.first)
                 if e.doing:
                     self.say(e.caption if e.kind == "hit" else f"The {e.name} stops.", e.last + 1)
-        elif task == "Event Caption":
+        elif task in ("Event Caption", "Timed Caption"):
             self.ask(task, "", 0)
             for e in events:
-                self.say(e.caption, e.last + 1, since=e.first)
+                text = e.span if task == "Timed Caption" else e.caption
+                self.say(text, e.last + 1, since=e.first)
         elif task == "Action Caption" and events:
             chosen = rng.choice(sorted({e.thing for e in events}))
             events = [e for e in events if e.thing == chosen]
@@ -489,13 +489,10 @@ class Dialogue:
                 self.say(e.caption, e.last + 1, since=e.first)
         elif task == "Event Grounding" and self.unique(end):
             event = rng.choice(self.unique(end))
-            self.ask(task, event.caption, rng.randint(0, event.first - 1))
-            self.say(event.span, event.last + 1, since=event.first)
+            self.ground(event, rng.randint(0, event.first - 1))
         elif task == "Backward Grounding" and self.unique(end - 1):
             event = rng.choice(self.unique(end - 1))
-            turn = rng.randint(event.last + 2, end - 1)
-            self.ask(task, event.caption, turn)
-            self.say(event.span, turn)
+            self.ground(event, rng.randint(event.last + 2, end - 1))
         elif task == "Time-sensitive QA":
             self.follow(*self.dated()[0])
         elif task == "Offline QA":
@@ -503,10 +500,6 @@ class Dialogue:
             content, reply = self.question(turn)
             self.ask(task, content, turn)
             self.say(reply, turn + 2, since=turn)
-        elif task == "Timed Caption":
-            self.ask(task, "", 0)
-            for e in events:
-                self.say(e.span, e.last + 1, since=e.first)
         elif task in ("Acting", "Since", "Naming", "Placing"):
             self.drill(task)
         elif task == "Dating":
@@ -518,8 +511,7 @@ class Dialogue:
             turn = 0
             while later := [e for e in self.unique(end) if e.first > turn]:
                 event = rng.choice(later)
-                self.ask("Event Grounding", event.caption, turn)
-                self.say(event.span, event.last + 1, since=event.first)
+                self.ground(event, turn)
                 turn = event.last + 2
         elif task == "Frame QA":
             self.interrupt(range(end))
@@ -564,7 +556,14 @@ class Dialogue:
     def recall(self, turn):
         """A question about a past event, if there is one."""
         if past := self.unique(turn):
-            event = self.rng.choice(past)
+            self.ground(self.rng.choice(past), turn)
+
+    def ground(self, event, turn):
+        """A question about the time of an event that is to come, or is over; and its answer."""
+        if event.first > turn:
+            self.ask("Event Grounding", event.caption, turn)
+            self.say(event.span, event.last + 1, since=event.first)
+        else:
             self.ask("Backward Grounding", event.caption, turn)
             self.say(event.span, turn)
 

@@ -292,6 +292,17 @@ def test_the_demos_first_lessons():
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_numbers_begin_as_waves():
+    """All of one length and no two alike, in 28 directions: a single head can copy them all."""
+    tokenizer, model = train.start(train.parse([]))
+    words = model.language_model.model.embed_tokens.weight.detach()
+    numbers = words[[tokenizer.id(str(n)) for n in range(1000)]]
+    likeness = numbers @ numbers.T
+    assert torch.allclose(likeness.diagonal(), torch.ones(1000), atol=1e-4)
+    assert (likeness - torch.eye(1000)).max() < 0.6
+    assert torch.linalg.matrix_rank(numbers) == 28
+
+
 def test_a_run_stopped_after_the_lessons_does_not_repeat_them(tmp_path, monkeypatch):
     given = []
     for name in ("learn_to_see", "learn_to_watch"):

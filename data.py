@@ -46,37 +46,33 @@ def frames(source, fps=1, rate=None):
 
     Frame k is the first that appears in [k/fps, (k+1)/fps), or else the one still on the screen.
     rate: images per second of a folder of images, in the order of the numbers in their names
-    (None: fps). Raises OSError, or ValueError naming a file that is no video, empty or truncated.
-    """
+    (None: fps). Raises OSError; ValueError naming a file that is no video, empty or truncated."""
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     k, shown, tiny = 0, None, 1e-3          # containers round presentation times to a millisecond
-    for start, end, frame in _folder(path, rate or fps) if path.is_dir() else _video(path):
+    for start, frame in _folder(path, rate or fps) if path.is_dir() else _video(path):
         while shown and start >= (k + 1) / fps - tiny:
             yield k / fps, _rgb(shown)
             k += 1
-        if start >= k / fps - tiny:
+        if frame and start >= k / fps - tiny:
             yield k / fps, _rgb(frame)
             k += 1
-        shown = frame
+        shown = frame or shown
     if not shown:
         raise ValueError(f"{source}: no picture in it")
-    while (k + 1) / fps <= end + tiny:
-        yield k / fps, _rgb(shown)
-        k += 1
 
 
 def _folder(path, rate):
-    """Yield (start, end, image path)."""
+    """Yield (start, image path), and last (end, None)."""
     names = [p for p in path.iterdir() if p.suffix.lower() in IMAGES]
-    names.sort(key=lambda p: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", p.name)])
-    for i, name in enumerate(names):
-        yield i / rate, (i + 1) / rate, name
+    names.sort(key=lambda p: [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", p.name)])
+    for i, name in enumerate([*names, None]):
+        yield i / rate, name
 
 
 def _video(path):
-    """Yield (start, end, av.VideoFrame) by presentation time, counted from the first frame."""
+    """Yield (seconds since the first frame, av.VideoFrame) as presented, and last (end, None)."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video or container.format.name == "tty":     # a text, as art
@@ -84,16 +80,17 @@ def _video(path):
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             step = float(1 / (stream.average_rate or 25))
-            first = end = None
+            first = end = 0.0
             for i, frame in enumerate(container.decode(stream)):
                 time = i * step if frame.time is None else frame.time    # a bare H.264 has no times
-                first = time if first is None else first
+                first = time if i == 0 else first
                 length = float(frame.duration * frame.time_base) if frame.duration else step
                 end = time - first + length
-                yield time - first, end, frame
+                yield time - first, frame
             declared = float((stream.duration or 0) * stream.time_base)
-            if end is not None and declared > end + 1:
+            if declared > end + 1:
                 raise ValueError(f"{path}: truncated: {end:.1f} s of {declared:.1f} s are there")
+            yield end, None
     except av.error.FFmpegError as error:
         raise ValueError(f"{path}: not a readable video ({error.strerror})") from error
 
@@ -111,8 +108,6 @@ def _rgb(frame):
 
 def resized(image, size):
     """uint8 (H, W, 3) -> uint8 (size, size, 3), the bicubic resize of streamo.preprocess."""
-    if image.shape[:2] == (size, size):
-        return image
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 

@@ -21,7 +21,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import av
@@ -32,7 +32,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import toy
-from streamo import RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer, normalised
+from streamo import (RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer, normalised,
+                     read_json)
 
 SYSTEM = "Each second, say </Silence>, </Standby> or </Response> and the answer."
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -353,18 +354,15 @@ CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Gro
 
 def shift(turns, offset):
     """The stream began `offset` seconds earlier: so do its seconds and each "from 12s to 20s"."""
-    def moved(match):
-        return f"{match[1]} {int(match[2]) + offset}s"
-    return [replace(turn, second=turn.second + offset,
-                    text=re.sub(r"\b(from|to|since|[Aa]t) (\d+)s\b", moved, turn.text))
-            for turn in turns]
+    def moved(text):
+        return re.sub(r"\b(from|to|since|[Aa]t) (\d+)s\b",
+                      lambda match: f"{match[1]} {int(match[2]) + offset}s", text)
+    return [replace(turn, second=turn.second + offset, text=moved(turn.text)) for turn in turns]
 
 
 def perturb(turns, rng, rate):
     """Turns whose history is wrong at `rate`: states swapped, answers dropped, replaced, invented.
-
-    A model trained on perfect histories copies its own past states when it streams.
-    """
+    A model trained on perfect histories copies its own past states when it streams."""
     texts = sorted({turn.text for turn in turns if turn.state == RESPONSE})
 
     def wrong(turn):
@@ -376,45 +374,38 @@ def perturb(turns, rng, rate):
     return [replace(turn, said=wrong(turn)) if rng.random() < rate else turn for turn in turns]
 
 
-def cut(turns, rng):
-    """A number of turns that may leave the head: none, or up to a silence that follows another."""
-    quiet = [k for k in range(2, len(turns) - 1)
-             if turns[k].state == turns[k - 1].state == SILENCE]
-    return rng.choice(quiet) if quiet else 0
-
-
 def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, augment,
-              longest=None):
+              longest=math.inf):
     """One training item (see collate); frame(j), j < n_frames, is uint8 (S, S, 3).
 
     longest: seconds that an item may have; a longer dialogue loses its end (its head, too, where
-    the task allows it, its questions then being pinned). Item["counts"] says what was left out.
-    """
+    the task allows it, its questions then being pinned). Item["counts"] says what was left out."""
     chances = augment.perturb, augment.shift, augment.compress, augment.window
     perturbed, shifted, compressed, windowed = (rng.random() < chance for chance in chances)
     offset = rng.randrange(rng.choice(OFFSETS)) if shifted else 0
-    long = longest is not None and len(turns) > longest
-    head = turns[:len(turns) - longest + 2] if long else turns       # what may leave: see cut
-    start = cut(head, rng) if (windowed or long) and task in CUTTABLE else 0
-    stop = min(len(turns), start + longest) if long else len(turns)
-    counts = Counter({"turns beyond `longest` left out": len(turns) + start - stop if long else 0})
+    beyond = max(len(turns) - longest, 0)
+    quiet = [k for k in range(2, min((beyond or len(turns)) + 1, len(turns) - 1))
+             if turns[k].state == turns[k - 1].state == SILENCE]        # the head may end here
+    leaves = quiet and (windowed or beyond) and task in CUTTABLE
+    start = rng.choice(quiet) if leaves else 0
+    stop = start + longest if beyond else len(turns)
     pinned = [turn.question for turn in turns[:start] if turn.question]
     turns = shift(turns[start:stop], offset)
     if perturbed:
         turns = perturb(turns, rng, rng.uniform(*augment.perturb_rate))
     side = Compressor(config.grid, config.coarse_grid) if compressed else lambda _: config.grid
     pixels, index, grids = [], [], []
-    for turn in range(start, stop):
-        grids.append([])
-        for j in range(turn * fps, min((turn + 1) * fps, n_frames)):
-            image = frame(j)
-            if not pixels or not np.array_equal(image, pixels[-1]):
-                pixels.append(image)                        # a still scene is encoded once
-            index.append(len(pixels) - 1)
-            grids[-1].append(side(pixels[-1]))
-    ids, labels = render(tokenizer, turns, grids, pinned)
+    for j in range(start * fps, min(stop * fps, n_frames)):
+        image = frame(j)
+        if not pixels or not np.array_equal(image, pixels[-1]):
+            pixels.append(image)                            # a still scene is encoded once
+        index.append(len(pixels) - 1)
+        grids.append(side(image))
+    by_turn = [grids[k:k + fps] for k in range(0, len(grids), fps)]
+    ids, labels = render(tokenizer, turns, by_turn, pinned)
     return {"input_ids": ids, "labels": labels, "length": len(ids), "pixels": np.stack(pixels),
-            "frames": index, "grids": sum(grids, []), "name": name, "counts": counts}
+            "frames": index, "grids": grids, "name": name,
+            "counts": Counter({"turns beyond `longest` left out": beyond})}
 
 
 def toy_texts(n=3000):
@@ -451,14 +442,11 @@ class ToyStills(Dataset):
 
 
 class ToyDataset(Dataset):
-    """Item i, or ("short", i), is drawn by toy.sample, augmented, and always the same."""
+    """Item i, or ("short", i), is drawn by toy.sample, augmented, and always the same: no end."""
 
-    def __init__(self, tokenizer, config, seed, length=10**9, fps=1, augment=Augment()):
+    def __init__(self, tokenizer, config, seed, fps=1, augment=Augment()):
         self.tokenizer, self.config, self.seed = tokenizer, config, seed
-        self.length, self.fps, self.augment = length, fps, augment
-
-    def __len__(self):
-        return self.length
+        self.fps, self.augment = fps, augment
 
     @staticmethod
     def split(key):
@@ -505,12 +493,12 @@ class ToyFilms(ToyDataset):
         item, (clip, record) = super().__getitem__(key), toy.sample(self.seed, i, kind)
         things = [clip.state(t) for t in range(clip.seconds)]
         before = things if isinstance(clip, toy.Slides) else [things[0], *things]
-        questions = sorted((int(q["time"]) - 1, q["content"]) for q in record["question"])
+        questions = [(int(q["time"]) - 1, q["content"]) for q in record["question"]]
         shown, side = [], self.config.vision.side
         for t, grid in enumerate(item["grids"]):
             cells = toy.labels(things[t], before[t], side, grid)
-            latest = [question for turn, question in questions if turn <= t][-1:]
-            shown.append(np.column_stack([cells, asked(cells, "".join(latest))]))
+            _, latest = max((q for q in questions if q[0] <= t), default=(0, ""))
+            shown.append(np.column_stack([cells, asked(cells, latest)]))
         ids = np.array(item["input_ids"])
         read = np.maximum.accumulate(np.isin(ids, self.numbers) * np.arange(len(ids)))
         tags = ids[read[ids == self.tokenizer.frame_id]]
@@ -543,21 +531,20 @@ class RawDataset(Dataset):
 
     Item i is number i mod len of epoch i // len, in an order shuffled by (seed, epoch). Raises
     ValueError for a broken record. longest: as in make_item. A video may be a folder of images;
-    the record's "fps" is then their rate.
-    """
+    the record's "fps" is then their rate."""
 
     def __init__(self, tokenizer, config, files, videos, weights=None, seed=0, fps=1,
-                 augment=PLAIN, longest=None):
+                 augment=PLAIN, longest=math.inf):
         self.tokenizer, self.config, self.videos, self.longest = tokenizer, config, videos, longest
         self.seed, self.fps, self.augment, self.epoch = seed, fps, augment, None
         self.silent = silent_second(tokenizer, config, fps)
-        self.files = [(str(file), list(read_records(file))) for file in files]
-        for name, records in self.files:
-            for n, record in enumerate(records):
-                for fault in faults(record):
-                    raise ValueError(f"{name}: record {n}: {fault}{ADVICE}{name}")
+        self.files = [[(str(file), n, record) for n, record in enumerate(read_records(file))]
+                      for file in files]
+        for name, n, record in chain(*self.files):
+            for fault in faults(record):
+                raise ValueError(f"{name}: record {n}: {fault}{ADVICE}{name}")
         weights = [1] * len(files) if weights is None else weights
-        self.takes = [round(w * len(r)) for w, (_, r) in zip(weights, self.files, strict=True)]
+        self.takes = [round(w * len(rows)) for w, rows in zip(weights, self.files, strict=True)]
         if not sum(self.takes):
             raise ValueError(f"no records in {', '.join(map(str, files))}")
 
@@ -569,10 +556,9 @@ class RawDataset(Dataset):
         epoch, i = divmod(i, len(self))
         if epoch != self.epoch:
             self.epoch, self.order, rng = epoch, [], random.Random(f"{self.seed}/{epoch}")
-            for (name, records), take in zip(self.files, self.takes):
-                every = [(name, n, record) for n, record in enumerate(records)]
-                whole, rest = divmod(take, len(every) or 1)
-                self.order += every * whole + rng.sample(every, rest)
+            for rows, take in zip(self.files, self.takes):
+                whole, rest = divmod(take, len(rows) or 1)
+                self.order += rows * whole + rng.sample(rows, rest)
             rng.shuffle(self.order)
         return self.order[i]
 
@@ -584,7 +570,7 @@ class RawDataset(Dataset):
         record = self.pick(i)[2]
         texts = sum(len(entry["content"]) for entry in [*record.get("question", ()),
                                                          *record.get("response", ())])
-        seconds = min(stated_seconds(record), self.longest or math.inf)
+        seconds = min(stated_seconds(record), self.longest)
         return 60 + texts // 4 + seconds * self.silent
 
     def __getitem__(self, i):
@@ -941,12 +927,12 @@ def strip(item, state_ids, path, columns=10, side=96):
 
 def show(args):
     tokenizer = Tokenizer.from_pretrained(args.model)
-    config = StreamoConfig.from_dict(json.loads((Path(args.model) / "config.json").read_text()))
+    config = StreamoConfig.from_dict(read_json(Path(args.model) / "config.json"))
     if args.file:
         data = RawDataset(tokenizer, config, [args.file], args.videos)
         if not 0 <= args.index < len(data):
             raise ValueError(f"--index {args.index}: {args.file} has records 0 to {len(data) - 1}")
-        item = data.item(args.file, args.index, data.files[0][1][args.index], random.Random(0))
+        item = data.item(*data.files[0][args.index], random.Random(0))
     else:
         item = ToyDataset(tokenizer, config, seed=0, augment=PLAIN)[args.index]
     print(paint(tokenizer, item, sys.stdout.isatty()))

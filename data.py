@@ -191,6 +191,7 @@ def read_messages(messages, said, counts):
     for n, (user, reply) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
         asked, _, frame = user["content"].rpartition(f"<{n}s-{n + 1}s>\n")
         state, _, text = reply["content"].partition(" ")
+        (asked + text).encode()                 # half an emoji (a surrogate) is no text
         if frame != "<stream>" or [user["role"], reply["role"]] != ["user", "assistant"]:
             raise ValueError(f"turn {n} is not '[question] <{n}s-{n + 1}s> <stream>' and a reply")
         if state not in STATES or (state == RESPONSE) != bool(text):
@@ -652,9 +653,10 @@ def read_records(file):
             yield from (json.loads(line) for line in lines("strict") if line.strip())
         else:
             whole = json.loads(path.read_text("utf-8-sig"))
+            whole = whole.get("database", whole) if isinstance(whole, dict) else whole
             if not isinstance(whole, (list, dict)):
                 raise ValueError("neither a JSON list nor an object")
-            yield from whole if isinstance(whole, list) else whole.get("database", whole).items()
+            yield from whole.items() if isinstance(whole, dict) else whole
     except (ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"{file}: {f'line {n}: ' if n else ''}{error}") from error
     finally:
@@ -865,15 +867,14 @@ def check(file, videos=None):
         wrong, counts = faults(record), Counter()
         try:
             if not wrong:
-                path = video_path(record, videos or "")
-                rate = parse_time(record.get("fps"))
-                seconds = count_seconds(path, rate) if videos else stated_seconds(record)
-                turns = turns_from_record(record, seconds, counts)
-                edge = next((edge for edge in (30, 60, 120, 240) if seconds <= edge), "more")
-                holds.update({("task", record["task_type"]), ("source", record["source"]),
-                              ("granularity", GRAIN.get(record["task_type"], "question")),
-                              ("duration up to", f"{edge} s")})
-                holds.update(("state", turn.state) for turn in turns)
+                seconds = stated_seconds(record) if not videos else count_seconds(
+                    video_path(record, videos), parse_time(record.get("fps")))
+                task, edges = record["task_type"], (30, 60, 120, 240, math.inf)
+                holds.update([f"state {turn.state}"
+                              for turn in turns_from_record(record, seconds, counts)])
+                holds.update([f"task {task}", f"granularity {GRAIN.get(task, 'question')}",
+                              f"source {record['source']}",
+                              f"duration up to {min(e for e in edges if seconds <= e)} s"])
         except (OSError, ValueError) as error:
             wrong = [str(error)]
         for what in [*wrong, *(f"{what} (mended)" for what in +counts)]:
@@ -882,8 +883,8 @@ def check(file, videos=None):
         mended += counts
     for title, found in (("broken", broken), ("mended", mended), ("holds", holds)):
         for what, count in found.most_common():
-            print(f"{title:8}{count:9}  {what if title != 'holds' else ' '.join(what)}")
-    states = [holds["state", state] for state in STATES]
+            print(f"{title:8}{count:9}  {what}")
+    states = [holds[f"state {state}"] for state in STATES]
     ratio = " : ".join(f"{n / max(states[2], 1):.1f}" for n in states)
     print(f"Silence : Standby : Response = {ratio}")
     return 2 if broken else 1 if mended else 0
@@ -901,12 +902,13 @@ def paint(tokenizer, item, colour):
         if token == tokenizer.frame_id:
             text, times = f"{text}x{times}", 1
         if label == -100:
-            shade, text = "90", text if text.endswith("\n") else f"{text}·"
+            plain = text = text if text.endswith("\n") else f"{text}·"
+            shade = "90"
         else:
             weight = counts.total() / (3 * counts[label]) if label in hues else 1.0
-            shade = f"{hues.get(label, 32)};48;5;{232 + min(int(weight * 3), 12)}"
             text = f"{text} {weight:.2f}" if label in hues else text
-        plain = text if label == -100 else f"[{text}]"
+            shade = f"{hues.get(label, 32)};48;5;{232 + min(int(weight * 3), 12)}"
+            plain = f"[{text}]"
         out += [f"\033[{shade}m{text}\033[0m" if colour else plain] * times
     return "".join(out)
 

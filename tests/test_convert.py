@@ -440,6 +440,7 @@ def test_read_names_the_file_and_the_line(tmp_path, monkeypatch):
         "cut.json": '[{"a": 1}, {"b"',
         "cut.jsonl": '{"a": 1}\n\n{"b"',
         "number.json": "7",
+        "within.json": '{"database": 7}',
         "deep.json": "[" * 100_000,
         "empty.json": "",
     }

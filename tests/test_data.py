@@ -314,6 +314,7 @@ def test_stream_faults():
         (lambda m: m[3].update(content="<5s-6s>\n<stream>"), "1s-2s"),
         (lambda m: m[2].update(content="</Wait>"), "no state"),
         (lambda m: m[2].update(content=RESPONSE), "no text"),
+        (lambda m: m[1].update(content="\ud83d\n<0s-1s>\n<stream>"), "surrogates"),
     ):
         stream = data.stream_record(raw, turns_from_record(raw, 5))
         break_it(stream["messages"])

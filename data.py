@@ -117,8 +117,7 @@ class Compressor:
 
     Alike: no 8 x 8 block differs by more than `threshold` levels (of 255) in the mean. So a small
     object that moves counts, and noise spread over the picture does not. Training and streaming
-    share this rule.
-    """
+    share this rule."""
 
     def __init__(self, grid, coarse, threshold=3.0):
         self.grid, self.coarse, self.threshold, self.kept = grid, coarse, threshold, None
@@ -138,8 +137,7 @@ class Compressor:
 class Turn:
     """One second of a dialogue: what is asked in it, the state to learn and a Response's text.
 
-    said: the (state, text) that stands in the dialogue instead, when a history is perturbed.
-    """
+    said: the (state, text) that stands in the dialogue instead, when a history is perturbed."""
     second: int
     state: str = SILENCE
     text: str = ""
@@ -245,8 +243,7 @@ def turns_from_record(record, seconds, counts=None):
 
     A Response beats a Standby; what falls after the last turn moves to it; two questions
     (responses) of a turn are joined by a newline (space). counts: a Counter of all that.
-    Raises ValueError for a broken field (see faults).
-    """
+    Raises ValueError for a broken field (see faults)."""
     counts = Counter() if counts is None else counts
     said, wrong = parsed(record, counts)
     if wrong or seconds < 1:
@@ -296,8 +293,7 @@ def user_part(tokenizer, second, tokens_per_frame, question=None):
     """Ids up to and with "assistant\\n", at whose last token the state is read.
 
     Question, time tag and frames are separate pieces, so that a cache can be cut between them. A
-    question is plain text: no user can write a token of ours.
-    """
+    question is plain text: no user can write a token of ours."""
     return [*tokenizer.encode("<|im_start|>user\n"),
             *(tokenizer.encode(question + "\n", special=False) if question else ()),
             *tokenizer.encode(f"<{second}s-{second + 1}s>\n", special=False),
@@ -320,8 +316,7 @@ def render(tokenizer, turns, grids, pinned=()):
     """(input_ids, labels), two lists of one length; a label is the token AT its position, or -100.
 
     grids: per turn, the grid side of each of its frames (a frame takes side * side tokens). Learnt
-    are state, text and <|im_end|> of a turn; where the dialogue says otherwise, the state only.
-    """
+    are state, text and <|im_end|> of a turn; where the dialogue says otherwise, the state only."""
     ids = system_part(tokenizer)
     for question in pinned:
         ids += pinned_part(tokenizer, question)

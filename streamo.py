@@ -12,7 +12,6 @@ import heapq
 import json
 import os
 import re
-import sys
 import unicodedata
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
@@ -69,14 +68,13 @@ WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 def char_ranges(spans):
     """ "a7cb-a7cd 18cff" as the inside of a `re` class."""
-    return "".join(f"\\U{int(a, 16):08x}-\\U{int(b or a, 16):08x}"
-                   for a, _, b in (span.partition("-") for span in spans.split()))
+    return re.sub(r"\w+", lambda code: chr(int(code[0], 16)), spans).replace(" ", "")
 
 
 @lru_cache
 def unicode_class(major):
     r"""All letters "L" or all numbers "N", \p{L} or \p{N}, as the inside of a `re` class."""
-    majors = "".join(unicodedata.category(chr(c))[0] for c in range(sys.maxunicode + 1))
+    majors = "".join(unicodedata.category(chr(c))[0] for c in range(0x110000))
     known = [f"{run.start():x}-{run.end() - 1:x}" for run in re.finditer(f"{major}+", majors)]
     return char_ranges(" ".join([*known, NEWER[major]]))
 
@@ -111,19 +109,19 @@ def merge_word(ids, ranks):
     """Byte-pair merges of one word, lowest rank first, leftmost first among equals.
 
     A heap over a linked list: n log n, so that a word of 100 KB costs no more than text."""
-    ids, after, before = list(ids), list(range(1, len(ids) + 1)), list(range(-1, len(ids) - 1))
+    after, before = list(range(1, len(ids) + 1)), list(range(-1, len(ids)))
+    ids = [*ids, None]          # None past the end, which is also ids[-1], and where merged away
     heap = [(*ranks[pair], i, pair) for i, pair in enumerate(zip(ids, ids[1:])) if pair in ranks]
     heapq.heapify(heap)
     while heap:
         _, new, i, pair = heapq.heappop(heap)
         j = after[i]
-        if j >= len(ids) or (ids[i], ids[j]) != pair:
+        if (ids[i], ids[j]) != pair:
             continue                                    # one of the two has been merged since
         ids[i], ids[j], after[i] = new, None, after[j]
-        if after[j] < len(ids):
-            before[after[j]] = i
+        before[after[j]] = i
         for a, b in ((before[i], i), (i, after[i])):
-            if a >= 0 and b < len(ids) and (ids[a], ids[b]) in ranks:
+            if (ids[a], ids[b]) in ranks:
                 heapq.heappush(heap, (*ranks[ids[a], ids[b]], a, (ids[a], ids[b])))
     return [i for i in ids if i is not None]
 
@@ -135,7 +133,7 @@ class Tokenizer:
 
     def __init__(self, vocab, merges, patterns, added=None, nfc=False, ignore_merges=False):
         self.vocab, self.merges, self.patterns = vocab, [tuple(m) for m in merges], tuple(patterns)
-        self.nfc, self.ignore_merges, self.added = nfc, ignore_merges, {}
+        self.nfc, self.ignore_merges, self.added = nfc, ignore_merges, dict(added or {})
         self.ranks = {(vocab[a], vocab[b]): (rank, vocab[a + b])
                       for rank, (a, b) in enumerate(self.merges)}
         self.splits = [compile_split(pattern) for pattern in self.patterns]
@@ -147,19 +145,16 @@ class Tokenizer:
                       if all(c in to_byte for c in token)}
         # word -> ids: text repeats its words. With ignore_merges every token is such a word
         self.words = {token: [i] for i, token in self.bytes.items()} if ignore_merges else {}
-        self._set_added(added or {})
-
-    def _set_added(self, added):
-        self.added.update(added)
-        self.bytes.update({i: token.encode() for token, i in added.items()})
-        longest_first = sorted(self.added, key=len, reverse=True)
-        self.added_split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self.add_tokens([])
 
     def add_tokens(self, tokens):
         """Give each absent token the next id after the last."""
         for token in tokens:
             if token not in self.added:
-                self._set_added({token: self.vocab.get(token, len(self))})
+                self.added[token] = self.vocab.get(token, len(self))
+        self.bytes.update({i: token.encode() for token, i in self.added.items()})
+        longest_first = sorted(self.added, key=len, reverse=True)
+        self.added_split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def __len__(self):
         return 1 + max([*self.vocab.values(), *self.added.values()])

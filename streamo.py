@@ -465,10 +465,9 @@ def start_copying(layers):
     2023): names and numbers are then copied, not learnt one by one, early in a short training."""
     for layer in layers:
         attn, D = layer.self_attn, layer.head_dim
-        heads = attn.q_proj.out_features // D
-        share = heads * D // attn.k_proj.out_features           # query heads of a key head
-        k, v = (proj.weight.view(-1, 1, D, proj.in_features).expand(-1, share, -1, -1).flatten(0, 2)
-                for proj in (attn.k_proj, attn.v_proj))         # (heads * D, hidden_size)
+        share = attn.q_proj.out_features // attn.k_proj.out_features    # query heads of a key head
+        k, v = (proj.weight.unflatten(0, (-1, D)).repeat_interleave(share, 0).flatten(0, 1)
+                for proj in (attn.k_proj, attn.v_proj))                 # (H*D, hidden_size)
         attn.q_proj.weight.mul_(0.7).add_(0.7 * k)
         attn.o_proj.weight.copy_(0.5 * v.T)
 
@@ -481,19 +480,16 @@ def embedding(rows, size):
 def init_weights(model):
     """Normal weights of variance 1/inputs, a quarter of that deviation where a branch joins the
     residual stream; embeddings as large as what the first layers add to them."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding):
-            place = name.endswith("position_embedding")
-            std = 0.3 if place else module.embedding_dim ** -0.5
-        elif isinstance(module, (nn.Linear, nn.Conv2d)):
-            branch = name.endswith(("o_proj", "down_proj", "out_proj", "fc2", "linear_2"))
-            std = module.weight[0].numel() ** -0.5 * (0.25 if branch else 1)
-        else:
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:                           # loading fills it
             continue
-        if not module.weight.is_meta:
-            nn.init.normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+        module, _, kind = name.rpartition(".")
+        if kind == "bias":
+            nn.init.zeros_(parameter)
+        elif parameter.dim() > 1:                       # a norm's ones stay
+            branch = module.endswith(("o_proj", "down_proj", "out_proj", "fc2", "linear_2"))
+            std = parameter[0].numel() ** -0.5 * (0.25 if branch else 1)
+            nn.init.normal_(parameter, std=0.3 if module.endswith("position_embedding") else std)
 
 
 class VisionEncoder(nn.Module):
@@ -506,19 +502,19 @@ class VisionEncoder(nn.Module):
     def __init__(self, config, feature_layer=-1):
         super().__init__()
         check(feature_layer in (-1, -2), f"vision_feature_layer {feature_layer}: -1 or -2 wanted")
-        D, p, last = config.hidden_size, config.patch_size, config.num_hidden_layers - 1
-        self.config, self.vision_model = config, nn.Module()
-        self.vision_model.embeddings = nn.ModuleDict({
-            "patch_embedding": nn.Conv2d(config.num_channels, D, p, stride=p),
-            "position_embedding": embedding(config.side ** 2, D)})
-        self.vision_model.encoder = nn.ModuleDict({"layers": nn.ModuleList(
-            VisionLayer(config) for _ in range(config.num_hidden_layers + 1 + feature_layer))})
+        self.config, D, p = config, config.hidden_size, config.patch_size
+        kept = config.num_hidden_layers + 1 + feature_layer
+        norm = nn.LayerNorm if feature_layer == -1 else nn.Identity
+        self.vision_model = nn.ModuleDict({
+            "embeddings": nn.ModuleDict({
+                "patch_embedding": nn.Conv2d(config.num_channels, D, p, stride=p),
+                "position_embedding": embedding(config.side ** 2, D)}),
+            "encoder": nn.ModuleDict({
+                "layers": nn.ModuleList(VisionLayer(config) for _ in range(kept))}),
+            "post_layernorm": norm(D, eps=config.layer_norm_eps)})
         self.unused = ["vision_model.head.", "text_model.", "logit_"]   # in files, not computed
-        if feature_layer == -1:
-            self.vision_model.post_layernorm = nn.LayerNorm(D, eps=config.layer_norm_eps)
-        else:
-            self.vision_model.post_layernorm = nn.Identity()
-            self.unused += [f"vision_model.encoder.layers.{last}.", "vision_model.post_layernorm."]
+        if feature_layer == -2:
+            self.unused += [f"vision_model.encoder.layers.{kept}.", "vision_model.post_layernorm."]
         init_weights(self)
 
     def forward(self, pixels):
@@ -699,11 +695,10 @@ class Decoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.model = model = nn.Module()
-        model.embed_tokens = embedding(config.vocab_size, config.hidden_size)
-        model.layers = nn.ModuleList(DecoderLayer(config)
-                                     for _ in range(config.num_hidden_layers))
-        model.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.model = nn.ModuleDict({
+            "embed_tokens": embedding(config.vocab_size, config.hidden_size),
+            "layers": nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers)),
+            "norm": nn.RMSNorm(config.hidden_size, config.rms_norm_eps)})
         self.unused = ["lm_head."] if config.tie_word_embeddings else []
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

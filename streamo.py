@@ -10,7 +10,6 @@ Submodules carry the names of the public checkpoints: one loads by prefix rules,
 """
 import heapq
 import json
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -782,12 +781,11 @@ class Streamo(nn.Module):
     def save_pretrained(self, folder):
         """Write config.json and model.safetensors in the dtype of the parameters."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", self.config.to_dict())
+        write_json(folder / "config.json", self.config.to_dict())           # makes the folder
         partial = folder / "model.safetensors.partial"
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, partial,
                   metadata={"format": "pt"})
-        os.replace(partial, folder / "model.safetensors")
+        partial.replace(folder / "model.safetensors")
 
     @classmethod
     def from_pretrained(cls, folder, dtype=None, device=None):
@@ -806,14 +804,12 @@ class Streamo(nn.Module):
         return load_weights(on_meta(cls, config), folder, dtype, device, new_rows)
 
     @classmethod
-    def from_parts(cls, vision_folder, decoder_folder, *, grid=7, coarse_grid=3, window=60,
-                   dtype=None, device=None):
-        """A SigLIP folder and a decoder folder, with a fresh connector between them. The features
-        are the penultimate layer's, as LLaVA-OneVision takes them, pooled to grid x grid.
-        dtype None keeps the decoder's."""
+    def from_parts(cls, vision_folder, decoder_folder, *, dtype=None, device=None, **settings):
+        """A SigLIP folder and a decoder folder, with a fresh connector between them. settings:
+        StreamoConfig's (grid, coarse_grid, window, ...); by its defaults the features are the
+        penultimate layer's, as LLaVA-OneVision takes them. dtype None keeps the decoder's."""
         config = StreamoConfig(hf_config(VisionConfig, vision_folder),
-                               hf_config(DecoderConfig, decoder_folder), -1, grid=grid,
-                               coarse_grid=coarse_grid, window=window)
+                               hf_config(DecoderConfig, decoder_folder), -1, **settings)
         config, new_rows = with_stream_tokens(config, decoder_folder)
         model = on_meta(cls, config)
         load_weights(model.language_model, decoder_folder, dtype, device, new_rows)
@@ -893,7 +889,7 @@ def write_json(path, data):
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -929,13 +925,11 @@ def read_tensor(entry, shape, dtype, device):
     """Read one tensor in blocks straight to its dtype and device: there is no second copy. The
     shape may have more rows than are stored."""
     path, kind, _, start, size = entry
-    out = torch.empty(shape, dtype=dtype, device=device)
-    flat, done, step = out.view(-1), 0, 1 << 22
-    for offset in range(0, size, step):
-        block = np.fromfile(path, np.uint8, min(step, size - offset), offset=start + offset)
-        values = torch.from_numpy(block).view(DTYPES[kind])
-        flat[done:done + len(values)] = values.to(device)
-        done += len(values)
+    out, width = torch.empty(shape, dtype=dtype, device=device), DTYPES[kind].itemsize
+    for part in out.view(-1)[:size // width].split(1 << 20):
+        block = np.fromfile(path, np.uint8, len(part) * width, offset=start)
+        part.copy_(torch.from_numpy(block).view(DTYPES[kind]))
+        start += len(block)
     return out
 
 

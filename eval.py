@@ -1,7 +1,7 @@
 """Benchmarks and their scorers. Running and scoring are separate; every score is 0-100.
 
     python eval.py toy --model assets/tiny --videos 300 --seed 7 --out toy.json
-    python eval.py toy --model assets/tiny --data raw.json --videos-folder FOLDER --out raw.json
+    python eval.py toy --model assets/tiny --data raw.json --videos-folder FOLDER --out own.json
     python eval.py run ovo --data ovo_bench_new.json --videos FOLDER --model DIR --out ovo.jsonl
     python eval.py run mvbench --offline --data json/ --videos FOLDER --model DIR --out mv.jsonl
     torchrun --nproc_per_node=8 eval.py run ovo ... --out ovo.jsonl     writes ovo.rank0.jsonl, ...
@@ -497,7 +497,7 @@ def groups_of(args):
                 {"id": f"{args.data.stem}/{i}", "task": TASKS.get(task, task), "record": record,
                  "fps": rate})
     else:
-        paths = [str(path) for path in args.folder.rglob("*")]
+        paths = [str(path) for path in args.folder.absolute().rglob("*")]
         for row in read_rows(args.bench, args.data):
             found = [path for path in paths if path.endswith(os.sep + row["video"])]
             if len(found) != 1:
@@ -532,7 +532,7 @@ def run_bench(args):
     run, groups = json.loads(header)["run"], groups_of(args)[rank::world]
     lines = out.read_text(encoding="utf-8").split("\n")[:-1] if out.exists() else [header]
     if lines[:1] != [header]:
-        raise ValueError(f"{out}: of another run, see its first line; give another --out")
+        raise ValueError(f"{out}: of another run, see its first line; remove it, or change --out")
     kept = {row["id"]: row for row in map(json.loads, lines[1:])}
     todo = [group for group in groups if any(row["id"] not in kept for row in group["rows"])]
     rows = [kept[row["id"]] for group in groups if group not in todo for row in group["rows"]]

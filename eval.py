@@ -326,7 +326,7 @@ def choice_rows(bench, content, stem):
 def ovo_rows(content, stem):
     """A row for each moment asked about. ask: (second, question, how the stream is read at the
     moment): its last answer (REC), was there any (CRR), is its state not Silence (SSR)."""
-    for r in sum(content.values(), []) if isinstance(content, dict) else content:
+    for r in sum(([item] if isinstance(item, dict) else item[1] for item in content), []):
         for j, at in enumerate(r.get("test_info", [r])):
             kind, ask, options = r["task"], None, ""
             if at is r:
@@ -348,7 +348,7 @@ def tempcompass_rows(content, stem):
     """{video: {aspect: [question]}} in a file called as the task. Captioning needs a judge: it
     is left out, and the average is that of the other three tasks."""
     hint = "answer yes or no:" if stem == "yes_no" else "directly give the best option:"
-    for video, aspects in content.items() if stem != "captioning" else ():
+    for video, aspects in content if stem != "captioning" else ():
         for aspect, items in aspects.items():
             for i, r in enumerate(items):
                 yield {"id": f"{stem}/{video}/{aspect}/{i}", "task": stem, "video": f"{video}.mp4",
@@ -364,15 +364,13 @@ def read_rows(bench, path):
     """The rows of a data file (or a folder of them), of official results, or of a file of `run`."""
     if path.is_dir():
         return [row for file in sorted(path.glob("*.json")) for row in read_rows(bench, file)]
-    text = path.read_text(encoding="utf-8")
+    content = list(data.read_records(path))
     try:
-        if path.suffix != ".jsonl":
-            return list(READERS[bench](json.loads(text), path.stem))
-        content = [json.loads(line) for line in text.splitlines()]
-        return content[1:] if "run" in content[0] else list(READERS[bench](content, path.stem))
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        fault = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: not a file of {bench} ({fault})") from None
+        if path.suffix == ".jsonl" and "run" in content[0]:
+            return content[1:]
+        return list(READERS[bench](content, path.stem))
+    except data.MISSHAPEN as error:
+        raise ValueError(f"{path}: not a file of {bench} ({error!r})") from None
 
 
 # ---- Running
@@ -615,8 +613,8 @@ def trained(args, options, seed):
 
 def thinned(log, most=60):
     """The lines of a training log, many in one: the means of their figures, to four digits."""
-    lines = [{key: value for key, value in json.loads(line).items() if not isinstance(value, dict)}
-             for line in log.read_text(encoding="utf-8").splitlines()]
+    lines = [{key: value for key, value in line.items() if not isinstance(value, dict)}
+             for line in data.read_records(log)]
     width = -(-len(lines) // most)
     parts = [lines[k:k + width] for k in range(0, len(lines), width)]
     return [{key: float(f"{mean([line[key] for line in part if key in line]):.4g}")

@@ -38,7 +38,6 @@ from tqdm import tqdm
 import data
 import toy
 from infer import see, stream, unspoken
-from render import replacing
 from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo, Tokenizer, write_json
 
 NAMES = ("silence", "standby", "response")
@@ -535,8 +534,9 @@ def run_bench(args):
     todo = [group for group in groups if any(row["id"] not in kept for row in group["rows"])]
     rows = [kept[row["id"]] for group in groups if group not in todo for row in group["rows"]]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as part:
-        Path(part).write_text("\n".join((header, *map(json.dumps, rows), "")), encoding="utf-8")
+    part = out.with_suffix(".partial")                  # nothing that was done gets lost
+    part.write_text("\n".join((header, *map(json.dumps, rows), "")), encoding="utf-8")
+    part.replace(out)
     total, spawn = sum(len(group["rows"]) for group in groups), get_context("spawn")
     with (open(out, "a", encoding="utf-8") as file, tqdm(total=total, initial=len(rows)) as bar,
           ProcessPoolExecutor(args.workers, spawn, torch.set_num_threads, (1,)) as pool):
@@ -645,8 +645,7 @@ def claims(args):
         "videos": args.videos, "toy_seed": args.seed, "versions": versions(), "paper": paper,
         "variants": found})
     table = claim_table(args, paper, found)
-    with replacing(args.out / f"{args.claim}.md") as part:
-        Path(part).write_text(table, encoding="utf-8")
+    (args.out / f"{args.claim}.md").write_text(table, encoding="utf-8")
     if args.claim == "loss":
         loss_figure(found, training, args.out / "loss.png")
     print(table)
@@ -711,8 +710,7 @@ def loss_figure(found, training, path, sharp=4):
         x, y = (300 + 200 * k) * sharp, 408 * sharp
         pen.line((x, y, x + 24 * sharp, y), colour, 4 * sharp)
         pen.text((x + 32 * sharp, y), name, ink, large, "lm")
-    with replacing(path) as part:
-        image.reduce(2).save(part, "PNG")
+    image.reduce(2).save(path)
 
 
 def main(argv=None):

@@ -17,7 +17,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import random
 import re
 import subprocess
@@ -26,7 +25,7 @@ import time
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
-from itertools import islice, repeat
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -37,10 +36,9 @@ from tqdm import tqdm
 
 import data
 import toy
+from infer import STATES as NAMES
 from infer import see, stream, unspoken
 from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo, Tokenizer, write_json
-
-NAMES = ("silence", "standby", "response")
 
 
 def percent(part, whole):
@@ -89,7 +87,7 @@ def span_iou(*texts):
 def score_stream(rows):
     """Streamo-Bench, and states and Response turns besides. Narration and captions: F1 of events
     with the annotation's exact text within 1 s, in place of the paper's judge."""
-    parts, wholes, confusion = Counter(), Counter(), Counter()
+    totals, confusion = defaultdict(lambda: np.zeros(2)), Counter()
     for row in rows:
         task, pred, gold = row["task"], row["pred"]["answers"], row["gold"]["answers"]
         confusion.update(zip(row["gold"]["states"], row["pred"]["states"], strict=True))
@@ -111,11 +109,10 @@ def score_stream(rows):
             found |= {"tsqa_accuracy": (hits, len(gold)),
                       "tsqa_recall": (hits / max(len(gold), 1), 1),
                       "tsqa_precision": (sum(map(any, zip(*right))), len(pred))}
-        parts.update({name: part for name, (part, _) in found.items()})
-        wholes.update({name: whole for name, (_, whole) in found.items()})
-    scores = {name: percent(parts[name], wholes[name]) for name in (*SIX, *wholes)
-              if name in wholes}
-    if set(SIX) <= set(scores):
+        for name, part_and_whole in found.items():
+            totals[name] += part_and_whole
+    scores = {name: percent(*totals[name]) for name in (*SIX, *totals) if name in totals}
+    if scores.keys() >= set(SIX):
         scores["average"] = mean([scores[name] for name in SIX])
     table = np.array([[confusion[gold, said] for said in "012"] for gold in "012"])
     hits, either = table.diagonal(), table.sum(0) + table.sum(1)
@@ -232,17 +229,17 @@ RULES = {"ovo": ovo_rule, "mvbench": mvbench_rule, "videomme": videomme_rule,
          "tempcompass": lambda row: tempcompass_match(row) or 0}        # as with --disable_llm
 OVO = {"backward": ("EPM", "ASI", "HLD"), "forward": ("REC", "SSR", "CRR"),
        "realtime": ("OCR", "ACR", "ATR", "STU", "FPD", "OJR")}
+DIVISIONS = "task", "duration", "domain", "sub_category", "duration_group"  # keys of a row
 
 
 def averages(bench, rows, rule):
     """{name: score} of the tasks and divisions of a benchmark, and its own kind of average."""
     marks = defaultdict(list)
     for row in rows:
-        divisions = (row.get(key) for key in ("duration", "domain", "sub_category",
-                                              "duration_group"))
-        for name in () if rule(row) is None else ("overall", row["task"], *divisions):
-            marks[str(name)].append(rule(row))
-    scores = {name: 100 * mean(of) for name, of in marks.items() if name != "None"}
+        names = "overall", *(str(row[key]) for key in DIVISIONS if row.get(key) is not None)
+        for name in names if rule(row) is not None else ():
+            marks[name].append(rule(row))
+    scores = {name: 100 * mean(of) for name, of in marks.items()}
     overall = scores.pop("overall", 0.0)
     if bench == "ovo":                  # a category is the mean of its tasks, the total of three
         means = {category: mean([scores[task] for task in tasks if task in scores])
@@ -541,12 +538,16 @@ def run_bench(args):
     with (open(out, "a", encoding="utf-8") as file, tqdm(total=total, initial=len(rows)) as bar,
           ProcessPoolExecutor(args.workers, spawn, torch.set_num_threads, (1,)) as pool):
         share = map if args.workers == 1 else pool.map
-        for answered in share(run_group, todo, repeat(run)):
+        for answered in share(partial(run_group, run=run), todo):
             file.write("".join(json.dumps(row) + "\n" for row in answered))
             file.flush()
             rows += answered
             bar.update(len(answered))
     return rows, run, out
+
+
+VERSIONS = {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
+JUDGE = "Narration and captions: F1 against the annotations, in place of a judge's win rate."
 
 
 def report(bench, scores, out, **about):
@@ -559,14 +560,8 @@ def report(bench, scores, out, **about):
     for name, line in zip(NAMES, scores.get("confusion", ())):
         print(f"{name:10} of the annotation said as", *map("{}: {} ".format, NAMES, line))
     if "confusion" in scores:
-        print("Narration and captions: F1 against the annotations, in place of a judge's win rate.")
-    write_json(out, scores | about | {"versions": versions()})
-
-
-def versions():
-    """Of what a score may depend on."""
-    return {"python": platform.python_version(), "torch": torch.__version__,
-            "numpy": np.__version__}
+        print(JUDGE)
+    write_json(out, scores | about | {"versions": VERSIONS})
 
 
 # ---- The paper's claims in miniature: variants trained from the same start, seeds and budget
@@ -600,9 +595,9 @@ def trained(args, options, seed):
     on with, or complete and left alone."""
     start = ["--model", str(args.model)] if args.model else []
     steps = ["--steps", str(args.steps)] if args.steps else []
-    name = (*(options.strip("-").split() or ["base"]), "from", origin(args.model),
-            *(steps or ["recipe"])[-1:], "steps", "seed", str(seed))
-    folder = args.runs / "-".join(name)
+    variant = "-".join(options.strip("-").split() or ["base"])
+    name = f"{variant}-from-{origin(args.model)}-{args.steps or 'recipe'}-steps-seed-{seed}"
+    folder = args.runs / name
     if not (folder / "model" / "run.json").exists():                        # written last of all
         again = ["--resume"] if any(folder.glob("step-*[0-9]")) else []
         subprocess.run([sys.executable, Path(__file__).with_name("train.py"), *options.split(),
@@ -642,7 +637,7 @@ def claims(args):
             "curve": threshold_curve(pooled)}
     write_json(args.out / f"{args.claim}.json", {
         "command": args.line, "start": origin(args.model), "steps": args.steps,
-        "videos": args.videos, "toy_seed": args.seed, "versions": versions(), "paper": paper,
+        "videos": args.videos, "toy_seed": args.seed, "versions": VERSIONS, "paper": paper,
         "variants": found})
     table = claim_table(args, paper, found)
     (args.out / f"{args.claim}.md").write_text(table, encoding="utf-8")
@@ -667,8 +662,7 @@ def claim_table(args, paper, found):
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (
         f"\nTrained from {origin(args.model)}; steps: {args.steps or 'as the recipe'}; seeds: "
         f"{args.seeds} (mean ± half of the range); tested on {args.videos} toy videos of seed "
-        f"{args.seed}. Response within 1 s. Narration and captions: F1 against the annotations, in "
-        f"place of a judge's win rate.\n\n    {args.line}\n")
+        f"{args.seed}. Response within 1 s. {JUDGE}\n\n    {args.line}\n")
 
 
 def loss_figure(found, training, path, sharp=4):
@@ -703,8 +697,7 @@ def loss_figure(found, training, path, sharp=4):
             pen.polygon([at(0, x, max(of)) for x, of in recall.items()]
                         + [at(0, x, min(of)) for x, of in reversed(recall.items())], f"{colour}30")
             pen.line([at(0, x, mean(of)) for x, of in recall.items()], colour, 10, "curve")
-        points = [at(1, r / 100, p) for _, p, r in found[name]["curve"]]
-        pen.line(points, colour, 10, "curve")
+        pen.line([at(1, r / 100, p) for _, p, r in found[name]["curve"]], colour, 10, "curve")
         dot = at(1, scores["response_recall"] / 100, scores["response_precision"])
         pen.circle(dot, 5 * sharp, colour, "white", sharp)
         x, y = (300 + 200 * k) * sharp, 408 * sharp

@@ -712,35 +712,35 @@ def main(argv=None):
     subparsers = parser.add_subparsers(dest="command", required=True)
     commands = {name: subparsers.add_parser(name) for name in ("toy", "run", "score", "claims")}
     workers = 1 if torch.cuda.is_available() else min(2, os.cpu_count())
-    for names, flag, settings in (
-            ("run score", "bench", {"choices": ("raw", *READERS)}),
-            ("score", "files", {"nargs": "+", "type": Path}),
-            ("claims", "claim", {"choices": CLAIMS}),
-            ("toy run", "--model", {"type": Path, "required": True, "help": "checkpoint folder"}),
-            ("claims", "--model", {"type": Path, "help": "start of all runs; default: nothing"}),
-            ("run", "--data", {"type": Path, "required": True, "help": "annotation file"}),
-            ("run", "--videos", {"type": Path, "required": True, "dest": "folder"}),
-            ("toy", "--data", {"type": Path, "help": "raw records, in place of the toy videos"}),
-            ("toy", "--videos-folder", {"type": Path, "dest": "folder", "default": Path()}),
-            ("toy claims", "--videos", {"type": int, "default": 300, "help": "how many"}),
-            ("toy run claims", "--seed", {"type": int, "default": 10**6, "help": "of toy videos"}),
-            ("claims", "--seeds", {"type": int, "default": 1, "help": "runs of each variant"}),
-            ("claims", "--steps", {"type": int, "help": "of training; default: the recipe's"}),
-            ("claims", "--runs", {"type": Path, "default": Path("runs/claims"),
-                                  "help": "folder of the training runs"}),
-            ("toy run score", "--out", {"type": Path, "required": True}),
-            ("claims", "--out", {"type": Path, "default": Path("assets/claims"),
-                                 "help": "folder of tables, figure and logs"}),
-            ("toy run claims", "--workers", {"type": int, "default": workers}),
-            ("toy run", "--fps", {"type": int, "default": 1, "help": "frames in a turn, a second"}),
-            ("toy run claims", "--threshold", {"type": float, "help": "of P(Response)"}),
-            ("toy run claims", "--window", {"type": int, "help": "seconds kept in the context"}),
-            ("run", "--offline", {"action": "store_true", "help": "all frames in one turn"}),
-            ("run", "--max-frames", {"type": int, "default": 64, "help": "offline"}),
-            ("run", "--patience", {"type": int, "default": 10, "help": "seconds that the last "
-                                   "picture stands still until an answer comes"})):
+
+    def add(names, flag, **settings):
         for name in names.split():
             commands[name].add_argument(flag, **settings)
+
+    add("run score", "bench", choices=("raw", *READERS))
+    add("score", "files", nargs="+", type=Path)
+    add("claims", "claim", choices=CLAIMS)
+    add("toy run", "--model", type=Path, required=True, help="checkpoint folder")
+    add("claims", "--model", type=Path, help="start of all runs; default: nothing")
+    add("run", "--data", type=Path, required=True, help="annotation file")
+    add("run", "--videos", type=Path, required=True, dest="folder")
+    add("toy", "--data", type=Path, help="raw records, in place of the toy videos")
+    add("toy", "--videos-folder", type=Path, dest="folder", default=Path())
+    add("toy claims", "--videos", type=int, default=300, help="how many")
+    add("toy run claims", "--seed", type=int, default=10**6, help="of toy videos")
+    add("claims", "--seeds", type=int, default=1, help="runs of each variant")
+    add("claims", "--steps", type=int, help="of training; default: the recipe's")
+    add("claims", "--runs", type=Path, default="runs/claims", help="folder of the training runs")
+    add("toy run score", "--out", type=Path, required=True)
+    add("claims", "--out", type=Path, default="assets/claims", help="of tables, figure and logs")
+    add("toy run claims", "--workers", type=int, default=workers)
+    add("toy run", "--fps", type=int, default=1, help="frames in a turn, a second")
+    add("toy run claims", "--threshold", type=float, help="of P(Response)")
+    add("toy run claims", "--window", type=int, help="seconds kept in the context")
+    add("run", "--offline", action="store_true", help="all frames in one turn")
+    add("run", "--max-frames", type=int, default=64, help="offline")
+    add("run", "--patience", type=int, default=10,
+        help="seconds that the last picture stands still until an answer comes")
     args = parser.parse_args(argv)
     try:
         if args.command == "claims":

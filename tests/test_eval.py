@@ -914,6 +914,9 @@ def test_a_video_name_must_be_found_once(tmp_path, monkeypatch):
     for name in ("v.mp4", "x.mp4"):
         with pytest.raises(ValueError, match=name):
             found("w.mp4", name)
+    monkeypatch.chdir(tmp_path / "a/clips")                     # as `--videos .`
+    args.folder = Path()
+    assert found("w.mp4") == [(w, 1)]
 
 
 @pytest.fixture

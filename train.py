@@ -30,6 +30,7 @@ import time
 from collections import Counter, deque
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import timedelta
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -55,7 +56,8 @@ from streamo import (BLOCK, FRAME, STATES, DecoderConfig, Streamo, StreamoConfig
 # ------------------------------------------------------------------------------------ options
 
 def option(default, reason, **more):
-    return field(default=default, metadata={"help": reason, **more})
+    shown = "" if default in ("", ()) else f" [{default}]"
+    return field(default=default, metadata={"help": reason + shown, **more})
 
 
 @dataclass
@@ -117,6 +119,7 @@ GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Fram
                          "Timed Caption", "Event Caption", "Event Grounding", "Backward Grounding")
 SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy", "waited")
 BETAS, NAMES = (0.9, 0.95), ("silence", "standby", "response")
+INPUTS = ("input_ids", "pixels", "frames", "grids")         # of a batch, what the model reads
 POOL = 8                                       # steps whose samples are sorted by length together
 
 
@@ -125,12 +128,10 @@ def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     for f in fields(Options):
-        more = {k: v for k, v in f.metadata.items() if k != "help"}
-        kind = {"action": argparse.BooleanOptionalAction} if isinstance(f.default, bool) else \
-            {"type": str if f.default == () else type(f.default), **more}
-        shown = "" if f.default in ("", ()) else f" [{f.default}]"
-        parser.add_argument("--" + f.name.replace("_", "-"), dest=f.name, **kind,
-                            help=f.metadata["help"] + shown, default=argparse.SUPPRESS)
+        kind = {"action": argparse.BooleanOptionalAction} if f.type is bool else \
+            {"type": str if f.type is tuple else f.type}
+        parser.add_argument("--" + f.name.replace("_", "-"), default=argparse.SUPPRESS,
+                            **kind, **f.metadata)
     given = vars(parser.parse_args(argv))
     given.setdefault("preset", "paper" if given.get("data") else "demo")
     o = Options(**{**PRESETS[given["preset"]], **given})
@@ -164,10 +165,8 @@ def start(o):
     folder, or from two parts. With --estimate the model has shapes and no weights."""
     torch.manual_seed(o.seed)
     folder = (o.resume and last_checkpoint(o)) or o.model
-    if folder or o.vision:
-        tokenizer = Tokenizer.from_pretrained(folder or o.decoder)
-    else:
-        tokenizer = Tokenizer.train(toy_texts(), 1800)
+    known = folder or o.decoder
+    tokenizer = Tokenizer.from_pretrained(known) if known else Tokenizer.train(toy_texts(), 1800)
     tokenizer.add_tokens([*STATES, FRAME])
     if o.estimate:
         return tokenizer, on_meta(Streamo, config_of(o, tokenizer))
@@ -177,20 +176,19 @@ def start(o):
         return tokenizer, Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32)
     model = Streamo(tiny_config(tokenizer))
     start_copying(model.language_model.model.layers[2:])        # the first two compare frames
-    numbers = [tokenizer.id(str(n)) for n in range(1000)]
-    with torch.no_grad():
-        words = model.language_model.model.embed_tokens.weight
-        words[numbers] = number_waves(len(numbers), words.shape[1])
+    number_waves(model.language_model.model.embed_tokens.weight, tokenizer)
     return tokenizer, model
 
 
-def number_waves(count, size):
-    """The first embeddings of the numbers 0, 1, ...: (count, size), of length 1. They are waves of
-    14 periods, as in pretrained models (Zhou et al., "Pre-trained Large Language Models Use Fourier
-    Features to Compute Addition", 2024): what learns to copy some numbers can then copy all."""
-    angles = 2 * math.pi * torch.arange(count)[:, None] / (2.1 * 1.3 ** torch.arange(14))
-    waves = torch.cat([angles.cos(), angles.sin()], 1) / 14 ** 0.5                  # (count, 28)
-    return waves @ torch.linalg.qr(torch.randn(size, waves.shape[1])).Q.T
+@torch.no_grad()
+def number_waves(words, tokenizer):
+    """Let the numbers 0 to 999 begin, in the embeddings (V, D), as waves of 14 periods, of length
+    1, as in pretrained models (Zhou et al., "Pre-trained Large Language Models Use Fourier Features
+    to Compute Addition", 2024): what learns to copy some numbers can then copy all."""
+    angles = 2 * math.pi * torch.arange(1000)[:, None] / (2.1 * 1.3 ** torch.arange(14))
+    waves = torch.cat([angles.cos(), angles.sin()], 1) / 14 ** 0.5                  # (1000, 28)
+    turn = torch.linalg.qr(torch.randn(words.shape[1], waves.shape[1])).Q           # (D, 28)
+    words[[tokenizer.id(str(n)) for n in range(1000)]] = waves @ turn.T
 
 
 def config_of(o, tokenizer):
@@ -216,10 +214,8 @@ def choose(o, model):
 
 
 def own_device():
-    """The GPU of this process, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
+    """The GPU of this process (see main), or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def own_rank():
@@ -240,23 +236,23 @@ def learn_to_see(o, model):
     heads = torch.nn.ModuleList(torch.nn.Linear(size, sum(ToyStills.parts)) for size in
                                 (config.vision.hidden_size, config.decoder.hidden_size)).to(device)
     learnt = [*vision.parameters(), *connector.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(learnt, lr=2e-3, betas=BETAS, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(learnt, betas=BETAS, weight_decay=0.01)
     rank, world = own_rank()
     share = max(1, 64 // world)
     batches = DataLoader(stills, batch_size=share, num_workers=o.workers,
                          sampler=range(rank, share * world * o.see_steps, world))
-    for step, (images, *labels) in enumerate(bar := tqdm(batches, "learning to see",
-                                                         disable=rank > 0)):
+    bar = tqdm(batches, "learning to see", disable=rank > 0)
+    for step, (images, *labels) in enumerate(bar):
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
             patches = vision(normalised(images.to(device)))                         # (B, N, D)
             tokens = connector(patches)
             told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)  # (B, cells, 25)
-        loss = sum(share * shown_loss(parts, label.to(device))
-                   for share, label, parts in zip((0.5, 1, 0.5), labels, told))
+        loss = sum(weight * shown_loss(parts, label.to(device))
+                   for weight, label, parts in zip((0.5, 1, 0.5), labels, told))
         descend(optimizer, loss, 2e-3 * min(1, (step + 1) / 50, 2.02 - 2 * step / o.see_steps))
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.2f}")
-    images = torch.stack([torch.from_numpy(stills[-1 - i][0]) for i in range(256)]).to(device)
+    images = torch.tensor(np.stack([stills[-1 - i][0] for i in range(256)]), device=device)
     with torch.no_grad():
         whiten(connector, model.encode_frames(normalised(images)))
 
@@ -298,28 +294,28 @@ def learn_to_watch(o, tokenizer, model):
     low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
                  for n in (sum(ToyStills.parts) + size, 3))
     learnt = [p for module in (model, low, high) for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=o.lr, betas=BETAS, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(learnt, betas=BETAS, weight_decay=0.01)
     state_ids, hidden = torch.tensor(tokenizer.state_ids, device=device), {}
-    hooks = [decoder.layers[k].register_forward_hook(
-        lambda layer, inputs, output, head=head: hidden.update({head: output}))
-        for head, k in ((low, 1), (high, len(decoder.layers) // 2))]
+    early, middle = decoder.layers[1], decoder.layers[len(decoder.layers) // 2]
+    hooks = [layer.register_forward_hook(lambda layer, _, output: hidden.update({layer: output}))
+             for layer in (early, middle)]
     batches = DataLoader(Loader(films, lesson, tokenizer), num_workers=o.workers,
                          batch_sampler=Steps(lesson, films, rank, world, WATCHING).batches(0),
                          collate_fn=partial(collate, pad_id=tokenizer.pad_id))
     rare = torch.tensor([0.2, 1, 1], device=device)
-    for step, batch in enumerate(bar := tqdm(batches, "learning to watch", o.watch_steps,
-                                             disable=rank > 0)):
+    bar = tqdm(batches, "learning to watch", o.watch_steps, disable=rank > 0)
+    for step, batch in enumerate(bar):
         mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)                # (B, T)
         targets = batch["labels"].to(device).roll(-1, 1)[mask]                         # (n,)
-        inputs = {k: batch[k].to(device) for k in ("input_ids", "pixels", "frames", "grids")}
+        inputs = {k: batch[k].to(device) for k in INPUTS}
         visual = inputs["input_ids"] == tokenizer.frame_id                  # (B, T), N are True
         shown = batch["shown"].to(device)                                              # (N, 8)
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
             logits = model(**inputs, select=mask)                                      # (n, V)
-            seen, second = low(hidden[low][visual]).split((sum(ToyStills.parts), size), -1)
+            seen, second = low(hidden[early][visual]).split((sum(ToyStills.parts), size), -1)
             second = F.linear(second, decoder.embed_tokens.weight)                     # (N, V)
-            wanted = high(hidden[high][visual])                                        # (N, 3)
-        counts = state_counts(targets, state_ids).float()
+            wanted = high(hidden[middle][visual])                                      # (N, 3)
+        counts = state_counts(targets, state_ids)
         loss = state_focal_loss(logits, targets, state_ids, counts, len(targets), o.loss) \
             + 0.5 * shown_loss(seen, shown[:, :6]) \
             + F.cross_entropy(wanted.float(), shown[:, 6].long(), weight=rare) \
@@ -383,7 +379,7 @@ class Steps:
             key = rng.choices(list(kinds), list(kinds.values()))[0], rng.randrange(10**9)
             if o.tasks == "all" or self.dataset.task(key) in GROUNDING_AND_CAPTION:
                 keys.append((self.dataset.estimate(key), key))
-                total += keys[-1][0]
+                total += min(keys[-1][0], tokens)       # a longer one is a group of its own
         groups = self.cut(keys, tokens)
         rng.shuffle(groups)
         return [groups[k * self.world:][:self.world] for k in range(POOL)]
@@ -431,9 +427,10 @@ class Loader(torch.utils.data.Dataset):
         self.silence, self.standby, _ = tokenizer.state_ids
 
     def __getitem__(self, key):
-        for attempt in range(100):
+        *kind, first = key if isinstance(key, tuple) else (key,)    # ("short", 5), or 5
+        for number in range(first, first + 100):
             try:
-                item = self.dataset[key]
+                item = self.dataset[(*kind, number) if kind else number]
                 if item["length"] > self.o.max_tokens:
                     raise ValueError(f"{item['name']}: {item['length']} tokens, more than "
                                      f"--max-tokens {self.o.max_tokens}")
@@ -446,8 +443,8 @@ class Loader(torch.utils.data.Dataset):
                     raise
                 with open(Path(self.o.out) / "bad.txt", "a", encoding="utf-8") as file:
                     file.write(f"{error}\n")
-                key += 1
-        raise ValueError(f"--skip-bad: 100 samples on end are unreadable, the last is number {key}")
+        raise ValueError("--skip-bad: 100 samples on end are unreadable, the last is number "
+                         f"{number}")
 
 
 # ------------------------------------------------------------------------------------ one step
@@ -456,25 +453,22 @@ class Learner:
     """The model as it is trained: its ranks, what is frozen, autocast, and one step of the loss."""
 
     def __init__(self, o, tokenizer, model):
-        self.o, (self.rank, self.world) = o, own_rank()
-        self.device = own_device()
+        self.o, self.device, (self.rank, self.world) = o, own_device(), own_rank()
         self.model = model.to(self.device)
         self.state_ids = torch.tensor(tokenizer.state_ids, device=self.device)
         self.end_id = tokenizer.id("<|im_end|>")
         choose(o, model)
         if o.train != "all":
-            model.vision_tower.forward = frozen(model.vision_tower.forward, o.vision_chunk)
+            model.vision_tower.forward = partial(frozen, model.vision_tower.forward, o.vision_chunk)
         if o.checkpoint_layers:
             for layer in model.language_model.model.layers:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         self.wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True) \
             if self.world > 1 else model                 # gradients need no second place to travel
-        groups = {True: [], False: []}
-        for name, p in model.named_parameters():
-            if p.requires_grad:
-                groups[p.ndim == 2 and "embed" not in name].append(p)
-        groups = [{"params": group, "weight_decay": o.weight_decay * matrix}
-                  for matrix, group in groups.items() if group]
+        learnt = [(p, p.ndim == 2 and "embed" not in name)
+                  for name, p in model.named_parameters() if p.requires_grad]
+        groups = [{"params": [p for p, matrix in learnt if matrix == decays],
+                   "weight_decay": o.weight_decay * decays} for decays in (True, False)]
         # fused: no copy of all the weights in a step (a sharded state cannot be resumed with it)
         self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=BETAS, fused=True) \
             if not o.zero or self.world == 1 else \
@@ -502,14 +496,13 @@ class Learner:
         # logits are made only where the next position is supervised
         masks = [F.pad(b["labels"][:, 1:] != -100, (0, 1)) for b in batches]           # (B, T)
         targets = [b["labels"][:, 1:][m[:, :-1]].to(self.device) for b, m in zip(batches, masks)]
-        counts = self.reduce(sum(state_counts(t, self.state_ids) for t in targets).double())
-        items = self.reduce(torch.tensor(float(sum(len(t) for t in targets)), device=self.device))
+        counts = self.reduce(sum(state_counts(t, self.state_ids) for t in targets))
+        items = self.reduce(torch.tensor(sum(map(len, targets)), device=self.device))
         seen = torch.zeros(10, device=self.device, dtype=torch.float64)
         for i, (batch, mask, target) in enumerate(zip(batches, masks, targets)):
             mask = mask.to(self.device)
             last = i == len(batches) - 1              # gradients travel once, with the last one
-            inputs = {k: batch[k].to(self.device, non_blocking=True)
-                      for k in ("input_ids", "pixels", "frames", "grids")}
+            inputs = {k: batch[k].to(self.device, non_blocking=True) for k in INPUTS}
             with nullcontext() if last or self.world == 1 else self.wrapped.no_sync():
                 # no cache: each weight is read once, and a recomputed layer's copies can go
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.o.autocast,
@@ -517,20 +510,18 @@ class Learner:
                     if own:
                         inputs["input_ids"] = self.own_past(inputs, mask)
                     logits = self.wrapped(**inputs, select=mask)                       # (n, V)
-                loss = state_focal_loss(logits, target, self.state_ids, counts.float(), items,
-                                        self.o.loss)
+                loss = state_focal_loss(logits, target, self.state_ids, counts, items, self.o.loss)
                 (loss * self.world).backward()           # DDP divides by the number of ranks
             with torch.no_grad():
                 guess = logits.argmax(1)
-                right = [(guess == s)[target == s].sum() for s in self.state_ids]
+                right = guess == target
                 words = ~torch.isin(target, self.state_ids)
                 told = F.cross_entropy(logits[words].float(), target[words], reduction="sum")
                 text = words & (target != self.end_id)
-                seen += torch.stack([loss, told / items, *right,
-                                     (guess == self.state_ids[2]).sum(),
-                                     (guess == target)[text].sum(), text.sum(),
-                                     target.new_tensor(inputs["input_ids"].numel()),
-                                     target.new_tensor(len(batch["names"]))]).double()
+                seen += torch.stack([
+                    loss, told / items, *state_counts(target[right], self.state_ids),
+                    (guess == self.state_ids[2]).sum(), right[text].sum(), text.sum(),
+                    *target.new_tensor([batch["input_ids"].numel(), len(batch["names"])])]).double()
         seen = self.reduce(seen).tolist()
         n = counts.tolist()
         recall = {f"recall_{s}": r / m for s, r, m in zip(NAMES, seen[2:5], n) if m}
@@ -555,25 +546,24 @@ class Learner:
                              f"{bad}; samples of rank {self.rank}: {samples}")
         torch.nn.utils.clip_grads_with_norm_(learnt, self.o.clip, total)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         return {**log, "lr": rate, "gradient_norm": norm}
 
 
-def frozen(forward, chunk):
-    """A vision encoder that does not learn: no graph, and a bounded number of frames at a time."""
-    def chunked(pixels):
-        with torch.no_grad():
-            return torch.cat([forward(part) for part in pixels.split(chunk or len(pixels))])
-    return chunked
+@torch.no_grad()
+def frozen(forward, chunk, pixels):
+    """A vision encoder that does not learn: no graph, and at most `chunk` frames at a time."""
+    return torch.cat([forward(part) for part in pixels.split(chunk or len(pixels))])
 
 
 def learning_rate(o, step):
     """A linear rise over the warm-up, then half a cosine down to a fiftieth, by the tokens spent
     so far: the demo's later steps have more."""
-    progress, spent, whole = step / o.steps, 0, 0
-    for start, (end, tokens, _) in zip((0, *(end for end, *_ in CURRICULUM)), CURRICULUM):
+    progress, start, spent, whole = step / o.steps, 0, 0, 0
+    for end, tokens, _ in CURRICULUM:
         spent += tokens * min(max(progress - start, 0), end - start)
         whole += tokens * (end - start)
+        start = end
     progress = progress if o.data else spent / whole
     return o.lr * min(1, progress / o.warmup if o.warmup else 1) * (
         0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
@@ -639,18 +629,15 @@ def load(folder, learner):
 
 def about_run(o):
     """What run.json records: enough to repeat the run."""
-    def git(*words):
-        here = Path(__file__).parent
-        done = subprocess.run(["git", "-C", here, *words], capture_output=True, text=True)
-        return done.stdout.strip()
-    hardware = f"{os.cpu_count()} CPU cores"
-    if torch.cuda.is_available():
-        hardware = torch.cuda.get_device_name()
-    return {"config": asdict(o), "command": " ".join(sys.argv), "commit": git("rev-parse", "HEAD"),
-            "changed_files": git("status", "--porcelain").splitlines(), "seed": o.seed,
+    def git(words):                                         # nothing, where there is no git
+        return subprocess.run(f"git {words}", shell=True, cwd=Path(__file__).parent,
+                              capture_output=True, text=True).stdout.strip()
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else \
+        f"{os.cpu_count()} CPU cores"
+    return {"config": asdict(o), "command": " ".join(sys.argv), "commit": git("rev-parse HEAD"),
+            "changed_files": git("status --porcelain").splitlines(), "seed": o.seed,
             "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
-            "hardware": hardware, "threads": torch.get_num_threads(),
-            "processes": int(os.environ.get("WORLD_SIZE", 1)),
+            "hardware": hardware, "threads": torch.get_num_threads(), "processes": own_rank()[1],
             "data": {f: hashlib.sha256(Path(f).read_bytes()).hexdigest()
                      for f in weighted(o.data)[0]}}
 
@@ -829,7 +816,7 @@ def run(o):
         except ValueError as error:
             raise ValueError(f"step {step + 1}: {error}") from error
         took = time.perf_counter() - began
-        stopping = learner.reduce(torch.tensor(float(bool(stop)), device=learner.device)).item() > 0
+        stopping = learner.reduce(torch.tensor(len(stop), device=learner.device)).item() > 0
         done = step + 1
         scored = o.eval_every and done % o.eval_every == 0
         if rank == 0:                                       # a saved step is always in the log
@@ -851,14 +838,14 @@ def run(o):
 
 def main(argv=None):
     o = parse(argv)
-    world = 1 if o.estimate else int(os.environ.get("WORLD_SIZE", 1))
     try:
         if o.estimate:
             return estimate(o) if os.environ.get("RANK", "0") == "0" else None
         if torch.cuda.is_available():
-            torch.cuda.set_device(own_device())
-        if world > 1:
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:        # ranks wait while one saves, evaluates
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo",
+                                    timeout=timedelta(hours=4))
         run(o)
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"train.py: {str(error).strip().splitlines()[-1]}", file=sys.stderr)

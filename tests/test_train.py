@@ -379,6 +379,19 @@ def test_a_sample_that_cannot_be_used_is_named(tmp_path, monkeypatch, beginning)
     learn, dataset, _ = learner("--max-tokens", "50")
     with pytest.raises(ValueError, match=r"toy 3/short/5: \d+ tokens, more than --max-tokens 50"):
         train.Loader(dataset, learn.o, dataset.tokenizer)["short", 5]
+    lengths = [dataset["short", i]["length"] for i in range(9)]
+    i = next(i for i in range(8) if lengths[i] > lengths[i + 1])
+    o = replace(learn.o, max_tokens=lengths[i + 1], skip_bad=True, out=str(tmp_path))
+    item = train.Loader(dataset, o, dataset.tokenizer)["short", i]
+    assert item["name"] == f"toy 3/short/{i + 1}"
+    assert f"toy 3/short/{i}: {lengths[i]} tokens" in (tmp_path / "bad.txt").read_text()
+
+
+def test_a_step_has_its_micro_batch_where_samples_are_longer_than_it_should_be(monkeypatch):
+    monkeypatch.setattr(train, "CURRICULUM", ((1.0, 100, {"short": 1.0}),))
+    learn, dataset, _ = learner("--steps", "12")
+    steps = train.Steps(learn.o, dataset, 1, 2)
+    assert len(list(steps.batches(0))) == 12 and set(steps.sizes) == {1}
 
 
 # ---- The estimate

@@ -146,8 +146,8 @@ def test_a_typed_question_joins_and_ctrl_c_leaves_whole_files(folder, tmp_path):
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
     files = {name: tmp_path / f"o.{name}" for name in ("jsonl", "srt", "vtt")}
     child = subprocess.Popen(
-        [sys.executable, ROOT / "infer.py", folder / "clip.mp4", "--model", folder, "--realtime",
-         "--device", "cpu", "--threshold", "0", "--max-new-tokens", "2",
+        [sys.executable, ROOT / "infer.py", ROOT / "assets/demo.mp4", "--model", folder,
+         "--realtime", "--device", "cpu", "--threshold", "0", "--max-new-tokens", "2",
          *sum(([f"--{name}", path] for name, path in files.items()), [])],
         stdin=slave, stdout=slave, stderr=slave, cwd=tmp_path)
     os.close(slave)
@@ -182,7 +182,7 @@ def test_a_typed_question_joins_and_ctrl_c_leaves_whole_files(folder, tmp_path):
     assert "interrupted" in text and "response" in text and "KV" in text and "\r" in text
     assert "Traceback" not in text
     whole = files["jsonl"].read_text()
-    assert whole.endswith("\n") and 2 <= len(whole.splitlines()) <= 5
+    assert whole.endswith("\n") and 2 <= len(whole.splitlines()) < 16      # of 16 s
     cues = files["srt"].read_text().count("-->")
     assert cues == files["vtt"].read_text().count("-->") > 0
 

@@ -751,10 +751,13 @@ def main(argv=None):
             rows = [row for file in args.files for row in read_rows(args.bench, file)]
             report(args.bench, score(args.bench, rows), args.out, files=[*map(str, args.files)])
         else:
+            if args.fps < 1:
+                raise ValueError(f"--fps {args.fps}: at least 1")
             args.bench = args.bench if args.command == "run" else "raw" if args.data else "toy"
             rows, run, out = run_bench(args)
             if args.command == "run" or "RANK" in os.environ:
-                print(f"{len(rows)} items in {out}, to be scored by: eval.py score {args.bench}")
+                bench = "raw" if args.bench == "toy" else args.bench
+                print(f"{len(rows)} items in {out}, to be scored by: eval.py score {bench}")
             else:
                 report(args.bench, score_stream(rows), args.out, run=run)
     except (ValueError, OSError, subprocess.CalledProcessError) as error:

@@ -406,8 +406,8 @@ def read_data(o, tokenizer, config, world):
         return ToyDataset(tokenizer, config, o.seed, fps=o.fps)
     files, weights = weighted(o.data)
     dataset = RawDataset(tokenizer, config, files, o.videos, weights, o.seed, o.fps,
-                         longest=int(0.8 * o.max_tokens)                # a fifth is for words
-                         // silent_second(tokenizer, config, o.fps))
+                         longest=max(1, int(0.8 * o.max_tokens)         # a fifth is for words
+                                     // silent_second(tokenizer, config, o.fps)))
     o.steps = o.steps or -(-len(dataset) // o.batch)
     return dataset
 

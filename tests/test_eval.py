@@ -883,6 +883,7 @@ def test_raw_files_of_our_own_and_offline(folder, tmp_path):
         (["score", "ovo", "BAD", "--out", "o.json"], "bad.json"),
         (["score", "videomme", "WRONG", "--out", "o.json"], "wrong.json"),
         (["toy", "--model", "MISSING", "--videos", "1", "--out", "o.json"], "MISSING"),
+        (["toy", "--model", "MISSING", "--fps", "0", "--out", "o.json"], "--fps 0"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, capsys):

@@ -791,16 +791,7 @@ class Streamo(nn.Module):
     def from_pretrained(cls, folder, dtype=None, device=None):
         """Our own folder, or LLaVA-OneVision's in any of its three namings, to which the state
         tokens and <frame> are added. dtype None keeps the file's."""
-        path = Path(folder) / "config.json"
-        data = read_json(path)
-        kind = data.get("model_type")
-        if kind == "streamo":
-            model = on_meta(cls, StreamoConfig.from_dict(data, path))
-            return load_weights(model, folder, dtype, device)
-        check(kind == "llava_onevision" or "mm_projector_type" in data,
-              f"{path}: model_type {kind!r} is not supported, only streamo and llava_onevision; "
-              "for a vision folder and a decoder folder use from_parts")
-        config, new_rows = with_stream_tokens(StreamoConfig.from_llava(data, -1, path), folder)
+        config, new_rows = whole_config(folder)
         return load_weights(on_meta(cls, config), folder, dtype, device, new_rows)
 
     @classmethod
@@ -808,9 +799,7 @@ class Streamo(nn.Module):
         """A SigLIP folder and a decoder folder, with a fresh connector between them. settings:
         StreamoConfig's (grid, coarse_grid, window, ...); by its defaults the features are the
         penultimate layer's, as LLaVA-OneVision takes them. dtype None keeps the decoder's."""
-        config = StreamoConfig(hf_config(VisionConfig, vision_folder),
-                               hf_config(DecoderConfig, decoder_folder), -1, **settings)
-        config, new_rows = with_stream_tokens(config, decoder_folder)
+        config, new_rows = parts_config(vision_folder, decoder_folder, **settings)
         model = on_meta(cls, config)
         load_weights(model.language_model, decoder_folder, dtype, device, new_rows)
         embedding = model.language_model.model.embed_tokens.weight
@@ -835,6 +824,26 @@ def load_decoder(folder, dtype=None, device=None):
 def hf_config(cls, folder):
     path = Path(folder) / "config.json"
     return cls.from_hf(read_json(path), path)
+
+
+def whole_config(folder):
+    """Of a folder that from_pretrained reads: the config and, for load_weights, new_rows."""
+    path = Path(folder) / "config.json"
+    data = read_json(path)
+    kind = data.get("model_type")
+    if kind == "streamo":
+        return StreamoConfig.from_dict(data, path), None
+    check(kind == "llava_onevision" or "mm_projector_type" in data,
+          f"{path}: model_type {kind!r} is not supported, only streamo and llava_onevision; "
+          "for a vision folder and a decoder folder use from_parts")
+    return with_stream_tokens(StreamoConfig.from_llava(data, -1, path), folder)
+
+
+def parts_config(vision_folder, decoder_folder, **settings):
+    """The same of two folders, as from_parts reads them."""
+    config = StreamoConfig(hf_config(VisionConfig, vision_folder),
+                           hf_config(DecoderConfig, decoder_folder), -1, **settings)
+    return with_stream_tokens(config, decoder_folder)
 
 
 def with_stream_tokens(config, folder):

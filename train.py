@@ -49,8 +49,8 @@ from data import (PLAIN, RawDataset, ToyDataset, ToyFilms, ToyStills, collate, m
                   silent_second, stated_seconds, toy_texts, turns_from_record)
 from loss import KINDS, state_counts, state_focal_loss
 from streamo import (BLOCK, FRAME, STATES, DecoderConfig, Streamo, StreamoConfig,
-                     Tokenizer, VisionConfig, hf_config, normalised, on_meta, pooling_matrix,
-                     read_json, start_copying, with_stream_tokens)
+                     Tokenizer, VisionConfig, normalised, on_meta, parts_config, pooling_matrix,
+                     start_copying, whole_config)
 
 
 # ------------------------------------------------------------------------------------ options
@@ -169,7 +169,9 @@ def start(o):
     tokenizer = Tokenizer.from_pretrained(known) if known else Tokenizer.train(toy_texts(), 1800)
     tokenizer.add_tokens([*STATES, FRAME])
     if o.estimate:
-        return tokenizer, on_meta(Streamo, config_of(o, tokenizer))
+        config = whole_config(folder)[0] if folder else \
+            parts_config(o.vision, o.decoder)[0] if o.vision else tiny_config(tokenizer)
+        return tokenizer, on_meta(Streamo, config)
     if folder:
         return tokenizer, Streamo.from_pretrained(folder, torch.float32)
     if o.vision:
@@ -189,20 +191,6 @@ def number_waves(words, tokenizer):
     waves = torch.cat([angles.cos(), angles.sin()], 1) / 14 ** 0.5                  # (1000, 28)
     turn = torch.linalg.qr(torch.randn(words.shape[1], waves.shape[1])).Q           # (D, 28)
     words[[tokenizer.id(str(n)) for n in range(1000)]] = waves @ turn.T
-
-
-def config_of(o, tokenizer):
-    """The config of the model that a run starts with, from config.json files alone."""
-    if o.vision:
-        eye, decoder = hf_config(VisionConfig, o.vision), hf_config(DecoderConfig, o.decoder)
-        return with_stream_tokens(StreamoConfig(eye, decoder, -1), o.decoder)[0]
-    if not o.model:
-        return tiny_config(tokenizer)
-    path = Path(o.model) / "config.json"
-    data = read_json(path)
-    if data.get("model_type") == "streamo":
-        return StreamoConfig.from_dict(data, path)
-    return with_stream_tokens(StreamoConfig.from_llava(data, -1, path), o.model)[0]
 
 
 def choose(o, model):

@@ -450,6 +450,7 @@ def train(args):
         results[name] = [statistics.median(times[1:])]      # the first warms up
     if args.device == "cpu":                                # from here on each tensor is given back
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65536)  # at once: slower, but measurable
+
     def memory(function):
         model.zero_grad()
         function().backward()                               # allocates the gradients of all weights

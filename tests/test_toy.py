@@ -20,7 +20,7 @@ SIZE, VIDEOS = 96, 80
 NUMBERS = {0: "no", 2: "two", 3: "three", 4: "four"}
 CAPTION = re.compile(r"(An?|The) (\w+) (\w+) (appears|disappears|grows|shrinks|"
                      r"moves (?:left|right|up|down)|turns \w+|hits the \w+ \w+)\.")
-SPAN = re.compile(r".+, from (\d+)s to (\d+)s\.")
+SPAN = re.compile(r"(.+), from (\d+)s to (\d+)s\.")
 
 
 # ------------------------------------------------------------- what is measured, from pixels alone
@@ -142,8 +142,8 @@ def test_grounding_is_asked_before_or_after_the_event_and_gives_its_span():
         for task in ("forward_grounding", "backward_grounding"):
             (question,), (said,) = rows[task]["question"], rows[task]["response"]
             (event,) = (row for row in dense if row[0] in question["content"])      # no other
-            start, end = SPAN.fullmatch(said["content"]).groups()
-            assert (float(start), float(end)) == event[1:]
+            caption, start, end = SPAN.fullmatch(said["content"]).groups()
+            assert (f"{caption}.", float(start), float(end)) == event
             if task == "forward_grounding":
                 assert int(question["time"]) < event[1]
                 assert (said["st_time"], said["end_time"]) == event[1:]

@@ -563,10 +563,11 @@ BLOCK = 1 << 17     # scores of a head at a time: they stay in the CPU's cache
 
 
 def rope(positions, config, dtype):
-    """cos and sin (T, head_dim) of RoPE angles, made in float32; sin carries rotate-half's sign."""
+    """positions (...) -> cos and sin (..., head_dim) of RoPE angles, made in float32; sin carries
+    rotate-half's sign."""
     D = config.head_dim
     inv_freq = config.rope_theta ** -(torch.arange(0, D, 2, device=positions.device).float() / D)
-    angles = positions[:, None].float() * inv_freq                           # (T, D/2)
+    angles = positions[..., None].float() * inv_freq                         # (..., D/2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
 
@@ -687,7 +688,8 @@ class Decoder(nn.Module):
     """Token ids (B, T), or embeddings (B, T, D) in their place -> logits.
 
     select: None, all positions (B, T, V); "last" (B, V); a bool mask (B, T) -> (n, V).
-    With a cache the T tokens are appended at positions cache.length, ..."""
+    With a cache the T tokens are appended at positions cache.length, ...; without one a training
+    may give positions (B, T) of its own."""
 
     public_names = []
 
@@ -703,7 +705,7 @@ class Decoder(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         init_weights(self)
 
-    def forward(self, input_ids=None, embeds=None, cache=None, select=None):
+    def forward(self, input_ids=None, embeds=None, cache=None, select=None, positions=None):
         config, model = self.config, self.model
         x = model.embed_tokens(input_ids) if embeds is None else embeds
         T, start = x.shape[1], cache.length if cache else 0
@@ -711,7 +713,9 @@ class Decoder(nn.Module):
               f"decoder's max_position_embeddings is {config.max_position_embeddings}")
         dtype = (torch.get_autocast_dtype(x.device.type)
                  if torch.is_autocast_enabled(x.device.type) else x.dtype)
-        cos, sin = rope(torch.arange(start, start + T, device=x.device), config, dtype)
+        if positions is None:
+            positions = torch.arange(start, start + T, device=x.device)[None]
+        cos, sin = rope(positions[:, None], config, dtype)                   # (B or 1, 1, T, D)
         for i, layer in enumerate(model.layers):
             x = layer(x, cos, sin, cache, i)
         if cache is not None:
@@ -764,7 +768,7 @@ class Streamo(nn.Module):
         return torch.cat([pooled[grid][i] for i, grid in zip(frames.tolist(), grids)])
 
     def forward(self, input_ids, features=None, cache=None, select=None, *,
-                pixels=None, frames=None, grids=None):
+                pixels=None, frames=None, grids=None, positions=None):
         """input_ids (B, T) -> logits as Decoder gives them. The <frame> placeholders, row by row,
         take the rows of features (N, hidden_size), or of features(pixels, frames, grids)."""
         if pixels is not None:
@@ -776,7 +780,7 @@ class Streamo(nn.Module):
         if given:
             flat = embeds.flatten(0, 1).index_copy(0, places, features.to(embeds.dtype))
             embeds = flat.view_as(embeds)
-        return self.language_model(embeds=embeds, cache=cache, select=select)
+        return self.language_model(embeds=embeds, cache=cache, select=select, positions=positions)
 
     def save_pretrained(self, folder):
         """Write config.json and model.safetensors in the dtype of the parameters."""

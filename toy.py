@@ -47,6 +47,7 @@ MIXES = {               # tasks by the kind of sample; of full clips, the paper'
               "Time-sensitive QA": 32, "Event Caption": 12},
     "busy": {"Acting": 20, "Since": 20, "Frame QA": 20, "Recalling": 15, "Waiting": 10,
              "Time-sensitive QA": 15},
+    "long": {"Recalling": 35, "Time-sensitive QA": 25, "Waiting": 20, "Timed Caption": 20},
     "frame": {"Dating": 40, "Frame QA": 30, "Placing": 20, "Naming": 10}}
 ASK = {                 # the wordings; {} is the event, the thing or the question
     "Real-time Narration": (
@@ -299,7 +300,7 @@ class Clip:
         return (picture + 0.5).astype(np.uint8)
 
 
-CHANGES = ("none", "new", "recoloured", "gone", *DIRECTIONS, "grows", "shrinks")
+CHANGES = ("none", "appears", "turns", "disappears", *DIRECTIONS, "grows", "shrinks")
 
 
 def labels(now, before, side, grid):
@@ -316,7 +317,7 @@ def labels(now, before, side, grid):
     most = np.zeros(grid * grid)
     for thing, old in zip(now, before):
         if old.r and not thing.r:
-            labels[(covered(old) > 0) & (most == 0), 5] = CHANGES.index("gone")
+            labels[(covered(old) > 0) & (most == 0), 5] = CHANGES.index("disappears")
         covers = covered(thing)
         labels[covers > most] = (1 + list(COLOURS).index(thing.colour),
                                  list(SHAPES).index(thing.shape), thing.x, thing.y, thing.r,
@@ -329,9 +330,9 @@ def change(thing, old):
     """What a thing did since it was `old`, one of CHANGES; one change at a time."""
     dx, dy, dr = thing.x - old.x, thing.y - old.y, thing.r - old.r
     if not old.r or not thing.r:
-        return "new" if thing.r else "gone"
+        return "appears" if thing.r else "disappears"
     if thing.colour != old.colour:
-        return "recoloured"
+        return "turns"
     if max(abs(dx), abs(dy)) > 0.02:
         return next(k for k, (x, y) in DIRECTIONS.items() if x * dx + y * dy > 0.02)
     return "grows" if dr > 0.008 else "shrinks" if dr < -0.008 else "none"
@@ -504,8 +505,8 @@ class Dialogue:
             self.drill(task)
         elif task == "Dating":
             self.date()
-        elif task == "Recalling":       # every second an event of the past
-            for turn in range(end):
+        elif task == "Recalling":       # again and again an event of the past
+            for turn in sorted(rng.sample(range(end), min(end, 15))):
                 self.recall(turn)
         elif task == "Waiting":         # for one event after the other
             turn = 0
@@ -648,13 +649,14 @@ class Dialogue:
 
 def sample(seed, i, kind="full"):
     """(clip, raw record) number i of a seed, always the same. kind: "full", 10 to 60 s, one task by
-    the paper's mix or several; "short", 6 to 12 s and dense; "busy", everything does something
-    every second; "frame", another picture every second; "one", a picture."""
+    the paper's mix or several; "long", as long, with many questions about what is far back;
+    "short", 6 to 12 s and dense; "busy", everything does something every second; "frame", another
+    picture every second; "one", a picture."""
     rng = random.Random(f"train/{kind}/{seed}/{i}")
-    lengths = {"full": (10, rng.choices((20, 30, 60), (5, 3, 2))[0]), "short": (6, 12),
-               "busy": (3, 10), "frame": (2, 8), "one": (1, 1)}
+    longest = rng.choices((20, 30, 60), (5, 3, 2))[0]
+    lengths = {"short": (6, 12), "busy": (3, 10), "frame": (2, 8), "one": (1, 1)}
     film = {"one": Slides, "frame": Slides, "busy": Bustle}.get(kind, Clip)
-    clip = film(rng, rng.randint(*lengths[kind]))
+    clip = film(rng, rng.randint(*lengths.get(kind, (10, longest))))
     mix, dialogue = MIXES["frame" if kind == "one" else kind], Dialogue(clip, rng)
     task = rng.choices(list(mix), list(mix.values()))[0]
     if task == "Grounding":

@@ -102,24 +102,27 @@ class Options:
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 
-PRESETS = {"demo": dict(steps=4400, see_steps=2200, watch_steps=2000, own_every=4),
+PRESETS = {"demo": dict(steps=4400, see_steps=2200, watch_steps=1600, own_every=4),
            "paper": dict(batch=512, micro_tokens=16384, lr=1e-5,
                          warmup=0.05, weight_decay=0.0, vision_chunk=256, checkpoint_layers=True,
                          workers=4, save_every=50)}
 
 # The demo's curriculum: until this part of the steps, so many tokens a step, this mix of samples.
 # Words are bound to things on single pictures, verbs and numbers are learnt where everything does
-# something every second, time from short clips; all of it goes on, in smaller parts.
+# something every second, time from short clips, memory from long ones; all of it goes on, in
+# smaller parts.
 WATCHING = ((0.20, 1536, {"one": 0.3, "busy": 0.6, "frame": 0.1}),
-            (0.60, 2304, {"one": 0.05, "busy": 0.65, "frame": 0.15, "short": 0.15}),
-            (1.00, 2304, {"one": 0.03, "busy": 0.45, "frame": 0.12, "short": 0.4}))
-CURRICULUM = ((0.40, 2304, {"one": 0.02, "busy": 0.25, "frame": 0.08, "short": 0.5, "full": 0.15}),
-              (1.00, 3072, {"one": 0.02, "busy": 0.10, "frame": 0.05, "short": 0.35, "full": 0.48}))
+            (0.60, 2304, {"one": 0.05, "busy": 0.55, "frame": 0.22, "short": 0.18}),
+            (1.00, 2304, {"one": 0.03, "busy": 0.4, "frame": 0.2, "short": 0.32, "long": 0.05}))
+CURRICULUM = ((0.40, 2304, {"one": 0.02, "busy": 0.22, "frame": 0.1, "short": 0.4, "long": 0.16,
+                            "full": 0.1}),
+              (1.00, 3072, {"one": 0.02, "busy": 0.08, "frame": 0.06, "short": 0.26, "long": 0.26,
+                            "full": 0.32}))
 GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Frame QA",
                          "Timed Caption", "Event Caption", "Event Grounding", "Backward Grounding")
 SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy", "waited")
 BETAS, NAMES = (0.9, 0.95), ("silence", "standby", "response")
-INPUTS = ("input_ids", "pixels", "frames", "grids")         # of a batch, what the model reads
+INPUTS = ("input_ids", "positions", "pixels", "frames", "grids")   # of a batch, what is read
 POOL = 8                                       # steps whose samples are sorted by length together
 
 
@@ -153,7 +156,7 @@ def tiny_config(tokenizer):
                             num_attention_heads=4, image_size=64, patch_size=8),
         decoder=DecoderConfig(vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=192,
                               intermediate_size=512, num_hidden_layers=6, num_attention_heads=6,
-                              num_key_value_heads=3, head_dim=32, rope_theta=10000.0,
+                              num_key_value_heads=3, head_dim=32, rope_theta=1e5,
                               rms_norm_eps=1e-6, max_position_embeddings=4096,
                               tie_word_embeddings=True, attention_bias=True, qk_norm=False),
         frame_token_id=tokenizer.frame_id, vision_feature_layer=-1, pooling="average",
@@ -272,15 +275,16 @@ def shown_loss(told, labels):
 def learn_to_watch(o, tokenizer, model):
     """The paper starts from a pretrained language model. The demo's decoder has its first lessons
     here: beside the answers, heads that are thrown away tell of every visual token, two layers up,
-    what it shows, how that differs from the second before and which second it is in; four layers
-    up, whether it is what was asked about. With words alone to learn from, a decoder compares no
-    two frames for an hour."""
+    what it shows and how that differs from the second before; four layers up, whether it is what
+    was asked about. With words alone to learn from, a decoder compares no two frames for an hour.
+    Two layers up it also says all this in words (see said_loss)."""
     device, decoder, (rank, world) = own_device(), model.language_model.model, own_rank()
     choose(o, model.to(device))
     lesson = replace(o, steps=o.watch_steps, batch=0, seed=o.seed + 10**6)      # clips of its own
     films, size = ToyFilms(tokenizer, model.config, lesson.seed), model.config.decoder.hidden_size
     low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
-                 for n in (sum(ToyStills.parts) + size, 3))
+                 for n in (sum(ToyStills.parts), 3))
+    words = torch.tensor(films.words, device=device)
     learnt = [p for module in (model, low, high) for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, betas=BETAS, weight_decay=0.01)
     state_ids, hidden = torch.tensor(tokenizer.state_ids, device=device), {}
@@ -300,20 +304,48 @@ def learn_to_watch(o, tokenizer, model):
         shown = batch["shown"].to(device)                                              # (N, 8)
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
             logits = model(**inputs, select=mask)                                      # (n, V)
-            seen, second = low(hidden[early][visual]).split((sum(ToyStills.parts), size), -1)
-            second = F.linear(second, decoder.embed_tokens.weight)                     # (N, V)
+            seen = low(hidden[early][visual])                                          # (N, 25)
+            said = F.linear(F.rms_norm(hidden[early], (size,)), decoder.embed_tokens.weight[words])
             wanted = high(hidden[middle][visual])                                      # (N, 3)
         counts = state_counts(targets, state_ids)
         loss = state_focal_loss(logits, targets, state_ids, counts, len(targets), o.loss) \
             + 0.5 * shown_loss(seen, shown[:, :6]) \
             + F.cross_entropy(wanted.float(), shown[:, 6].long(), weight=rare) \
-            + F.cross_entropy(second.float(), shown[:, 7].long())
+            + said_loss(said, said_targets(inputs["input_ids"], words, visual, shown))
         descend(optimizer, loss, o.lr * min(1, (step + 1) / 20))
         if step % 50 == 0:
             right = (logits.argmax(1) == targets).float().mean()
             bar.set_postfix(loss=f"{loss.item():.2f}", tokens_right=f"{right.item():.2f}")
     for hook in hooks:
         hook.remove()
+
+
+def said_targets(ids, words, visual, shown):
+    """What tokens are to say, (B, T, 4): which colour, shape, change and number of ToyFilms; -1 for
+    nothing. A visual token says what it shows, and when; a text token up to 8 after the name of a
+    thing ("red circle") says that name, and what the thing does."""
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    colour, shape, change, _ = ((ids[..., None] == part) for part in words.split(ToyFilms.said))
+    named = colour.any(-1).roll(1, 1) & shape.any(-1)                                   # (B, T)
+    name, verb = ((place * there).cummax(1).values for there in (named, change.any(-1)))
+    near = (name > 0) & (place - name <= 8)
+    told = [torch.where(where, which.int().argmax(-1).gather(1, at), -1) for where, which, at in (
+        (near, colour, (name - 1).clamp(min=0)), (near, shape, name),
+        (near & (verb > name), change, verb))]
+    targets = torch.stack([*told, torch.full_like(ids, -1)], -1)
+    colour, shape, _, _, _, change, _, number = shown.long().unbind(1)
+    targets[visual] = torch.stack([colour - 1, torch.where(colour > 0, shape, -1), change - 1,
+                                   number], -1)
+    return targets
+
+
+def said_loss(said, targets):
+    """The loss of the words (B, T, sum(ToyFilms.said)) that hidden states come near. They are the
+    embeddings themselves: a name in a question and the visual tokens of its thing thus become
+    alike, as in a pretrained model, and attention finds one from the other."""
+    return sum(F.cross_entropy(part.flatten(0, 1), target.flatten(), ignore_index=-1,
+                               reduction="sum") / (target >= 0).sum().clamp(min=1)
+               for part, target in zip(said.float().split(ToyFilms.said, -1), targets.unbind(-1)))
 
 
 def whiten(connector, tokens):

@@ -625,9 +625,9 @@ def video_path(record, folder):
 
 
 def collate(samples, pad_id):
-    """Right-padded batch: input_ids, labels, positions (B, T); pixels (U, 3, H, W) in [-1, 1], the distinct
-    frames; frames (F,), which of these each frame of the batch is; grids (F,), its grid side;
-    names; counts; shown (N, 8), if the samples have it: see ToyFilms."""
+    """Right-padded batch: input_ids, labels, positions (B, T); pixels (U, 3, H, W) in [-1, 1], the
+    distinct frames; frames (F,), which of these each frame of the batch is; grids (F,), its grid
+    side; names; counts; shown (N, 8), if the samples have it: see ToyFilms."""
     width = max(len(s["input_ids"]) for s in samples)
     batch = {key: torch.tensor([s[key] + [pad] * (width - len(s[key])) for s in samples])
              for key, pad in {"input_ids": pad_id, "labels": -100, "positions": 0}.items()}

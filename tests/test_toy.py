@@ -330,8 +330,8 @@ def samples(kind, n):
 
 
 def everything():
-    return itertools.chain(samples("full", 3000), samples("short", 200), samples("frame", 200),
-                           samples("one", 200), samples("busy", 200))
+    return itertools.chain(samples("full", 3000), samples("long", 200), samples("short", 200),
+                           samples("frame", 200), samples("one", 200), samples("busy", 200))
 
 
 def test_every_task_appears_near_the_papers_share():
@@ -345,7 +345,7 @@ def test_every_task_appears_near_the_papers_share():
     for task, percent in paper.items():         # Event Caption stands in where a clip has no matter
         share = 100 * found[task] / sum(found.values())
         assert abs(share - percent) < (6 if task == "Event Caption" else 2.5), (task, share)
-    for kind in ("short", "busy", "frame"):
+    for kind in ("short", "long", "busy", "frame"):
         tasks = {record["task_type"] for _, record in samples(kind, 200)}
         drawn = {"Recalling": "Backward Grounding", "Waiting": "Event Grounding"}
         assert tasks >= {drawn.get(task, task) for task in toy.MIXES[kind]} - {"Grounding"}
@@ -353,10 +353,11 @@ def test_every_task_appears_near_the_papers_share():
 
 def test_times_lie_in_the_clip_and_answers_follow_questions():
     lengths = {kind: {clip.seconds for clip, _ in samples(kind, n)} for kind, n in (
-        ("full", 3000), ("short", 200), ("busy", 200), ("frame", 200), ("one", 200))}
+        ("full", 3000), ("long", 200), ("short", 200), ("busy", 200), ("frame", 200),
+        ("one", 200))}
     spans = {kind: (min(found), max(found)) for kind, found in lengths.items()}
-    assert spans == {"full": (10, 60), "short": (6, 12), "busy": (3, 10), "frame": (2, 8),
-                     "one": (1, 1)}
+    assert spans == {"full": (10, 60), "long": (10, 59), "short": (6, 12), "busy": (3, 10),
+                     "frame": (2, 8), "one": (1, 1)}
     for clip, record in everything():
         asked = [int(question["time"]) for question in record["question"]]
         assert asked and 1 <= min(asked) and max(asked) <= clip.seconds
@@ -403,6 +404,7 @@ def test_samples_never_change():
     """A changed hash is a changed data set: the shipped checkpoint was trained on this one."""
     assert fingerprint(toy.sample(1, i) for i in range(8)) == "7274cf2f64c82d90"
     assert fingerprint(toy.sample(1, i, "short") for i in range(8)) == "df6c9a940db75bf0"
+    assert fingerprint(toy.sample(1, i, "long") for i in range(8)) == "789f71e6e7cf4fde"
     assert fingerprint(toy.sample(1, i, "busy") for i in range(8)) == "71fe47667ce790a6"
     assert fingerprint(toy.sample(1, i, "frame") for i in range(8)) == "692c4bce272e2fc9"
     assert fingerprint(toy.bench(1, i) for i in range(3)) == "fffd22bb924a258a"

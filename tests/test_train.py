@@ -331,6 +331,42 @@ def test_what_tells_a_label_tells_it():
         assert train.shown_loss(wrong, label) > 1
 
 
+def test_what_a_token_is_to_say():
+    """Worked by hand. Words 0 to 1019 are the colours, shapes, changes and numbers; 5000 is a frame:
+    "A red circle grows. <blue star that shrinks at 7> <nothing at 7> ... ."""
+    colours, shapes, changes, _ = (list(part) for part in (
+        toy.COLOURS, toy.SHAPES, toy.CHANGES[1:], range(1000)))
+    red, circle = colours.index("red"), shapes.index("circle")
+    grows, shrinks = changes.index("grows"), changes.index("shrinks")
+    words, n, m = torch.arange(1020), len(colours), len(colours) + len(shapes)
+    ids = torch.tensor([[3000, red, n + circle, m + grows, 3000, 5000, 5000] + [3000] * 6])
+    blue, star = colours.index("blue"), shapes.index("star")
+    shown = torch.tensor([[1.0 + blue, star, 0.5, 0.5, 0.1, 1 + shrinks, 0, 7],
+                          [0, 0, 0, 0, 0, 0, 0, 7]])
+    targets = train.said_targets(ids, words, ids == 5000, shown)[0].tolist()
+    name, does, none = [red, circle, -1, -1], [red, circle, grows, -1], [-1] * 4
+    assert targets == [none, none, name, does, does, [blue, star, shrinks, 7], [-1, -1, -1, 7],
+                       does, does, does, does, none, none]
+
+
+def test_a_token_that_says_it_has_no_loss():
+    """Right: near 0; wrong in one word, or another one: not; with nothing to say, 0."""
+    sizes = data.ToyFilms.said
+    targets = torch.tensor([[[2, 4, 8, 999], [-1, -1, -1, -1], [0, 0, -1, -1]]])
+    right = torch.zeros(1, 3, sum(sizes))
+    firsts = np.cumsum([0, *sizes])
+    for k, words in enumerate(targets[0].tolist()):
+        for first, word in zip(firsts, words):
+            if word >= 0:
+                right[0, k, first + word] = 30
+    assert train.said_loss(right, targets) < 1e-3
+    for k, part, word in ((0, 0, 2), (0, 1, 4), (0, 2, 8), (0, 3, 999), (2, 0, 0), (2, 1, 0)):
+        wrong = right.clone()
+        wrong[0, k, firsts[part] + word] = -30
+        assert train.said_loss(wrong, targets) > 1
+    assert train.said_loss(right, torch.full_like(targets, -1)) == 0
+
+
 def test_a_gradient_that_is_not_finite_names_samples_and_parameter():
     """The clipping spoils the gradients of all: the one at fault must be named all the same."""
     learn, _, batch = learner()

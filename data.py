@@ -372,10 +372,9 @@ def perturb(turns, rng, rate):
 
 
 def leap(ids, tokenizer, rng):
-    """Positions of a dialogue's ids that leap ahead at one to three of its turns, as if silent
-    seconds lay between: what was asked or seen far back is then learnt from short clips, too (Zhu
-    et al., "PoSE: Efficient Context Window Extension of LLMs via Positional Skip-wise Training",
-    2023)."""
+    """Positions of a dialogue's ids that leap ahead at one to three of its turns, as if more tokens
+    lay between: short clips then also teach attention over long distances (Zhu et al., "PoSE:
+    Efficient Context Window Extension of LLMs via Positional Skip-wise Training", 2023)."""
     begin, steps = tokenizer.encode("<|im_start|>user\n"), np.ones(len(ids), int)
     turns = [k for k in range(1, len(ids)) if ids[k:k + len(begin)] == begin]
     for k in rng.sample(turns, min(len(turns), rng.randint(1, 3))):
@@ -412,7 +411,7 @@ def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, a
         grids.append(side(image))
     by_turn = [grids[k:k + fps] for k in range(0, len(grids), fps)]
     ids, labels = render(tokenizer, turns, by_turn, pinned)
-    leaps = augment.leap and rng.random() < augment.leap
+    leaps = rng.random() < augment.leap
     return {"input_ids": ids, "labels": labels, "length": len(ids), "pixels": np.stack(pixels),
             "positions": leap(ids, tokenizer, rng) if leaps else list(range(len(ids))),
             "frames": index, "grids": grids, "name": name,
@@ -492,9 +491,9 @@ class ToyDataset(Dataset):
 
 
 class ToyFilms(ToyDataset):
-    """Items that tell what each of their visual tokens shows: "shown" (N, 8) are toy.labels, then
-    whether that is what was asked about (see asked), and the last number of the turn's tag. words
-    are the ids of the `said` colours, shapes, changes and numbers that say all this."""
+    """Items that tell what each of their visual tokens shows, as "shown" (N, 8): toy.labels (6),
+    whether that is what was asked about (see asked), and the last number of its turn's tag. words:
+    the ids of all colours, shapes, changes and numbers; said: how many of each."""
 
     said = len(toy.COLOURS), len(toy.SHAPES), len(toy.CHANGES) - 1, 1000
 

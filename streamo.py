@@ -688,8 +688,8 @@ class Decoder(nn.Module):
     """Token ids (B, T), or embeddings (B, T, D) in their place -> logits.
 
     select: None, all positions (B, T, V); "last" (B, V); a bool mask (B, T) -> (n, V).
-    With a cache the T tokens are appended at positions cache.length, ...; without one a training
-    may give positions (B, T) of its own."""
+    With a cache the T tokens are appended at positions cache.length, ...; in training,
+    positions (B, T) may be given instead."""
 
     public_names = []
 
@@ -770,7 +770,8 @@ class Streamo(nn.Module):
     def forward(self, input_ids, features=None, cache=None, select=None, *,
                 pixels=None, frames=None, grids=None, positions=None):
         """input_ids (B, T) -> logits as Decoder gives them. The <frame> placeholders, row by row,
-        take the rows of features (N, hidden_size), or of features(pixels, frames, grids)."""
+        take the rows of features (N, hidden_size), or of features(pixels, frames, grids).
+        positions: as in Decoder."""
         if pixels is not None:
             features = self.features(pixels, frames, grids)
         embeds = self.language_model.model.embed_tokens(input_ids)

@@ -277,7 +277,7 @@ def learn_to_watch(o, tokenizer, model):
     here: beside the answers, heads that are thrown away tell of every visual token, two layers up,
     what it shows and how that differs from the second before; four layers up, whether it is what
     was asked about. With words alone to learn from, a decoder compares no two frames for an hour.
-    Two layers up it also says all this in words (see said_loss)."""
+    Two layers up, tokens also come near the words for what is seen or named (see said_targets)."""
     device, decoder, (rank, world) = own_device(), model.language_model.model, own_rank()
     choose(o, model.to(device))
     lesson = replace(o, steps=o.watch_steps, batch=0, seed=o.seed + 10**6)      # clips of its own
@@ -321,9 +321,10 @@ def learn_to_watch(o, tokenizer, model):
 
 
 def said_targets(ids, words, visual, shown):
-    """What tokens are to say, (B, T, 4): which colour, shape, change and number of ToyFilms; -1 for
-    nothing. A visual token says what it shows, and when; a text token up to 8 after the name of a
-    thing ("red circle") says that name, and what the thing does."""
+    """ids and visual (B, T), words of ToyFilms, shown (N, 8) -> what each token is to say, (B, T,
+    4): the index of a colour, shape, change and number; -1: nothing. A visual token says what it
+    shows, and when. The end of a name ("red circle") and the 8 tokens after it, those of the next
+    turn included, say that name and, from the verb on, what the thing does."""
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     colour, shape, change, _ = ((ids[..., None] == part) for part in words.split(ToyFilms.said))
     named = colour.any(-1).roll(1, 1) & shape.any(-1)                                   # (B, T)
@@ -340,9 +341,9 @@ def said_targets(ids, words, visual, shown):
 
 
 def said_loss(said, targets):
-    """The loss of the words (B, T, sum(ToyFilms.said)) that hidden states come near. They are the
-    embeddings themselves: a name in a question and the visual tokens of its thing thus become
-    alike, as in a pretrained model, and attention finds one from the other."""
+    """Cross entropy of said (B, T, sum(ToyFilms.said)), products of hidden states with the words'
+    embeddings, against targets (B, T, 4): the sum of the four means. A name in a question and the
+    visual tokens of its thing become alike, so that attention finds one from the other."""
     return sum(F.cross_entropy(part.flatten(0, 1), target.flatten(), ignore_index=-1,
                                reduction="sum") / (target >= 0).sum().clamp(min=1)
                for part, target in zip(said.float().split(ToyFilms.said, -1), targets.unbind(-1)))

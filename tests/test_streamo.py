@@ -199,8 +199,7 @@ def test_chunks_equal_the_full_forward(more, monkeypatch):
 
 
 def test_positions_may_leap():
-    """RoPE tells distances alone: a row that begins later is the same, one that leaps is not, and
-    a leap is what a cache without the tokens between would have seen."""
+    """RoPE tells distances alone: a row that begins later is the same, one that leaps is not."""
     model, ids = decoder(), torch.randint(0, 97, (2, 12))
     full, plain = model(ids), torch.arange(12)
     torch.testing.assert_close(model(ids, positions=plain.expand(2, 12)), full)

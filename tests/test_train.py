@@ -256,7 +256,7 @@ def test_a_past_of_its_own_changes_silence_and_standby_alone(monkeypatch):
     quiet = learn.state_ids[:2]
     batch = next(batch for batch in (data.collate([dataset["short", i]], 0) for i in range(99))
                  if torch.isin(quiet, batch["labels"]).all())
-    inputs = {k: batch[k] for k in ("input_ids", "pixels", "frames", "grids")}
+    inputs = {k: batch[k] for k in train.INPUTS}
     mask = torch.nn.functional.pad(batch["labels"][:, 1:] != -100, (0, 1))
     ids, (silence, standby, response) = batch["input_ids"], learn.state_ids
     said = torch.zeros(int((mask & torch.isin(ids.roll(-1, 1), quiet)).sum()),
@@ -332,8 +332,8 @@ def test_what_tells_a_label_tells_it():
 
 
 def test_what_a_token_is_to_say():
-    """Worked by hand. Words 0 to 1019 are the colours, shapes, changes and numbers; 5000 is a frame:
-    "A red circle grows. <blue star that shrinks at 7> <nothing at 7> ... ."""
+    """Worked by hand, for "a red circle grows .", a blue star that shrinks in second 7, and nothing
+    in second 7. Words 0 to 1019 are the colours, shapes, changes, numbers; 5000 is a frame."""
     colours, shapes, changes, _ = (list(part) for part in (
         toy.COLOURS, toy.SHAPES, toy.CHANGES[1:], range(1000)))
     red, circle = colours.index("red"), shapes.index("circle")
@@ -350,7 +350,7 @@ def test_what_a_token_is_to_say():
 
 
 def test_a_token_that_says_it_has_no_loss():
-    """Right: near 0; wrong in one word, or another one: not; with nothing to say, 0."""
+    """Near 0 where every word is right, above 1 where one is wrong, 0 with nothing to say."""
     sizes = data.ToyFilms.said
     targets = torch.tensor([[[2, 4, 8, 999], [-1, -1, -1, -1], [0, 0, -1, -1]]])
     right = torch.zeros(1, 3, sum(sizes))

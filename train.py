@@ -325,14 +325,14 @@ def said_targets(ids, words, visual, shown):
     4): the index of a colour, shape, change and number; -1: nothing. A visual token says what it
     shows, and when. The end of a name ("red circle") and the 8 tokens after it, those of the next
     turn included, say that name and, from the verb on, what the thing does."""
-    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    colour, shape, change, _ = ((ids[..., None] == part) for part in words.split(ToyFilms.said))
-    named = colour.any(-1).roll(1, 1) & shape.any(-1)                                   # (B, T)
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)                # (B, T)
+    colour, shape, change, _ = (ids[..., None] == part for part in words.split(ToyFilms.said))
+    colour = colour.roll(1, 1)                                          # of the token before
+    named = colour.any(-1) & shape.any(-1)
     name, verb = ((place * there).cummax(1).values for there in (named, change.any(-1)))
     near = (name > 0) & (place - name <= 8)
     told = [torch.where(where, which.int().argmax(-1).gather(1, at), -1) for where, which, at in (
-        (near, colour, (name - 1).clamp(min=0)), (near, shape, name),
-        (near & (verb > name), change, verb))]
+        (near, colour, name), (near, shape, name), (near & (verb > name), change, verb))]
     targets = torch.stack([*told, torch.full_like(ids, -1)], -1)
     colour, shape, _, _, _, change, _, number = shown.long().unbind(1)
     targets[visual] = torch.stack([colour - 1, torch.where(colour > 0, shape, -1), change - 1,

@@ -499,9 +499,9 @@ class ToyFilms(ToyDataset):
 
     def __init__(self, tokenizer, config, seed):
         super().__init__(tokenizer, config, seed, augment=Augment(window=0, double_rate=0, leap=0))
-        self.numbers = [tokenizer.id(str(n)) for n in range(1000)]
+        self.numbers = {tokenizer.id(str(n)): n for n in range(1000)}
         self.words = [tokenizer.encode(f" {word}")[-1]
-                      for word in (*toy.COLOURS, *toy.SHAPES, *toy.CHANGES[1:])] + self.numbers
+                      for word in (*toy.COLOURS, *toy.SHAPES, *toy.CHANGES[1:])] + [*self.numbers]
 
     def __getitem__(self, key):
         i, kind = self.split(key)
@@ -515,8 +515,8 @@ class ToyFilms(ToyDataset):
             _, latest = max((q for q in questions if q[0] <= t), default=(0, ""))
             shown.append(np.column_stack([cells, asked(cells, latest)]))
         ids = np.array(item["input_ids"])
-        read = np.maximum.accumulate(np.isin(ids, self.numbers) * np.arange(len(ids)))
-        tags = [self.numbers.index(i) for i in ids[read[ids == self.tokenizer.frame_id]]]
+        read = np.maximum.accumulate(np.isin(ids, [*self.numbers]) * np.arange(len(ids)))
+        tags = [self.numbers[i] for i in ids[read[ids == self.tokenizer.frame_id]]]
         item["shown"] = np.column_stack([np.concatenate(shown), np.float32(tags)])
         return item
 

@@ -326,7 +326,7 @@ def said_targets(ids, words, visual, shown):
     shows, and when. The end of a name ("red circle") and the 8 tokens after it, those of the next
     turn included, say that name and, from the verb on, what the thing does."""
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)                # (B, T)
-    colour, shape, change, _ = (ids[..., None] == part for part in words.split(ToyFilms.said))
+    colour, shape, change = (ids[..., None] == part for part in words.split(ToyFilms.said)[:3])
     colour = colour.roll(1, 1)                                          # of the token before
     named = colour.any(-1) & shape.any(-1)
     name, verb = ((place * there).cummax(1).values for there in (named, change.any(-1)))

@@ -341,10 +341,9 @@ class Augment:
     window: float = 0.15
     double_rate: float = 0.1            # toy clips: two frames a second; noise as a codec leaves it
     noise: float = 0.1
-    leap: float = 0.4
 
 
-PLAIN = Augment(0, (0, 0), 0, 0, 0, 0, 0, 0)
+PLAIN = Augment(0, (0, 0), 0, 0, 0, 0, 0)
 OFFSETS = (60,) * 5 + (200, 200, 900, 100_000)      # one of them bounds a stream's first second
 CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Grounding"}
 
@@ -369,17 +368,6 @@ def perturb(turns, rng, rate):
         return rng.choice([s for s in (SILENCE, STANDBY) if s != turn.state]), ""
 
     return [replace(turn, said=wrong(turn)) if rng.random() < rate else turn for turn in turns]
-
-
-def leap(ids, tokenizer, rng):
-    """Positions of a dialogue's ids that leap ahead at one to three of its turns, as if more tokens
-    lay between: short clips then also teach attention over long distances (Zhu et al., "PoSE:
-    Efficient Context Window Extension of LLMs via Positional Skip-wise Training", 2023)."""
-    begin, steps = tokenizer.encode("<|im_start|>user\n"), np.ones(len(ids), int)
-    turns = [k for k in range(1, len(ids)) if ids[k:k + len(begin)] == begin]
-    for k in rng.sample(turns, min(len(turns), rng.randint(1, 3))):
-        steps[k] += rng.randrange(600)
-    return (steps.cumsum() - 1).tolist()
 
 
 def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, augment,
@@ -411,9 +399,7 @@ def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, a
         grids.append(side(image))
     by_turn = [grids[k:k + fps] for k in range(0, len(grids), fps)]
     ids, labels = render(tokenizer, turns, by_turn, pinned)
-    leaps = rng.random() < augment.leap
     return {"input_ids": ids, "labels": labels, "length": len(ids), "pixels": np.stack(pixels),
-            "positions": leap(ids, tokenizer, rng) if leaps else list(range(len(ids))),
             "frames": index, "grids": grids, "name": name,
             "counts": Counter({"turns beyond `longest` left out": beyond})}
 
@@ -492,13 +478,13 @@ class ToyDataset(Dataset):
 
 class ToyFilms(ToyDataset):
     """Items that tell what each of their visual tokens shows, as "shown" (N, 8): toy.labels (6),
-    whether that is what was asked about (see asked), and the last number of its turn's tag. words:
-    the ids of all colours, shapes, changes and numbers; said: how many of each."""
+    whether that is what was asked about (see asked), and the last number of its turn's tag, -1
+    from 1000 on. words: the ids of all colours, shapes, changes and numbers; said: how many."""
 
     said = len(toy.COLOURS), len(toy.SHAPES), len(toy.CHANGES) - 1, 1000
 
     def __init__(self, tokenizer, config, seed):
-        super().__init__(tokenizer, config, seed, augment=Augment(window=0, double_rate=0, leap=0))
+        super().__init__(tokenizer, config, seed, augment=Augment(window=0, double_rate=0))
         self.numbers = {tokenizer.id(str(n)): n for n in range(1000)}
         self.words = [tokenizer.encode(f" {word}")[-1]
                       for word in (*toy.COLOURS, *toy.SHAPES, *toy.CHANGES[1:])] + [*self.numbers]
@@ -515,8 +501,9 @@ class ToyFilms(ToyDataset):
             _, latest = max((q for q in questions if q[0] <= t), default=(0, ""))
             shown.append(np.column_stack([cells, asked(cells, latest)]))
         ids = np.array(item["input_ids"])
-        read = np.maximum.accumulate(np.isin(ids, [*self.numbers]) * np.arange(len(ids)))
-        tags = [self.numbers[i] for i in ids[read[ids == self.tokenizer.frame_id]]]
+        number = np.isin(ids, [*self.numbers])
+        read = np.maximum.accumulate(number * np.arange(len(ids)))[ids == self.tokenizer.frame_id]
+        tags = [-1 if number[k - 1] else self.numbers[ids[k]] for k in read]    # -1: of two tokens
         item["shown"] = np.column_stack([np.concatenate(shown), np.float32(tags)])
         return item
 
@@ -624,12 +611,12 @@ def video_path(record, folder):
 
 
 def collate(samples, pad_id):
-    """Right-padded batch: input_ids, labels, positions (B, T); pixels (U, 3, H, W) in [-1, 1], the
-    distinct frames; frames (F,), which of these each frame of the batch is; grids (F,), its grid
-    side; names; counts; shown (N, 8), if the samples have it: see ToyFilms."""
+    """Right-padded batch: input_ids, labels (B, T); pixels (U, 3, H, W) in [-1, 1], the distinct
+    frames; frames (F,), which of these each frame of the batch is; grids (F,), its grid side;
+    names; counts; shown (N, 8), if the samples have it: see ToyFilms."""
     width = max(len(s["input_ids"]) for s in samples)
     batch = {key: torch.tensor([s[key] + [pad] * (width - len(s[key])) for s in samples])
-             for key, pad in {"input_ids": pad_id, "labels": -100, "positions": 0}.items()}
+             for key, pad in (("input_ids", pad_id), ("labels", -100))}
     batch["pixels"] = normalised(np.concatenate([s["pixels"] for s in samples]))
     firsts = np.cumsum([0] + [len(s["pixels"]) for s in samples])
     batch["frames"] = torch.tensor([n + f for s, n in zip(samples, firsts) for f in s["frames"]])

@@ -563,11 +563,10 @@ BLOCK = 1 << 17     # scores of a head at a time: they stay in the CPU's cache
 
 
 def rope(positions, config, dtype):
-    """positions (...) -> cos and sin (..., head_dim) of RoPE angles, made in float32; sin carries
-    rotate-half's sign."""
+    """cos and sin (T, head_dim) of RoPE angles, made in float32; sin carries rotate-half's sign."""
     D = config.head_dim
     inv_freq = config.rope_theta ** -(torch.arange(0, D, 2, device=positions.device).float() / D)
-    angles = positions[..., None].float() * inv_freq                         # (..., D/2)
+    angles = positions[:, None].float() * inv_freq                           # (T, D/2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
 
@@ -688,8 +687,7 @@ class Decoder(nn.Module):
     """Token ids (B, T), or embeddings (B, T, D) in their place -> logits.
 
     select: None, all positions (B, T, V); "last" (B, V); a bool mask (B, T) -> (n, V).
-    With a cache the T tokens are appended at positions cache.length, ...; in training,
-    positions (B, T) may be given instead."""
+    With a cache the T tokens are appended at positions cache.length, ..."""
 
     public_names = []
 
@@ -705,7 +703,7 @@ class Decoder(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         init_weights(self)
 
-    def forward(self, input_ids=None, embeds=None, cache=None, select=None, positions=None):
+    def forward(self, input_ids=None, embeds=None, cache=None, select=None):
         config, model = self.config, self.model
         x = model.embed_tokens(input_ids) if embeds is None else embeds
         T, start = x.shape[1], cache.length if cache else 0
@@ -713,9 +711,7 @@ class Decoder(nn.Module):
               f"decoder's max_position_embeddings is {config.max_position_embeddings}")
         dtype = (torch.get_autocast_dtype(x.device.type)
                  if torch.is_autocast_enabled(x.device.type) else x.dtype)
-        if positions is None:
-            positions = torch.arange(start, start + T, device=x.device)[None]
-        cos, sin = rope(positions[:, None], config, dtype)                   # (B or 1, 1, T, D)
+        cos, sin = rope(torch.arange(start, start + T, device=x.device), config, dtype)
         for i, layer in enumerate(model.layers):
             x = layer(x, cos, sin, cache, i)
         if cache is not None:
@@ -768,10 +764,9 @@ class Streamo(nn.Module):
         return torch.cat([pooled[grid][i] for i, grid in zip(frames.tolist(), grids)])
 
     def forward(self, input_ids, features=None, cache=None, select=None, *,
-                pixels=None, frames=None, grids=None, positions=None):
+                pixels=None, frames=None, grids=None):
         """input_ids (B, T) -> logits as Decoder gives them. The <frame> placeholders, row by row,
-        take the rows of features (N, hidden_size), or of features(pixels, frames, grids).
-        positions: as in Decoder."""
+        take the rows of features (N, hidden_size), or of features(pixels, frames, grids)."""
         if pixels is not None:
             features = self.features(pixels, frames, grids)
         embeds = self.language_model.model.embed_tokens(input_ids)
@@ -781,7 +776,7 @@ class Streamo(nn.Module):
         if given:
             flat = embeds.flatten(0, 1).index_copy(0, places, features.to(embeds.dtype))
             embeds = flat.view_as(embeds)
-        return self.language_model(embeds=embeds, cache=cache, select=select, positions=positions)
+        return self.language_model(embeds=embeds, cache=cache, select=select)
 
     def save_pretrained(self, folder):
         """Write config.json and model.safetensors in the dtype of the parameters."""

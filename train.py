@@ -102,7 +102,7 @@ class Options:
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 
-PRESETS = {"demo": dict(steps=4400, see_steps=2200, watch_steps=1600, own_every=4),
+PRESETS = {"demo": dict(steps=3400, see_steps=2200, watch_steps=3800, own_every=4),
            "paper": dict(batch=512, micro_tokens=16384, lr=1e-5,
                          warmup=0.05, weight_decay=0.0, vision_chunk=256, checkpoint_layers=True,
                          workers=4, save_every=50)}
@@ -111,18 +111,19 @@ PRESETS = {"demo": dict(steps=4400, see_steps=2200, watch_steps=1600, own_every=
 # Words are bound to things on single pictures, verbs and numbers are learnt where everything does
 # something every second, time from short clips, memory from long ones; all of it goes on, in
 # smaller parts.
-WATCHING = ((0.20, 1536, {"one": 0.3, "busy": 0.6, "frame": 0.1}),
-            (0.60, 2304, {"one": 0.05, "busy": 0.55, "frame": 0.22, "short": 0.18}),
-            (1.00, 2304, {"one": 0.03, "busy": 0.4, "frame": 0.2, "short": 0.32, "long": 0.05}))
-CURRICULUM = ((0.40, 2304, {"one": 0.02, "busy": 0.22, "frame": 0.1, "short": 0.4, "long": 0.16,
-                            "full": 0.1}),
-              (1.00, 3072, {"one": 0.02, "busy": 0.08, "frame": 0.06, "short": 0.26, "long": 0.26,
-                            "full": 0.32}))
+WATCHING = ((0.10, 1536, {"one": 0.3, "busy": 0.6, "frame": 0.1}),
+            (0.40, 2304, {"one": 0.05, "busy": 0.5, "frame": 0.25, "short": 0.2}),
+            (1.00, 2304, {"one": 0.03, "busy": 0.27, "frame": 0.2, "short": 0.33, "long": 0.12,
+                          "full": 0.05}))
+CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.14, "frame": 0.1, "short": 0.44, "long": 0.15,
+                            "full": 0.15}),
+              (1.00, 3072, {"one": 0.02, "busy": 0.08, "frame": 0.06, "short": 0.34, "long": 0.16,
+                            "full": 0.34}))
 GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Frame QA",
                          "Timed Caption", "Event Caption", "Event Grounding", "Backward Grounding")
 SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy", "waited")
-BETAS, NAMES = (0.9, 0.95), ("silence", "standby", "response")
-INPUTS = ("input_ids", "positions", "pixels", "frames", "grids")   # of a batch, what is read
+NAMES = ("silence", "standby", "response")
+INPUTS = ("input_ids", "pixels", "frames", "grids")             # what a model reads of a batch
 POOL = 8                                       # steps whose samples are sorted by length together
 
 
@@ -227,7 +228,7 @@ def learn_to_see(o, model):
     heads = torch.nn.ModuleList(torch.nn.Linear(size, sum(ToyStills.parts)) for size in
                                 (config.vision.hidden_size, config.decoder.hidden_size)).to(device)
     learnt = [*vision.parameters(), *connector.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(learnt, betas=BETAS, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(learnt, betas=(0.9, 0.95), weight_decay=0.01)
     rank, world = own_rank()
     share = max(1, 64 // world)
     batches = DataLoader(stills, batch_size=share, num_workers=o.workers,
@@ -285,8 +286,9 @@ def learn_to_watch(o, tokenizer, model):
     low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
                  for n in (sum(ToyStills.parts), 3))
     words = torch.tensor(films.words, device=device)
+    indices = word_indices(words, model.config.decoder.vocab_size)                     # (V, 4)
     learnt = [p for module in (model, low, high) for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, betas=BETAS, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(learnt, weight_decay=0.01)
     state_ids, hidden = torch.tensor(tokenizer.state_ids, device=device), {}
     early, middle = decoder.layers[1], decoder.layers[len(decoder.layers) // 2]
     hooks = [layer.register_forward_hook(lambda layer, _, output: hidden.update({layer: output}))
@@ -311,7 +313,7 @@ def learn_to_watch(o, tokenizer, model):
         loss = state_focal_loss(logits, targets, state_ids, counts, len(targets), o.loss) \
             + 0.5 * shown_loss(seen, shown[:, :6]) \
             + F.cross_entropy(wanted.float(), shown[:, 6].long(), weight=rare) \
-            + said_loss(said, said_targets(inputs["input_ids"], words, visual, shown))
+            + said_loss(said, said_targets(inputs["input_ids"], indices, visual, shown))
         descend(optimizer, loss, o.lr * min(1, (step + 1) / 20))
         if step % 50 == 0:
             right = (logits.argmax(1) == targets).float().mean()
@@ -320,18 +322,27 @@ def learn_to_watch(o, tokenizer, model):
         hook.remove()
 
 
-def said_targets(ids, words, visual, shown):
-    """ids and visual (B, T), words of ToyFilms, shown (N, 8) -> what each token is to say, (B, T,
-    4): the index of a colour, shape, change and number; -1: nothing. A visual token says what it
-    shows, and when. The end of a name ("red circle") and the 8 tokens after it, those of the next
-    turn included, say that name and, from the verb on, what the thing does."""
+def word_indices(words, size):
+    """words of ToyFilms -> (size, 4): for every token id which colour, shape, change and number it
+    is; -1: none."""
+    indices = torch.full((size, len(ToyFilms.said)), -1, device=words.device)
+    for k, part in enumerate(words.split(ToyFilms.said)):
+        indices[part, k] = torch.arange(len(part), device=words.device)
+    return indices
+
+
+def said_targets(ids, indices, visual, shown):
+    """ids and visual (B, T), indices (V, 4), shown (N, 8) of ToyFilms -> what each token is to say,
+    (B, T, 4): the index of a colour, shape, change and number; -1: nothing. A visual token says
+    what it shows, and when. The end of a name ("red circle") and the 8 tokens after it, those of
+    the next turn included, say that name and, from the verb on, what the thing does."""
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)                # (B, T)
-    colour, shape, change = (ids[..., None] == part for part in words.split(ToyFilms.said)[:3])
+    colour, shape, change, _ = indices[ids].unbind(-1)
     colour = colour.roll(1, 1)                                          # of the token before
-    named = colour.any(-1) & shape.any(-1)
-    name, verb = ((place * there).cummax(1).values for there in (named, change.any(-1)))
+    name = (place * ((colour >= 0) & (shape >= 0))).cummax(1).values    # where the last one ends
+    verb = (place * ((change >= 0) & (place - name <= 2))).cummax(1).values     # not "on the left"
     near = (name > 0) & (place - name <= 8)
-    told = [torch.where(where, which.int().argmax(-1).gather(1, at), -1) for where, which, at in (
+    told = [torch.where(where, which.gather(1, at), -1) for where, which, at in (
         (near, colour, name), (near, shape, name), (near & (verb > name), change, verb))]
     targets = torch.stack([*told, torch.full_like(ids, -1)], -1)
     colour, shape, _, _, _, change, _, number = shown.long().unbind(1)
@@ -341,10 +352,10 @@ def said_targets(ids, words, visual, shown):
 
 
 def said_loss(said, targets):
-    """Cross entropy of said (B, T, sum(ToyFilms.said)), products of hidden states with the words'
-    embeddings, against targets (B, T, 4): the sum of the four means. A name in a question and the
+    """Cross entropy of said (..., sum(ToyFilms.said)), products of hidden states with the words'
+    embeddings, against targets (..., 4): the sum of the four means. A name in a question and the
     visual tokens of its thing become alike, so that attention finds one from the other."""
-    return sum(F.cross_entropy(part.flatten(0, 1), target.flatten(), ignore_index=-1,
+    return sum(F.cross_entropy(part.flatten(0, -2), target.flatten(), ignore_index=-1,
                                reduction="sum") / (target >= 0).sum().clamp(min=1)
                for part, target in zip(said.float().split(ToyFilms.said, -1), targets.unbind(-1)))
 
@@ -491,9 +502,9 @@ class Learner:
         groups = [{"params": [p for p, matrix in learnt if matrix == decays],
                    "weight_decay": o.weight_decay * decays} for decays in (True, False)]
         # fused: no copy of all the weights in a step (a sharded state cannot be resumed with it)
-        self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=BETAS, fused=True) \
+        self.optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True) \
             if not o.zero or self.world == 1 else \
-            ZeroRedundancyOptimizer(groups, torch.optim.AdamW, lr=o.lr, betas=BETAS)
+            ZeroRedundancyOptimizer(groups, torch.optim.AdamW, lr=o.lr)
 
     def reduce(self, tensor):
         """The sum over ranks."""

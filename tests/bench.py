@@ -354,9 +354,9 @@ def batch(args, tokenizer, model):
     for i in range(args.batch):
         seconds = max(EVERY, args.seconds * (args.batch - i) // args.batch)
         ids, labels = dialogue(tokenizer, model, seconds)
-        samples.append(dict(input_ids=ids, labels=labels, positions=list(range(len(ids))),
-                            pixels=pixels[:seconds], frames=list(range(seconds)),
-                            grids=[model.config.grid] * seconds, name=str(i), counts=Counter()))
+        samples.append(dict(input_ids=ids, labels=labels, pixels=pixels[:seconds],
+                            frames=list(range(seconds)), grids=[model.config.grid] * seconds,
+                            name=str(i), counts=Counter()))
     return {key: value.to(args.device) if torch.is_tensor(value) else value
             for key, value in data.collate(samples, tokenizer.pad_id).items()}
 

@@ -198,18 +198,6 @@ def test_chunks_equal_the_full_forward(more, monkeypatch):
     assert (by_chunks(model, ids, [33, 17]) - full).abs().max() > 0.1
 
 
-def test_positions_may_leap():
-    """RoPE tells distances alone: a row that begins later is the same, one that leaps is not."""
-    model, ids = decoder(), torch.randint(0, 97, (2, 12))
-    full, plain = model(ids), torch.arange(12)
-    torch.testing.assert_close(model(ids, positions=plain.expand(2, 12)), full)
-    leaping = torch.stack([plain + 500, plain + 30 * (plain >= 7)])
-    told = model(ids, positions=leaping)
-    torch.testing.assert_close(told[0], full[0], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(told[1, :7], full[1, :7])
-    assert (told[1, 7:] - full[1, 7:]).abs().max() > 0.01
-
-
 @pytest.mark.parametrize("block", [1 << 17, 700])
 def test_attention_and_its_gradient_equal_torch(block, monkeypatch):
     monkeypatch.setattr(streamo, "BLOCK", block)

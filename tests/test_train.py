@@ -332,18 +332,22 @@ def test_what_tells_a_label_tells_it():
 
 
 def test_what_a_token_is_to_say():
-    """Worked by hand, for "a red circle grows .", a blue star that shrinks in second 7, and nothing
-    in second 7. Words 0 to 1019 are the colours, shapes, changes, numbers; 5000 is a frame."""
+    """Worked by hand, for "a red circle grows .", a blue star that shrinks in second 7, nothing in
+    second 7, and "on the left", which is no action. Words 0 to 1019 are the colours, shapes,
+    changes, numbers; 5000 is a frame."""
     colours, shapes, changes, _ = (list(part) for part in (
         toy.COLOURS, toy.SHAPES, toy.CHANGES[1:], range(1000)))
     red, circle = colours.index("red"), shapes.index("circle")
     grows, shrinks = changes.index("grows"), changes.index("shrinks")
-    words, n, m = torch.arange(1020), len(colours), len(colours) + len(shapes)
-    ids = torch.tensor([[3000, red, n + circle, m + grows, 3000, 5000, 5000] + [3000] * 6])
+    n, m = len(colours), len(colours) + len(shapes)
+    left, indices = m + changes.index("left"), train.word_indices(torch.arange(1020), 5001)
+    assert indices[n + circle].tolist() == [-1, circle, -1, -1] and indices[1019, 3] == 999
+    ids = torch.tensor([[3000, red, n + circle, m + grows, 3000, 5000, 5000, 3000, left]
+                        + [3000] * 4])
     blue, star = colours.index("blue"), shapes.index("star")
     shown = torch.tensor([[1.0 + blue, star, 0.5, 0.5, 0.1, 1 + shrinks, 0, 7],
                           [0, 0, 0, 0, 0, 0, 0, 7]])
-    targets = train.said_targets(ids, words, ids == 5000, shown)[0].tolist()
+    targets = train.said_targets(ids, indices, ids == 5000, shown)[0].tolist()
     name, does, none = [red, circle, -1, -1], [red, circle, grows, -1], [-1] * 4
     assert targets == [none, none, name, does, does, [blue, star, shrinks, 7], [-1, -1, -1, 7],
                        does, does, does, does, none, none]

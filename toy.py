@@ -48,7 +48,7 @@ MIXES = {               # tasks by the kind of sample; of full clips, the paper'
     "busy": {"Acting": 20, "Since": 20, "Frame QA": 20, "Recalling": 15, "Waiting": 10,
              "Time-sensitive QA": 15},
     "long": {"Recalling": 35, "Time-sensitive QA": 25, "Waiting": 20, "Timed Caption": 20},
-    "frame": {"Dating": 40, "Frame QA": 30, "Placing": 20, "Naming": 10}}
+    "frame": {"Dating": 60, "Frame QA": 16, "Placing": 14, "Naming": 10}}
 ASK = {                 # the wordings; {} is the event, the thing or the question
     "Real-time Narration": (
         "Narrate the video as it happens.", "Comment on every change, second by second.",
@@ -149,9 +149,13 @@ def there(things):
     return sorted((thing for thing in things if thing.r), key=lambda t: PLACES.index(t.place))
 
 
+def listed(texts):
+    *most, last = texts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def seen(things):
-    *most, last = [an(thing.name) for thing in there(things)]
-    return f"I see {', '.join(most)} and {last}." if most else f"I see {last}."
+    return f"I see {listed([an(thing.name) for thing in there(things)])}."
 
 
 def placed(things):
@@ -533,16 +537,17 @@ class Dialogue:
                      else self.clip.sentences(turn, task == "Since"), turn)
 
     def date(self):
-        """Every second a question after something that was in one of the pictures so far."""
+        """Every second a question after some things that were each in one picture so far."""
         names = []
         for turn in range(self.clip.seconds):
             names.append([thing.name for thing in self.clip.state(turn)])
             once = [(name, k) for k, some in enumerate(names) for name in some
                     if sum(name in others for others in names) == 1]
             if turn and once:
-                name, k = self.rng.choice(once)
-                self.ask("Dating", an(name), turn)
-                self.say(f"There was {an(name)} at {k + 1}s.", turn)
+                some = self.rng.sample(once, self.rng.randint(1, min(4, len(once))))
+                self.ask("Dating", listed([an(name) for name, _ in some]), turn)
+                told = listed([f"{an(name)} at {k + 1}s" for name, k in some])
+                self.say(f"There was {told}.", turn)
 
     def interrupt(self, turns):
         """On each of the turns a question to answer at once, about the past or the picture."""

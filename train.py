@@ -102,18 +102,19 @@ class Options:
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 
-PRESETS = {"demo": dict(steps=3400, see_steps=2200, watch_steps=3800, own_every=4),
+PRESETS = {"demo": dict(steps=3200, see_steps=2200, watch_steps=3800, own_every=4),
            "paper": dict(batch=512, micro_tokens=16384, lr=1e-5,
                          warmup=0.05, weight_decay=0.0, vision_chunk=256, checkpoint_layers=True,
                          workers=4, save_every=50)}
 
 # The demo's curriculum: until this part of the steps, so many tokens a step, this mix of samples.
 # Words are bound to things on single pictures, verbs and numbers are learnt where everything does
-# something every second, time from short clips, memory from long ones; all of it goes on, in
-# smaller parts.
+# something every second, looking back on pictures that change every second (by practice of little
+# else), time from short clips, memory from long ones; all of it goes on, in smaller parts.
 WATCHING = ((0.10, 1536, {"one": 0.3, "busy": 0.6, "frame": 0.1}),
-            (0.40, 2304, {"one": 0.05, "busy": 0.5, "frame": 0.25, "short": 0.2}),
-            (1.00, 2304, {"one": 0.03, "busy": 0.27, "frame": 0.2, "short": 0.33, "long": 0.12,
+            (0.30, 2304, {"one": 0.05, "busy": 0.6, "frame": 0.15, "short": 0.2}),
+            (0.45, 2304, {"busy": 0.2, "frame": 0.8}),
+            (1.00, 2304, {"one": 0.03, "busy": 0.3, "frame": 0.12, "short": 0.3, "long": 0.2,
                           "full": 0.05}))
 CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.14, "frame": 0.1, "short": 0.44, "long": 0.15,
                             "full": 0.15}),

@@ -331,6 +331,17 @@ def test_what_tells_a_label_tells_it():
         assert train.shown_loss(wrong, label) > 1
 
 
+def test_a_lesson_steps_by_the_mean_of_the_ranks_gradients(monkeypatch):
+    """Two parameters, two ranks; the other rank's gradients are 0, 0.02, ... 0.18."""
+    monkeypatch.setattr(train.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(train.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(train.dist, "all_reduce", lambda whole: whole.add_(torch.arange(10) / 100))
+    matrix, vector = (torch.nn.Parameter(torch.zeros(size)) for size in ((2, 3), (4,)))
+    train.descend(torch.optim.SGD([matrix, vector]), 0.1 * matrix.sum() + 0.3 * vector.sum(), 10)
+    expected = -10 * (torch.tensor([0.1] * 6 + [0.3] * 4) + torch.arange(10) / 50) / 2
+    torch.testing.assert_close(torch.cat([matrix.detach().flatten(), vector.detach()]), expected)
+
+
 def test_what_a_token_is_to_say():
     """Worked by hand, for "a red circle grows .", a blue star that shrinks in second 7, nothing in
     second 7, and "on the left", which is no action. Words 0 to 1019 are the colours, shapes,

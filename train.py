@@ -254,7 +254,7 @@ def descend(optimizer, loss, rate):
     """One step of a lesson at this learning rate, by the mean of the ranks' gradients."""
     loss.backward()
     (group,) = optimizer.param_groups
-    if dist.is_initialized():                               # as one tensor: a fifth of a step less
+    if dist.is_initialized():                               # one message, not one a parameter
         grads = [p.grad.flatten() for p in group["params"]]
         whole = torch.cat(grads).div_(dist.get_world_size())
         dist.all_reduce(whole)
@@ -290,7 +290,7 @@ def learn_to_watch(o, tokenizer, model):
     low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
                  for n in (sum(ToyStills.parts), 3))
     words = torch.tensor(films.words, device=device)
-    indices = word_indices(words, model.config.decoder.vocab_size)                     # (V, 4)
+    indices = word_indices(words, model.config.decoder.vocab_size)                     # (V, 3)
     learnt = [p for module in (model, low, high) for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, weight_decay=0.01)
     state_ids, hidden = torch.tensor(tokenizer.state_ids, device=device), {}
@@ -327,21 +327,21 @@ def learn_to_watch(o, tokenizer, model):
 
 
 def word_indices(words, size):
-    """words of ToyFilms -> (size, 4): for every token id which colour, shape, change and number it
-    is; -1: none."""
-    indices = torch.full((size, len(ToyFilms.said)), -1, device=words.device)
-    for k, part in enumerate(words.split(ToyFilms.said)):
+    """words of ToyFilms -> (size, 3): for every token id which colour, shape and change it is; -1:
+    none."""
+    indices = torch.full((size, 3), -1, device=words.device)
+    for k, part in enumerate(words.split(ToyFilms.said)[:3]):
         indices[part, k] = torch.arange(len(part), device=words.device)
     return indices
 
 
 def said_targets(ids, indices, visual, shown):
-    """ids and visual (B, T), indices (V, 4), shown (N, 8) of ToyFilms -> what each token is to say,
+    """ids and visual (B, T), indices (V, 3), shown (N, 8) of ToyFilms -> what each token is to say,
     (B, T, 4): the index of a colour, shape, change and number; -1: nothing. A visual token says
     what it shows, and when. The end of a name ("red circle") and the 8 tokens after it, those of
     the next turn included, say that name and, from the verb on, what the thing does."""
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)                # (B, T)
-    colour, shape, change, _ = indices[ids].unbind(-1)
+    colour, shape, change = indices[ids].unbind(-1)
     colour = colour.roll(1, 1)                                          # of the token before
     name = (place * ((colour >= 0) & (shape >= 0))).cummax(1).values    # where the last one ends
     verb = (place * ((change >= 0) & (place - name <= 2))).cummax(1).values     # not "on the left"

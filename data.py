@@ -417,7 +417,7 @@ def toy_texts(n=3000):
 
 class ToyStills(Dataset):
     """Pictures (S, S, 3) with what their patches, and the cells of both grids, show: three times
-    (cells, 6), as toy.labels. Places and sizes vary as they do while things move and grow."""
+    (cells, 8), as toy.labels. Places and sizes vary as they do while things move and grow."""
 
     # logits of the colour and the shape; x, y and radius; logits of the change
     parts = 1 + len(toy.COLOURS), len(toy.SHAPES), 3, len(toy.CHANGES)
@@ -477,7 +477,7 @@ class ToyDataset(Dataset):
 
 
 class ToyFilms(ToyDataset):
-    """Items that tell what each of their visual tokens shows, as "shown" (N, 8): toy.labels (6),
+    """Items that tell what each of their visual tokens shows, as "shown" (N, 10): toy.labels (8),
     whether that is what was asked about (see asked), and the last number of its turn's tag, -1
     from 1000 on. words: the ids of all colours, shapes, changes and numbers; said: how many."""
 
@@ -613,7 +613,7 @@ def video_path(record, folder):
 def collate(samples, pad_id):
     """Right-padded batch: input_ids, labels (B, T); pixels (U, 3, H, W) in [-1, 1], the distinct
     frames; frames (F,), which of these each frame of the batch is; grids (F,), its grid side;
-    names; counts; shown (N, 8), if the samples have it: see ToyFilms."""
+    names; counts; shown (N, 10), if the samples have it: see ToyFilms."""
     width = max(len(s["input_ids"]) for s in samples)
     batch = {key: torch.tensor([s[key] + [pad] * (width - len(s[key])) for s in samples])
              for key, pad in (("input_ids", pad_id), ("labels", -100))}

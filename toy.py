@@ -310,22 +310,25 @@ CHANGES = ("none", "appears", "turns", "disappears", *DIRECTIONS, "grows", "shri
 def labels(now, before, side, grid):
     """What a picture shows, and how it differs from the one before: for each cell of a grid pooled
     from side x side patches the thing that covers most of it. now, before: the same things at two
-    times -> (grid*grid, 6) of colour, from 1 (0: none), shape, x, y, radius, index into CHANGES."""
-    centre, labels = (np.arange(side) + 0.5) / side, np.zeros((grid * grid, 6), np.float32)
+    times -> (grid*grid, 8) of colour, from 1 (0: none), shape, x, y, radius, index into CHANGES,
+    and the colour and shape by which that change is told: those before it."""
+    centre, labels = (np.arange(side) + 0.5) / side, np.zeros((grid * grid, 8), np.float32)
     spans = [slice(k * side // grid, -(-(k + 1) * side // grid)) for k in range(grid)]
 
     def covered(thing):
         near = np.hypot(thing.x - centre[None], thing.y - centre[:, None]) < 1.05 * thing.r
         return np.array([near[rows, columns].sum() for rows in spans for columns in spans])
 
+    def look(thing):
+        return 1 + list(COLOURS).index(thing.colour), list(SHAPES).index(thing.shape)
+
     most = np.zeros(grid * grid)
     for thing, old in zip(now, before):
+        told = CHANGES.index(change(thing, old)), *look(old if old.r else thing)
         if old.r and not thing.r:
-            labels[(covered(old) > 0) & (most == 0), 5] = CHANGES.index("disappears")
+            labels[(covered(old) > 0) & (most == 0), 5:] = told
         covers = covered(thing)
-        labels[covers > most] = (1 + list(COLOURS).index(thing.colour),
-                                 list(SHAPES).index(thing.shape), thing.x, thing.y, thing.r,
-                                 CHANGES.index(change(thing, old)))
+        labels[covers > most] = *look(thing), thing.x, thing.y, thing.r, *told
         most = np.maximum(most, covers)
     return labels
 
@@ -358,7 +361,8 @@ class Slides:
 
 
 class Bustle:
-    """A film in which everything does something nearly every second: many changes to learn from."""
+    """A film in which everything does something nearly every second: many changes to learn from.
+    What moves head-on to another thing comes to touch it; the second after, it hits it."""
 
     def __init__(self, rng, seconds):
         self.seconds, self.stage, self.events = seconds, Clip(rng, 1, still=True), []
@@ -370,34 +374,55 @@ class Bustle:
         self.states = [self.start]
         for turn in range(1, seconds):
             now = [replace(thing, doing="still") for thing in self.states[-1]]
+            hits = {i: j for i, old in enumerate(self.states[-1]) if old.moves
+                    for gap, j in [self._ahead(i, old.doing.split()[1], self.states[-1])]
+                    if gap < 0.01}
             for i, old in enumerate(self.states[-1]):
-                others = now[:i] + now[i + 1:]
-                tries = (self._act(rng, old, others) for _ in range(3))
-                now[i] = next((thing for thing in tries if self._fits(thing, i, others)), now[i])
+                tries = (self._act(rng, i, old, now) for _ in range(3 * (i not in hits.values())))
+                now[i] = next((thing for thing in tries if self._fits(thing, i, now)), now[i])
+                if i in hits:
+                    now[i] = replace(old, doing=f"hits the {self.states[-1][hits[i]].name}")
                 self.worn[now[i].name] = i
                 self._note(turn, i, old.name, now[i])
             self.states.append(now)
         self.events.sort(key=lambda e: (e.first, e.last))
 
-    def _act(self, rng, old, others):
-        """What a thing may be a second later; often it goes on as before."""
+    def _ahead(self, i, direction, things):
+        """(gap, j): how far thing i may go until it touches thing j, the next in its way, nearly
+        head-on; (inf, -1): nothing is in its way."""
+        (dx, dy), found, one = DIRECTIONS[direction], [(math.inf, -1)], things[i]
+        for j, other in enumerate(things):
+            x, y, reach = other.x - one.x, other.y - one.y, 0.95 * (other.r + one.r)
+            along, aside = x * dx + y * dy, x * dy + y * dx
+            if other.r and along > 0 and abs(aside) < 0.08:
+                found.append((along - math.sqrt(reach ** 2 - aside ** 2), j))
+        return min(found)
+
+    def _act(self, rng, i, old, now):
+        """What thing i, that was `old`, may be a second later; often it goes on as before."""
         new, doing = replace(old, doing="still"), old.doing
         if not old.r:
             if rng.random() < 0.5:
                 x, y = (rng.choice(CENTRES) + rng.uniform(-0.03, 0.03) for _ in "xy")
                 new = replace(old, x=x, y=y, r=rng.uniform(0.13, 0.152), doing="appears")
             return new
-        if doing == "still" or rng.random() < 0.6:
-            way, colour = rng.choice(list(DIRECTIONS)), rng.choice(list(COLOURS))
-            doing = rng.choices((f"moving {way}", "growing", "shrinking", f"turns {colour}",
-                                 "disappears", "still"), (5, 1.5, 1.5, 1.5, 1, 2))[0]
+        near = [f"moving {way}" for way in DIRECTIONS                # towards what it may hit
+                if 0.075 < self._ahead(i, way, now)[0] < 0.45]
+        if doing not in near and (doing == "still" or rng.random() < 0.6):
+            move = rng.choice(8 * near + [f"moving {way}" for way in DIRECTIONS])
+            turn, weights = f"turns {rng.choice(list(COLOURS))}", (1.5, 1.5, 1.5, 1, 2)
+            doing = rng.choices((move, "growing", "shrinking", turn, "disappears", "still"),
+                                (12 if near else 5, *weights))[0]
         if doing.startswith("moving"):
-            (dx, dy), far = DIRECTIONS[doing.split()[1]], rng.uniform(0.09, 0.13)
-            new.x, new.y = old.x + dx * far, old.y + dy * far
+            way, far = doing.split()[1], rng.uniform(0.09, 0.13)
+            gap, (dx, dy) = self._ahead(i, way, now)[0], DIRECTIONS[way]
+            if gap < 0.3:                       # no step ends short of a thing in its way
+                far = gap / math.ceil(gap / 0.145) if gap > 0.075 else 0
+            new.x, new.y, doing = old.x + dx * far, old.y + dy * far, doing if far else "still"
         elif doing.startswith("turns"):
             new.colour = doing.split()[1]
             doing = doing if new.colour != old.colour else "still"
-        elif doing == "disappears" and any(other.r for other in others):
+        elif doing == "disappears" and any(other.r for j, other in enumerate(now) if j != i):
             new.r = 0.0
         elif doing in ("growing", "shrinking"):
             new.r *= rng.uniform(*((1.15, 1.35) if doing == "growing" else (0.72, 0.87)))
@@ -405,11 +430,11 @@ class Bustle:
             doing = "still"
         return replace(new, doing=doing)
 
-    def _fits(self, thing, i, others):
+    def _fits(self, thing, i, now):
         return not thing.r or 0.07 < thing.r < 0.27 and 0.12 < min(thing.x, thing.y) and max(
-            thing.x, thing.y) < 0.88 and all(
+            thing.x, thing.y) < 0.88 and self.worn.get(thing.name, i) == i and all(
             math.hypot(other.x - thing.x, other.y - thing.y) > 0.9 * (other.r + thing.r)
-            for other in others if other.r) and self.worn.get(thing.name, i) == i
+            for j, other in enumerate(now) if j != i and other.r)
 
     def _note(self, turn, i, name, thing):
         """Write what thing i does on a turn into the script."""
@@ -422,7 +447,8 @@ class Bustle:
             does = " ".join([f"{PROGRESSIVE[word]}s", *rest])
             self.events.append(Event(PROGRESSIVE[word], i, name, turn, turn, (), does, thing.doing))
         elif word != "still":
-            kind = {"appears": "appear", "disappears": "leave", "turns": "turn"}[word]
+            kind = {"appears": "appear", "disappears": "leave", "turns": "turn",
+                    "hits": "hit"}[word]
             self.events.append(Event(kind, i, name, turn, turn, (), thing.doing))
             thing.doing = "still"
 

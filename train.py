@@ -267,7 +267,8 @@ def descend(optimizer, loss, rate):
 
 
 def shown_loss(told, labels):
-    """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.labels (..., 6): a scalar."""
+    """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.labels (..., 8), all
+    but the names before: a scalar."""
     labels = labels.flatten(0, -2)
     colour, shape, place, change = told.float().flatten(0, -2).split(ToyStills.parts, -1)
     there, rare = labels[:, 0] > 0, change.new_tensor([0.15] + [1.0] * (change.shape[1] - 1))
@@ -307,17 +308,19 @@ def learn_to_watch(o, tokenizer, model):
         targets = batch["labels"].to(device).roll(-1, 1)[mask]                         # (n,)
         inputs = {k: batch[k].to(device) for k in INPUTS}
         visual = inputs["input_ids"] == tokenizer.frame_id                  # (B, T), N are True
-        shown = batch["shown"].to(device)                                              # (N, 8)
+        shown = batch["shown"].to(device)                                              # (N, 10)
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
             logits = model(**inputs, select=mask)                                      # (n, V)
             seen = low(hidden[early][visual])                                          # (N, 25)
             said = F.linear(F.rms_norm(hidden[early], (size,)), decoder.embed_tokens.weight[words])
             wanted = high(hidden[middle][visual])                                      # (N, 3)
+        tells = said_targets(inputs["input_ids"], indices, visual, shown)              # (B, T, 4)
+        renamed = torch.zeros_like(visual).masked_scatter(visual, shown[:, 6] != shown[:, 0])
         counts = state_counts(targets, state_ids)
         loss = state_focal_loss(logits, targets, state_ids, counts, len(targets), o.loss) \
-            + 0.5 * shown_loss(seen, shown[:, :6]) \
-            + F.cross_entropy(wanted.float(), shown[:, 6].long(), weight=rare) \
-            + said_loss(said, said_targets(inputs["input_ids"], indices, visual, shown))
+            + 0.5 * shown_loss(seen, shown[:, :8]) \
+            + F.cross_entropy(wanted.float(), shown[:, 8].long(), weight=rare) \
+            + said_loss(said, tells) + said_loss(said[renamed], tells[renamed])
         descend(optimizer, loss, o.lr * min(1, (step + 1) / 20))
         if step % 50 == 0:
             right = (logits.argmax(1) == targets).float().mean()
@@ -336,10 +339,11 @@ def word_indices(words, size):
 
 
 def said_targets(ids, indices, visual, shown):
-    """ids and visual (B, T), indices (V, 3), shown (N, 8) of ToyFilms -> what each token is to say,
-    (B, T, 4): the index of a colour, shape, change and number; -1: nothing. A visual token says
-    what it shows, and when. The end of a name ("red circle") and the 8 tokens after it, those of
-    the next turn included, say that name and, from the verb on, what the thing does."""
+    """ids and visual (B, T), indices (V, 3), shown (N, 10) of ToyFilms -> what each token is to
+    say, (B, T, 4): the index of a colour, shape, change and number; -1: nothing. A visual token
+    says by its name of the second before what it shows, or showed then, and when. The end of a name
+    ("red circle") and the 8 tokens after it, those of the next turn included, say that name and,
+    from the verb on, what the thing does."""
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)                # (B, T)
     colour, shape, change = indices[ids].unbind(-1)
     colour = colour.roll(1, 1)                                          # of the token before
@@ -349,7 +353,7 @@ def said_targets(ids, indices, visual, shown):
     told = [torch.where(where, which.gather(1, at), -1) for where, which, at in (
         (near, colour, name), (near, shape, name), (near & (verb > name), change, verb))]
     targets = torch.stack([*told, torch.full_like(ids, -1)], -1)
-    colour, shape, _, _, _, change, _, number = shown.long().unbind(1)
+    *_, change, colour, shape, _, number = shown.long().unbind(1)
     targets[visual] = torch.stack([colour - 1, torch.where(colour > 0, shape, -1), change - 1,
                                    number], -1)
     return targets

@@ -428,7 +428,7 @@ def test_every_visual_token_of_a_film_has_its_label(tokenizer):
         ends = re.findall(r"<\d+s-(\d+)s>", tokenizer.decode(item["input_ids"]))
         tags = (end for end, side in zip(ends, item["grids"], strict=True) for _ in range(side**2))
         assert all(int(number) == (int(end) if int(end) < 1000 else -1)
-                   for end, number in zip(tags, item["shown"][:, 7], strict=True))
+                   for end, number in zip(tags, item["shown"][:, 9], strict=True))
         sides.update(item["grids"])
         changes.update((kind, int(change)) for change in item["shown"][:, 5])
     assert sides == {CONFIG.grid, CONFIG.coarse_grid}

@@ -3,6 +3,7 @@ import collections
 import hashlib
 import itertools
 import json
+import math
 import random
 import re
 import subprocess
@@ -197,7 +198,7 @@ def test_labels_agree_with_the_pixels():
         (clip,) = toy.sample(6, i, "one")[0].pictures
         picture = clip.frame(0, SIZE).astype(int)
         things = clip.state(0)
-        labels = toy.labels(things, things, SIZE, SIZE).reshape(SIZE, SIZE, 6)
+        labels = toy.labels(things, things, SIZE, SIZE).reshape(SIZE, SIZE, 8)
         names, centre = labels[..., :2], (np.arange(SIZE) + 0.5) / SIZE
         for thing in (thing for thing in things if thing.r):
             look = 1 + looks[0].index(thing.colour), looks[1].index(thing.shape)
@@ -206,14 +207,14 @@ def test_labels_agree_with_the_pixels():
             assert mine[far < 0.25 * thing.r].all() and not mine[far > 1.06 * thing.r].any()
             colours = picture[far < 0.25 * thing.r] - toy.COLOURS[thing.colour]
             assert np.abs(colours).max() < 24
-            assert np.allclose(labels[mine][:, 2:], (thing.x, thing.y, thing.r, 0))
+            assert np.allclose(labels[mine][:, 2:], (thing.x, thing.y, thing.r, 0, *look))
         off = np.min([np.abs(picture - rgb).max(axis=2) for rgb in toy.COLOURS.values()], axis=0)
         assert (off[names[..., 0] == 0] < 24).mean() < 0.03     # only corners reach out so far
-        patches = toy.labels(things, things, 8, 8).reshape(8, 8, 6)
+        patches = toy.labels(things, things, 8, 8).reshape(8, 8, 8)
         for grid, spans in ((2, ((0, 4), (4, 8))), (3, ((0, 3), (2, 6), (5, 8)))):
             cells = iter(toy.labels(things, things, 8, grid))
             for rows, columns in itertools.product(spans, spans):
-                inside = patches[slice(*rows), slice(*columns)].reshape(-1, 6)
+                inside = patches[slice(*rows), slice(*columns)].reshape(-1, 8)
                 counts = collections.Counter(tuple(row) for row in inside if row[0])
                 cell, most = tuple(next(cells)), max(counts.values(), default=0)
                 assert counts[cell] == most if counts else cell[0] == 0
@@ -260,6 +261,50 @@ def test_labels_and_sentences_of_a_busy_film_agree_with_its_pixels():
                 change = {"growing": "grows", "shrinking": "shrinks"}.get(doing, doing.split()[-1])
                 assert all(toy.CHANGES[int(cell[5])] == change for cell in mine)
     assert len(told) == 6 and min(told.values()) >= 5, told
+
+
+def test_what_turns_or_disappears_is_known_by_its_name_of_the_second_before():
+    """Its middle has that colour in the picture before, and another in this one."""
+    changes = [*map(toy.CHANGES.index, ("turns", "disappears"))]
+    centre, told = (np.arange(SIZE) + 0.5) / SIZE, collections.Counter()
+    for i in range(40):
+        clip, _ = toy.sample(3, i, "busy")
+        for turn in range(1, clip.seconds):
+            before, now = clip.state(turn - 1), clip.state(turn)
+            labels = toy.labels(now, before, SIZE, SIZE).reshape(SIZE, SIZE, 8)
+            pictures = [clip.frame(t, SIZE).astype(int) for t in (turn - 1, turn)]
+            for old in (one for one in before if one.r):
+                middle = np.hypot(centre[None] - old.x, centre[:, None] - old.y) < 0.25 * old.r
+                middle &= np.isin(labels[..., 5], changes)
+                told.update(labels[middle][:, 5])
+                assert (labels[middle][:, 7] == list(toy.SHAPES).index(old.shape)).all()
+                for colour, *off in zip(labels[middle][:, 6], *(p[middle] for p in pictures)):
+                    named = toy.COLOURS[list(toy.COLOURS)[int(colour) - 1]]
+                    was, goes_on = (np.abs(rgb - named).max() < 24 for rgb in off)
+                    assert was and not goes_on
+    assert told[changes[0]] > 500 and told[changes[1]] > 500
+
+
+def test_what_hits_in_a_busy_film_has_come_to_touch_what_it_hits():
+    """Both are at rest, and the one touches the other, towards which it moved the second before."""
+    hits = 0
+    for i in range(100):
+        clip, record = toy.sample(3, i, "busy")
+        for event in (event for event in clip.events if event.kind == "hit"):
+            earlier, before, now = (clip.state(event.first - k) for k in (2, 1, 0))
+            one, (other,) = event.thing, [k for k, thing in enumerate(before)
+                                          if event.does == f"hits the {thing.name}"]
+            rest = [[(thing.x, thing.y, thing.r, thing.name) for thing in (now[one], now[other])]
+                    for now in (before, now)]
+            assert rest[0] == rest[1] and event.name == now[one].name
+            far, near = (math.hypot(was[one].x - now[other].x, was[one].y - now[other].y)
+                         for was in (earlier, now))
+            assert near < 0.95 * (now[one].r + now[other].r) + 0.01 and far - near > 0.05
+            told = [said["content"] for said in record["response"]
+                    if said["time"] == str(event.first + 1)]
+            assert record["task_type"] not in ("Acting", "Since") or event.caption[:-1] in told[0]
+            hits += 1
+    assert hits > 20
 
 
 @pytest.mark.parametrize("t", [0, 7, 7.5])
@@ -414,7 +459,7 @@ def test_samples_never_change():
     assert fingerprint(toy.sample(1, i) for i in range(8)) == "7274cf2f64c82d90"
     assert fingerprint(toy.sample(1, i, "short") for i in range(8)) == "df6c9a940db75bf0"
     assert fingerprint(toy.sample(1, i, "long") for i in range(8)) == "789f71e6e7cf4fde"
-    assert fingerprint(toy.sample(1, i, "busy") for i in range(8)) == "71fe47667ce790a6"
+    assert fingerprint(toy.sample(1, i, "busy") for i in range(8)) == "383c6c90555e2a06"
     assert fingerprint(toy.sample(1, i, "frame") for i in range(8)) == "3cb8434c5bf01bff"
     assert fingerprint(toy.bench(1, i) for i in range(3)) == "fffd22bb924a258a"
 

@@ -320,7 +320,7 @@ def test_a_run_stopped_after_the_lessons_does_not_repeat_them(tmp_path, monkeypa
 
 def test_what_tells_a_label_tells_it():
     """The loss of a head that is right is near 0; wrong in any one part it is not."""
-    label = torch.tensor([[3.0, 2, 0.4, 0.6, 0.1, 5]])
+    label = torch.tensor([[3.0, 2, 0.4, 0.6, 0.1, 5, 3, 2]])
     right = torch.zeros(1, sum(data.ToyStills.parts))
     right[0, 3] = right[0, 7 + 2] = right[0, 15 + 5] = 20
     right[0, 12:15] = label[0, 2:5]
@@ -343,9 +343,9 @@ def test_a_lesson_steps_by_the_mean_of_the_ranks_gradients(monkeypatch):
 
 
 def test_what_a_token_is_to_say():
-    """Worked by hand, for "a red circle grows .", a blue star that shrinks in second 7, nothing in
-    second 7, and "on the left", which is no action. Words 0 to 1019 are the colours, shapes,
-    changes, numbers; 5000 is a frame."""
+    """Worked by hand, for "a red circle grows .", a blue star that shrinks in second 7, one that
+    turns red then, nothing, and "on the left", which is no action. Words 0 to 1019 are the colours,
+    shapes, changes, numbers; 5000 is a frame."""
     colours, shapes, changes, _ = (list(part) for part in (
         toy.COLOURS, toy.SHAPES, toy.CHANGES[1:], range(1000)))
     red, circle = colours.index("red"), shapes.index("circle")
@@ -353,15 +353,17 @@ def test_what_a_token_is_to_say():
     n, m = len(colours), len(colours) + len(shapes)
     left, indices = m + changes.index("left"), train.word_indices(torch.arange(1020), 5001)
     assert indices[n + circle].tolist() == [-1, circle, -1] and indices[1019].tolist() == [-1] * 3
-    ids = torch.tensor([[3000, red, n + circle, m + grows, 3000, 5000, 5000, 3000, left]
+    ids = torch.tensor([[3000, red, n + circle, m + grows, 3000, 5000, 5000, 5000, left]
                         + [3000] * 4])
     blue, star = colours.index("blue"), shapes.index("star")
-    shown = torch.tensor([[1.0 + blue, star, 0.5, 0.5, 0.1, 1 + shrinks, 0, 7],
-                          [0, 0, 0, 0, 0, 0, 0, 7]])
+    turns, thing = changes.index("turns"), (0.5, 0.5, 0.1)
+    shown = torch.tensor([[1 + blue, star, *thing, 1 + shrinks, 1 + blue, star, 0, 7],
+                          [1 + red, star, *thing, 1 + turns, 1 + blue, star, 0, 7],
+                          [0.0, 0, 0, 0, 0, 0, 0, 0, 0, 7]])
     targets = train.said_targets(ids, indices, ids == 5000, shown)[0].tolist()
     name, does, none = [red, circle, -1, -1], [red, circle, grows, -1], [-1] * 4
-    assert targets == [none, none, name, does, does, [blue, star, shrinks, 7], [-1, -1, -1, 7],
-                       does, does, does, does, none, none]
+    assert targets == [none, none, name, does, does, [blue, star, shrinks, 7],
+                       [blue, star, turns, 7], [-1, -1, -1, 7], does, does, does, none, none]
 
 
 def test_a_token_that_says_it_has_no_loss():

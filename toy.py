@@ -13,6 +13,7 @@ import math
 import os
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 
 import imageio.v3 as iio
 import numpy as np
@@ -166,8 +167,8 @@ def placed(things):
 class Clip:
     """A film of so many seconds: `start` are the things, `events` the script in order of time."""
 
-    def __init__(self, rng, seconds, still=False):
-        self.seconds, self.start, self.events = seconds, [], []
+    def __init__(self, rng, seconds, still=False, odds=EVENTS):
+        self.seconds, self.start, self.events, self.odds = seconds, [], [], odds
         self.ground = rng.choice(GROUNDS), rng.choice(list(PATTERNS)), rng.uniform(-10, 10)
         self.looks, self.cells, self.canvas = set(), {}, {}
         for _ in range(rng.choices((1, 2, 3, 4), (6, 3, 2, 1) if still else (1, 3, 4, 0))[0]):
@@ -193,7 +194,7 @@ class Clip:
     def _happen(self, rng, first, kinds=tuple(EVENTS), busy=None):
         """Add an event to the script; None: nothing is possible, or no time is left."""
         for _ in range(20):
-            kind, change = rng.choices(kinds, [EVENTS[k] for k in kinds])[0], None
+            kind, change = rng.choices(kinds, [self.odds[k] for k in kinds])[0], None
             here = [i for i in self.cells if i != busy]
             if kind == "appear" and len(self.cells) == 4:
                 continue
@@ -681,12 +682,13 @@ class Dialogue:
 def sample(seed, i, kind="full"):
     """(clip, raw record) number i of a seed, always the same. kind: "full", 10 to 60 s, one task by
     the paper's mix or several; "long", as long, with many questions about what is far back;
-    "short", 6 to 12 s and dense; "busy", everything does something every second; "frame", another
+    "short", 6 to 12 s, dense, with more hits; "busy", everything does something every second; "frame", another
     picture every second; "one", a picture."""
     rng = random.Random(f"train/{kind}/{seed}/{i}")
     longest = rng.choices((20, 30, 60), (5, 3, 2))[0]
     lengths = {"short": (6, 12), "busy": (3, 10), "frame": (2, 8), "one": (1, 1)}
-    film = {"one": Slides, "frame": Slides, "busy": Bustle}.get(kind, Clip)
+    film = {"one": Slides, "frame": Slides, "busy": Bustle,
+            "short": partial(Clip, odds=EVENTS | {"hit": 20})}.get(kind, Clip)
     clip = film(rng, rng.randint(*lengths.get(kind, (10, longest))))
     mix, dialogue = MIXES["frame" if kind == "one" else kind], Dialogue(clip, rng)
     task = rng.choices(list(mix), list(mix.values()))[0]

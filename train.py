@@ -102,7 +102,7 @@ class Options:
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 
-PRESETS = {"demo": dict(steps=2600, see_steps=2200, watch_steps=3800, own_every=4),
+PRESETS = {"demo": dict(steps=5000, see_steps=2200, watch_steps=3800, own_every=4),
            "paper": dict(batch=512, micro_tokens=16384, lr=1e-5,
                          warmup=0.05, weight_decay=0.0, vision_chunk=256, checkpoint_layers=True,
                          workers=4, save_every=50)}

@@ -682,8 +682,8 @@ class Dialogue:
 def sample(seed, i, kind="full"):
     """(clip, raw record) number i of a seed, always the same. kind: "full", 10 to 60 s, one task by
     the paper's mix or several; "long", as long, with many questions about what is far back;
-    "short", 6 to 12 s, dense, with more hits; "busy", everything does something every second; "frame", another
-    picture every second; "one", a picture."""
+    "short", 6 to 12 s and dense, with many hits; "busy", everything does something every second;
+    "frame", another picture every second; "one", a picture."""
     rng = random.Random(f"train/{kind}/{seed}/{i}")
     longest = rng.choices((20, 30, 60), (5, 3, 2))[0]
     lengths = {"short": (6, 12), "busy": (3, 10), "frame": (2, 8), "one": (1, 1)}

@@ -363,6 +363,8 @@ def read_rows(bench, path):
     content = list(data.read_records(path))
     try:
         if path.suffix == ".jsonl" and "run" in content[0]:
+            if (ran := content[0]["run"]["bench"].replace("toy", "raw")) != bench:
+                raise ValueError(f"{path}: answers to {ran}, not to {bench}")
             return content[1:]
         return list(READERS[bench](content, path.stem))
     except data.MISSHAPEN as error:
@@ -422,7 +424,7 @@ def streamed(model, tokenizer, features, record, options):
 
 
 def asked(model, tokenizer, features, rows, patience, options):
-    """Responses of rows that share a stream, which never sees a frame from after their moment.
+    """Responses of rows that share a stream, which ends with the second of their moment.
 
     Without a plan (`ask`) the question comes in the last second; the picture then stands still
     for at most `patience` seconds until the model answers: the first Response counts."""
@@ -514,14 +516,15 @@ def run_bench(args):
     """Answer this process's share of a benchmark -> (rows, settings of the run, their file).
 
     The file has the settings in its first line, then an item a line; videos that were finished
-    before are not run again."""
+    before are not run again, and no such line is lost."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     out = args.out.with_suffix(".jsonl" if world == 1 else f".rank{rank}.jsonl")
     cuda = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    run = {"device": cuda if torch.cuda.is_available() else "cpu", "sha256": sha256(args.model)}
+    run = {"device": cuda if torch.cuda.is_available() else "cpu", "sha256": sha256(args.model),
+           "processes": world}
     run |= {name: getattr(args, name, None) for name in (
-        "bench", "model", "data", "seed", "fps", "threshold", "window", "offline", "max_frames",
-        "patience")}
+        "bench", "model", "data", "folder", "seed", "fps", "threshold", "window", "offline",
+        "max_frames", "patience")}
     header = json.dumps({"run": run}, default=str)
     run, groups = json.loads(header)["run"], groups_of(args)[rank::world]
     lines = out.read_text(encoding="utf-8").split("\n")[:-1] if out.exists() else [header]
@@ -530,9 +533,11 @@ def run_bench(args):
     kept = {row["id"]: row for row in map(json.loads, lines[1:])}
     todo = [group for group in groups if any(row["id"] not in kept for row in group["rows"])]
     rows = [kept[row["id"]] for group in groups if group not in todo for row in group["rows"]]
+    again = {row["id"] for group in todo for row in group["rows"]}
+    lines = [json.dumps(row) for row in kept.values() if row["id"] not in again]
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_suffix(".partial")                  # nothing that was done gets lost
-    part.write_text("\n".join((header, *map(json.dumps, rows), "")), encoding="utf-8")
+    part.write_text("\n".join((header, *lines, "")), encoding="utf-8")
     part.replace(out)
     total, spawn = sum(len(group["rows"]) for group in groups), get_context("spawn")
     with (open(out, "a", encoding="utf-8") as file, tqdm(total=total, initial=len(rows)) as bar,
@@ -748,11 +753,18 @@ def main(argv=None):
             args.line = " ".join(["python eval.py", *line])
             claims(args)
         elif args.command == "score":
-            rows = [row for file in args.files for row in read_rows(args.bench, file)]
+            rows, of = [], {}                       # the file that each item was first met in
+            for file in args.files:
+                rows += (more := read_rows(args.bench, file))
+                if twice := [id for row in more if of.setdefault(id := row["id"], file) != file]:
+                    raise ValueError(f"{file}: item {twice[0]} is in {of[twice[0]]}, too")
             report(args.bench, score(args.bench, rows), args.out, files=[*map(str, args.files)])
         else:
-            if args.fps < 1:
-                raise ValueError(f"--fps {args.fps}: at least 1")
+            for flag in {"fps", "videos", "max_frames", "workers"} & vars(args).keys():
+                if isinstance(n := getattr(args, flag), int) and n < 1:
+                    raise ValueError(f"--{flag.replace('_', '-')} {n}: at least 1")
+            if args.command == "toy" and args.out.suffix == ".jsonl":
+                raise ValueError(f"--out {args.out}: the scores' file, .json; answers lie beside")
             args.bench = args.bench if args.command == "run" else "raw" if args.data else "toy"
             rows, run, out = run_bench(args)
             if args.command == "run" or "RANK" in os.environ:

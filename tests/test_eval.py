@@ -556,7 +556,7 @@ def toy_args(folder, out, **more):
             "bench": "toy",
             "model": folder,
             "data": None,
-            "folder": None,
+            "folder": Path(),
             "seed": 11,
             "videos": 2,
             "fps": 1,
@@ -606,6 +606,47 @@ def test_run_then_score_is_the_figure_in_process_and_a_run_resumes(folder, tmp_p
         and len(saved["run"]["sha256"]["model.safetensors"]) == 64
     )
     assert "state_f1" in capsys.readouterr().out
+
+
+def test_a_shorter_run_keeps_the_answers_of_a_longer_one(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ev, "run_group", lambda group, run: group["rows"])
+    _, _, out = ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=3))
+    rows, _, _ = ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
+    assert len(rows) == 10 and len(ev.read_rows("raw", out)) == 30
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["toy", "--out", "s.jsonl"], "--out s.jsonl"), (["toy", "--videos", "0"], "--videos 0"),
+    (["run", "ovo", "--data", "x", "--videos", "x", "--max-frames", "0"], "--max-frames 0"),
+    (["toy", "--fps", "0"], "--fps 0")])
+def test_bad_arguments_are_named_before_anything_runs(folder, arguments, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        ev.main([*arguments[:-2], "--model", str(folder), "--out", "s.json", *arguments[-2:]])
+    assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_answers_to_another_benchmark_are_not_scored(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ev, "run_group", lambda group, run: group["rows"])
+    _, _, out = ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
+    with pytest.raises(SystemExit) as end:
+        ev.main(["score", "ovo", str(out), "--out", str(tmp_path / "ovo.json")])
+    assert end.value.code == 2
+    assert f"{out}: answers to raw, not to ovo" in capsys.readouterr().err
+
+
+def test_an_item_in_two_files_is_not_scored_twice(folder, tmp_path, monkeypatch, capsys):
+    """As when the shards of a run on three processes lie beside those of one on two."""
+    monkeypatch.setattr(ev, "run_group", lambda group, run: group["rows"])
+    shards = []
+    for rank, world in ((0, 1), (2, 3)):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(world))
+        shards.append(ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=3))[2])
+    with pytest.raises(SystemExit) as end:
+        ev.main(["score", "raw", *map(str, shards), "--out", str(tmp_path / "all.json")])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and not (tmp_path / "all.json").exists()
+    assert error == f"eval.py: {shards[1]}: item 11/2/0 is in {shards[0]}, too"
 
 
 def test_a_row_is_what_the_stream_said_and_the_records_turns_say(folder, monkeypatch):

@@ -2,7 +2,8 @@
 
     python train.py                                      the demo model, from nothing
     torchrun --nproc_per_node=2 train.py                 the same on two processes
-    python train.py --resume                             go on after a stop, a crash or a kill -9
+    python train.py --resume                             go on after a stop, a crash or a kill -9;
+                                                         lessons not yet over begin anew
     python train.py --estimate                           tokens, steps and memory; nothing is run
     torchrun --nproc_per_node=8 train.py --preset paper --vision SIGLIP --decoder QWEN \\
         --data raw_data.json more.jsonl:0.5 --videos FOLDER --out runs/streamo
@@ -12,7 +13,8 @@
 
 A step takes some micro-batches on every rank. Their states and supervised tokens are counted, over
 all of them and all ranks, before the first backward, so the gradient is the same however a step is
-split. Which samples a step holds is a function of the seed and the step alone: resuming is exact.
+split. Which samples a step holds is a function of the options, the number of ranks and the step:
+resuming is exact.
 """
 import argparse
 import hashlib
@@ -125,6 +127,11 @@ GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Fram
 SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy", "waited")
 NAMES = ("silence", "standby", "response")
 INPUTS = ("input_ids", "pixels", "frames", "grids")             # what a model reads of a batch
+LEAST = {"steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
+         "own_every": 0, "max_tokens": 1, "fps": 1, "workers": 0, "vision_chunk": 0,
+         "save_every": 1, "keep": 1, "eval_every": 0, "eval_videos": 1}
+# on --resume: of what else differs from the run so far, a line tells
+MAY_DIFFER = {"out", "resume", "workers", "save_every", "keep", "eval_every", "eval_videos"}
 POOL = 8                                       # steps whose samples are sorted by length together
 
 
@@ -146,6 +153,11 @@ def parse(argv=None):
         parser.error("--data and --videos go together")
     if not o.data and not o.steps:
         parser.error("--steps is needed without --data: the toy world has no end")
+    if o.batch and not o.data and o.tasks != "all":
+        parser.error("--tasks chooses among what the curriculum gives: it goes without --batch")
+    for name, least in LEAST.items():
+        if getattr(o, name) < least:
+            parser.error(f"--{name.replace('_', '-')} {getattr(o, name)}: at least {least}")
     return o
 
 
@@ -214,6 +226,14 @@ def own_device():
 def own_rank():
     """(rank, world) of this process; (0, 1) where it is the only one."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def gathered(value):
+    """[the value of each rank], on every rank."""
+    values = [value] * own_rank()[1]
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
+    return values
 
 
 def learn_to_see(o, model):
@@ -342,8 +362,8 @@ def said_targets(ids, indices, visual, shown):
     """ids and visual (B, T), indices (V, 3), shown (N, 10) of ToyFilms -> what each token is to
     say, (B, T, 4): the index of a colour, shape, change and number; -1: nothing. A visual token
     says by its name of the second before what it shows, or showed then, and when. The end of a name
-    ("red circle") and the 8 tokens after it, those of the next turn included, say that name and,
-    from the verb on, what the thing does."""
+    ("red circle") and the 8 tokens after it, those of the next turn included, say that name and, in a
+    caption, from the verb on what the thing does ("moves left", not "is moving left")."""
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)                # (B, T)
     colour, shape, change = indices[ids].unbind(-1)
     colour = colour.roll(1, 1)                                          # of the token before
@@ -383,7 +403,7 @@ def whiten(connector, tokens):
 # ------------------------------------------------------------------------------------ the data
 
 class Steps:
-    """What every step reads, a function of the seed and the step alone. A step is a number of
+    """What every step reads, a function of the options, the ranks and the step. A step is so many
     micro-batches for each rank; a micro-batch is a list of the dataset's keys of like length."""
 
     def __init__(self, o, dataset, rank, world, curriculum=None):
@@ -442,6 +462,7 @@ def read_data(o, tokenizer, config, world):
     """The dataset of the run; gives --steps, where it is one epoch of --data."""
     if o.data and not o.batch or o.batch % world:
         raise ValueError(f"--batch {o.batch}: wanted a multiple of the number of ranks, {world}")
+    o.max_tokens = min(o.max_tokens, config.decoder.max_position_embeddings)
     if not o.data:
         return ToyDataset(tokenizer, config, o.seed, fps=o.fps)
     files, weights = weighted(o.data)
@@ -454,7 +475,7 @@ def read_data(o, tokenizer, config, world):
 
 def weighted(names):
     """(files, weights) of "FILE" and "FILE:WEIGHT"."""
-    parts = [re.fullmatch(r"(.+?)(?::([0-9.]+))?", name).groups() for name in names]
+    parts = [re.fullmatch(r"(.*?)(?::([0-9.]+))?", name).groups() for name in names]
     return [file for file, _ in parts], [float(weight or 1) for _, weight in parts]
 
 
@@ -523,7 +544,8 @@ class Learner:
     @torch.no_grad()
     def own_past(self, inputs, mask):
         """Input ids (B, T) whose past Silence and Standby are the model's own guesses, right or
-        wrong: what it will read when it streams. mask (B, T): the next id is supervised."""
+        wrong: what it will read when it streams (scheduled sampling, Bengio et al., 2015). mask
+        (B, T): the next id is supervised."""
         ids, quiet = inputs["input_ids"].roll(-1, 1), self.state_ids[:self.o.states - 1]
         mask = mask & torch.isin(ids, quiet)
         logits = self.model(**inputs, select=mask)                                     # (n, V)
@@ -604,7 +626,7 @@ def learning_rate(o, step):
         spent += tokens * min(max(progress - start, 0), end - start)
         whole += tokens * (end - start)
         start = end
-    progress = progress if o.data else spent / whole
+    progress = progress if o.data or o.batch else spent / whole
     return o.lr * min(1, progress / o.warmup if o.warmup else 1) * (
         0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
 
@@ -621,8 +643,11 @@ def save(o, step, learner, tokenizer, about):
         partial_ = final.with_suffix(".partial")
         shutil.rmtree(partial_, ignore_errors=True)
         write_model(partial_, learner.model, tokenizer, {**about, "step": step})
-        torch.save({"step": step, "optimizer": learner.optimizer.state_dict(),
-                    "random": torch.get_rng_state()}, partial_ / "state.pt")
+        try:
+            torch.save({"step": step, "optimizer": learner.optimizer.state_dict()},
+                       partial_ / "state.pt")
+        except RuntimeError as error:                       # what it makes of a full disk
+            raise OSError(f"{partial_}: {error}") from error
         for path in [*partial_.iterdir(), partial_]:
             sync(path)
         os.rename(partial_, final)
@@ -660,10 +685,9 @@ def last_checkpoint(o):
 
 
 def load(folder, learner):
-    """The optimiser and the random state of a checkpoint. Returns the steps done."""
+    """The optimiser's state from a checkpoint. Returns the steps done."""
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     learner.optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"])
     return state["step"]
 
 
@@ -825,7 +849,16 @@ def run(o):
     resumed, out = o.resume and last_checkpoint(o), Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
     rank, world = own_rank()
+    if len(set(gathered(str(resumed)))) > 1:
+        raise ValueError(f"--out {o.out}: not one folder that all machines share")
     dataset, about = read_data(o, tokenizer, model.config, world), about_run(o)
+    if resumed and rank == 0:
+        was, now = (json.loads(text)["config"] for text in ((resumed / "run.json").read_text(),
+                                                            json.dumps(about)))
+        for name in was.keys() & now.keys() - MAY_DIFFER:
+            if was[name] != now[name]:
+                print(f"train.py: --resume: {name} was {was[name]!r}, is {now[name]!r}",
+                      file=sys.stderr)
     fresh = not (resumed or o.model or o.vision)
     if fresh and o.see_steps:
         learn_to_see(o, model)
@@ -859,10 +892,11 @@ def run(o):
         stopping = learner.reduce(torch.tensor(len(stop), device=learner.device)).item() > 0
         done = step + 1
         scored = o.eval_every and done % o.eval_every == 0
+        mended = sum(gathered(sum((Counter(b["counts"]) for b in micro), Counter())), Counter())
         if rank == 0:                                       # a saved step is always in the log
             line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory()}
             line.update({f"{k}_per_second": line[k] / took for k in ("tokens", "samples")})
-            line["mended"] = dict(sum((Counter(b["counts"]) for b in micro), Counter()))
+            line["mended"] = dict(mended)
             print(json.dumps(line), file=log, flush=True)
             bar.set_postfix({k: f"{line[k]:.3f}" for k in SHOWN if k in line})
         if done % o.save_every == 0 or done == o.steps or stopping or scored:

@@ -230,6 +230,30 @@ def test_only_the_last_checkpoints_are_kept_and_no_run_is_overwritten(
         train.run(o)
 
 
+def test_a_run_that_goes_on_with_other_options_says_so(tmp_path, monkeypatch, beginning, capsys):
+    arguments = [*beginning, "--out", str(tmp_path), "--lr", "0.001"]
+    run_here(monkeypatch, *arguments)
+    shutil.rmtree(tmp_path / "step-000006")
+    run_here(monkeypatch, *arguments, "--resume", "--save-every", "1")
+    assert "was" not in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "step-000006")
+    run_here(monkeypatch, *arguments, "--resume", "--lr", "0.002")
+    assert "train.py: --resume: lr was 0.001, is 0.002\n" in capsys.readouterr().err
+
+
+def test_machines_that_resume_from_different_folders_are_stopped(tmp_path, monkeypatch, beginning):
+    monkeypatch.setattr(train, "gathered", lambda value: [value, "step-000500"])
+    with pytest.raises(ValueError, match="not one folder that all machines share"):
+        run_here(monkeypatch, *beginning, "--out", str(tmp_path))
+
+
+def test_no_sample_is_longer_than_the_decoder_has_positions():
+    tokenizer, model = parts()
+    o = train.parse(["--max-tokens", "100000"])
+    train.read_data(o, tokenizer, model.config, 1)
+    assert o.max_tokens == model.config.decoder.max_position_embeddings
+
+
 # ---- One step
 
 def learner(*arguments):
@@ -534,6 +558,9 @@ def test_an_estimate_reads_configs_and_annotations_alone(tmp_path, beginning, ca
     (["--data", "x.json"], "--data and --videos go together"),
     (["--no-such"], "--no-such"),
     (["--lr", "fast"], "--lr"),
+    (["--save-every", "0"], "--save-every 0: at least 1"),
+    (["--vision-chunk", "-1"], "--vision-chunk -1: at least 0"),
+    (["--batch", "8", "--tasks", "grounding+caption"], "--tasks"),
     (["--resume", "--out", "nowhere"], "--resume: there is no run in nowhere"),
     (["--model", "nowhere"], "nowhere")])
 def test_bad_options_end_with_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):

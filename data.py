@@ -43,21 +43,22 @@ MISSHAPEN = ArithmeticError, AttributeError, LookupError, TypeError, ValueError 
 # ------------------------------------------------------------------------------------------ Frames
 
 def frames(source, fps=1, rate=None):
-    """Yield (seconds, image uint8 (H, W, 3) RGB) at k/fps, k = 0, 1, ..., of a video or folder.
+    """Yield (seconds, image uint8 (H, W, 3) RGB) at k/fps, k = 0, 1, ..., of a video or folder, or
+    of a video's http address.
 
     Frame k is the first that appears in [k/fps, (k+1)/fps), or else the one still on the screen.
     rate: images per second of a folder of images, in the order of the numbers in their names
     (None: fps). Raises OSError; ValueError naming a file that is no video, empty or truncated."""
     path = Path(source)
-    if not path.exists():
+    if not path.exists() and not str(source).startswith(("http://", "https://")):
         raise FileNotFoundError(f"{source}: no such file or folder")
     k, shown, tiny = 0, None, 1e-3          # containers round presentation times to a millisecond
-    for start, frame in _folder(path, rate or fps) if path.is_dir() else _video(path):
+    for start, frame in _folder(path, rate or fps) if path.is_dir() else _video(source):
         while shown and start >= (k + 1) / fps - tiny:
-            yield k / fps, _rgb(shown)
+            yield k / fps, rgb(shown)
             k += 1
         if frame and start >= k / fps - tiny:
-            yield k / fps, _rgb(frame)
+            yield k / fps, rgb(frame)
             k += 1
         shown = frame or shown
     if not shown:
@@ -75,7 +76,7 @@ def _folder(path, rate):
 def _video(path):
     """Yield (seconds since the first frame, av.VideoFrame) as presented, and last (end, None)."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), timeout=(10, 5)) as container:
             if not container.streams.video or container.format.name == "tty":     # a text, as art
                 raise ValueError(f"{path}: no video stream in it")
             stream = container.streams.video[0]
@@ -96,7 +97,8 @@ def _video(path):
         raise ValueError(f"{path}: not a readable video ({error.strerror})") from error
 
 
-def _rgb(frame):
+def rgb(frame):
+    """An image file's path or an av.VideoFrame -> uint8 (H, W, 3), upright."""
     if isinstance(frame, Path):
         try:
             with Image.open(frame) as image:
@@ -894,7 +896,7 @@ def check(file, videos=None):
 def paint(tokenizer, item, colour):
     """The tokens of an item as text. What is only read is grey, each token ending in a dot; what is
     learnt is coloured by kind (the three states; text) on a shade that grows with its loss weight,
-    the alpha of a state (paper, equation 5), which is printed. In plain text the learnt is [so]."""
+    the alpha of a state (paper, equation 4), which is printed. In plain text the learnt is [so]."""
     hues = dict(zip(tokenizer.state_ids, (34, 33, 31)))
     counts = Counter(label for label in item["labels"] if label in hues)
     out = []

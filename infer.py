@@ -4,7 +4,7 @@
     python infer.py video.mp4 --ask "What is happening?" --ask "1:05:What did the man do?"
     python infer.py video.mp4 --jsonl out.jsonl --srt out.srt --render out.mp4 --timeline out.png
     python infer.py camera:0                                         type questions while it runs
-    python infer.py rtsp://host/stream --window 300 --prune 60 --compress
+    python infer.py rtsp://host/stream --window 120 --prune 30 --compress
     ffmpeg -i in.mp4 -r 1 -s 64x64 -pix_fmt rgb24 -f rawvideo - | python infer.py - --size 64x64
 
 As a library:
@@ -14,6 +14,7 @@ As a library:
 """
 import argparse
 import json
+import math
 import os
 import queue
 import re
@@ -107,7 +108,8 @@ def unspoken(model, tokenizer):
 class Memory:
     """The KV cache, with the second and the kind (TEXT, FRAME or PINNED) of each of its slots.
 
-    A policy says which slots leave; what stays moves together (KVCache.drop)."""
+    A policy says which slots leave; what stays moves together (KVCache.drop). The frames of a turn
+    that was not silent count as text."""
     ANSWER, QUESTIONS = 16, 256      # slots of a default cache for each second's answer, for pins
 
     def __init__(self, model, tokenizer, fps, reserve, window, prune, capacity, counts):
@@ -163,8 +165,15 @@ class Memory:
             held = self.seconds((TEXT, FRAME))
             if not self.window or not len(held):
                 raise ValueError(f"second {second}: the cache is full ({self.cache.length} + {need}"
-                                 f" of {self.capacity} slots): a --window, or fewer questions")
+                                 f" of {self.capacity} slots): a --window, fewer questions, or less"
+                                 " --max-new-tokens")
+            self.counts["times the cache was full before the window"] += 1
             self.drop((TEXT, FRAME), held[len(held) // 8])
+
+    def keep_frames(self, second):
+        """The frames of this turn, which was not silent, stay as long as its text."""
+        n = self.cache.length
+        self.kind[:n][(self.second[:n] == second) & (self.kind[:n] == FRAME)] = TEXT
 
     def seconds(self, kinds):
         """The seconds of the slots of these kinds, in order."""
@@ -197,9 +206,10 @@ def stream(model, tokenizer, frames, questions=(), *, fps=1, threshold=None, max
         anew every second, so another thread may append. A question stays open, and in the cache,
         until the stream ends; what would take over a quarter of the cache is refused and counted.
     threshold: respond when P(response) reaches it; None: when it is the likeliest state.
-    window: seconds that stay. None: config.window. 0: all, and ValueError when the cache is full.
-    prune: seconds that keep their frames (at times an eighth less); of older ones only the text
-        stays. None: all.
+    window: seconds that stay (at times an eighth less), as far as the decoder's positions reach.
+        None: config.window. 0: all, and ValueError when the cache is full.
+    prune: seconds that keep their frames (at times an eighth less); of older ones that were silent
+        only the text stays. None: all.
     compress: a frame that differs less from the last kept one is coarse (data.Compressor).
     capacity: slots of the cache, never exceeded: the oldest turns leave. None: as the window needs.
     counts: a Counter of what was dropped, compressed and refused."""
@@ -215,6 +225,8 @@ def stream(model, tokenizer, frames, questions=(), *, fps=1, threshold=None, max
         question = due(questions, asked, second)
         logits, question = memory.listen(second, tokens, features, question)
         state, probs = decide(logits, tokenizer.state_ids, threshold)
+        if state:
+            memory.keep_frames(second)
         said, token = [], tokenizer.state_ids[state]     # token: chosen, not yet in the cache
         while state == 2 and token != close[0] and len(said) < max_new_tokens:
             token = int((memory.read([token], second, TEXT) + bias).argmax())
@@ -244,7 +256,7 @@ class Live:
                 if paced and frame:
                     time.sleep(max(0.0, start + frame[0] - time.monotonic()))
                 self.put(frame)
-        except (OSError, ValueError, av.FFmpegError) as error:
+        except Exception as error:                       # whatever it is: someone waits
             self.put(error)
 
     def put(self, item):
@@ -262,8 +274,8 @@ class Live:
             yield item
 
 
-def received(source, fps, live=True):
-    """Frames of a URL or camera: by the time of their arrival, or by the clock of a file's."""
+def received(source, fps):
+    """Frames of a live URL or a camera, by the time of their arrival."""
     camera, start, k = re.fullmatch(r"(?:camera:|/dev/video)(\w+)", source), None, 0
     name, form = (f"/dev/video{camera[1]}", "v4l2") if camera else (source, None)
     if camera and sys.platform == "darwin":
@@ -271,12 +283,14 @@ def received(source, fps, live=True):
     options = {"analyzeduration": "1000000", "overrun_nonfatal": "1"}        # 1 s of probing
     try:
         with av.open(name, format=form, timeout=(10, 5), options=options) as container:
+            if not container.streams.video:
+                raise ValueError(f"{source}: no video stream in it")
             for frame in container.decode(video=0):
-                now = time.monotonic() if live else frame.time
+                now = time.monotonic()
                 start = now if start is None else start
-                if (now - start) * fps >= k - 1e-3:
-                    k = int((now - start) * fps + 1e-3) + 1
-                    yield (k - 1) / fps, frame.to_ndarray(format="rgb24")
+                if (now - start) * fps >= k:
+                    k = int((now - start) * fps) + 1
+                    yield (k - 1) / fps, data.rgb(frame)
     except av.error.ExitError:                           # the timeout
         if start is None:
             raise ValueError(f"{source}: nothing came for 10 s") from None
@@ -299,7 +313,7 @@ def open_source(source, fps, size):
     web = source.startswith(("http://", "https://"))     # a file, or live when it has no length
     if source.startswith(("camera:", "/dev/video")) or ("://" in source and not web):
         return received(source, fps), None, True
-    frames = received(source, fps, live=False) if web else data.frames(source, fps)
+    frames = data.frames(source, fps)
     frames = frames if web else chain([next(frames)], frames)
     if Path(source).is_dir():
         return frames, None, False
@@ -340,8 +354,8 @@ def parse(argv):
     add("--size", default="", metavar="WxH", help="of raw frames: rgb24, --fps of them a second")
     add("--threshold", type=float, help="respond when P(response) reaches this")
     add("--max-new-tokens", type=int, default=64, help="of one answer")
-    add("--window", type=int, help="seconds that stay in the cache; 0: all, until it is full")
-    add("--prune", type=int, help="seconds that keep their frames; older ones only their text")
+    add("--window", type=int, help="seconds that stay, if the cache can; 0: all, until it is full")
+    add("--prune", type=int, help="seconds that keep their frames; older silent ones only text")
     add("--compress", type=float, nargs="?", const=3.0, metavar="LEVELS",
         help="fewer tokens for frames that differ less (of 255; 3) from the last one kept")
     add("--realtime", action="store_true", help="play a file at its own speed, like a live source")
@@ -371,8 +385,9 @@ def parse(argv):
 
 def typed(questions):
     """Lines typed on the terminal are questions for the next second."""
-    while line := os.read(sys.stdin.fileno(), 4096):
-        questions += [(0, line.decode(errors="replace").strip())] if line.strip() else []
+    with suppress(OSError):                              # of a job in the background
+        while line := os.read(sys.stdin.fileno(), 4096):
+            questions += [(0, line.decode(errors="replace").strip())] if line.strip() else []
 
 
 def status(turn, speed, frames):
@@ -384,15 +399,16 @@ def status(turn, speed, frames):
 
 
 def watch(args):
-    """Stream the source, show what is said, write the files; these also when it is cut short."""
+    """Stream the source, show what is said, write the files: all but --render also when it is cut
+    short."""
     frames, seconds, live = open_source(args.source, args.fps, args.size)
-    late = [text for when, text in args.ask if seconds and when >= seconds]
+    late = [text for when, text in args.ask if seconds and when > math.ceil(seconds) - 1]
     if late:
         raise ValueError(f"--ask {late[0]!r}: the video ends after {seconds:.1f} s")
     tokenizer = Tokenizer.from_pretrained(args.model)
     dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
     model = Streamo.from_pretrained(args.model, getattr(torch, dtype), args.device)
-    if args.source != "-" and sys.stdin.isatty():
+    if args.source != "-" and sys.stdin and sys.stdin.isatty():
         threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
     frames = Live(frames, 4 * args.fps, args.realtime) if live or args.realtime else frames
     kept, counts, said, n, worst, began = [], Counter(), 0, 0, 0.0, time.monotonic()
@@ -437,6 +453,7 @@ def main(argv=None):
     A question later than the end is bad input: before the start where the length is known, else
     when the end has come. A live source that is silent for 5 s has ended; one that fails is 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)        # in the background nobody types
     try:
         watch(parse(argv))
         return 0

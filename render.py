@@ -204,10 +204,11 @@ def begun(items, seconds, start):
 def video_frames(path):
     """Every frame of a video file: (seconds since the first one, PIL image), upright."""
     with av.open(os.fspath(path)) as container:
-        first = None
-        for frame in container.decode(video=0):
-            first = frame.time if first is None else first
-            yield frame.time - first, frame.to_image().rotate(frame.rotation, expand=True)
+        rate = float(container.streams.video[0].average_rate or 25)
+        for i, frame in enumerate(container.decode(video=0)):
+            time = i / rate if frame.time is None else frame.time       # a bare H.264 has no times
+            first = time if i == 0 else first
+            yield time - first, frame.to_image().rotate(frame.rotation, expand=True)
 
 
 def captioned_video(source, turns, path):

@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 SILENCE, STANDBY, RESPONSE = STATES = ("</Silence>", "</Standby>", "</Response>")
@@ -160,7 +161,7 @@ class Tokenizer:
 
     def id(self, token):
         if token not in self.added and token not in self.vocab:
-            raise KeyError(f"token {token!r} is not in the vocabulary")
+            raise ValueError(f"the tokenizer has no token {token!r}")
         return self.added[token] if token in self.added else self.vocab[token]
 
     state_ids = property(lambda self: tuple(self.id(token) for token in STATES))
@@ -783,8 +784,11 @@ class Streamo(nn.Module):
         folder = Path(folder)
         write_json(folder / "config.json", self.config.to_dict())           # makes the folder
         partial = folder / "model.safetensors.partial"
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, partial,
-                  metadata={"format": "pt"})
+        try:
+            save_file({k: v.contiguous() for k, v in self.state_dict().items()}, partial,
+                      metadata={"format": "pt"})
+        except SafetensorError as error:                    # what it makes of a full disk
+            raise OSError(f"{partial}: {error}") from error
         partial.replace(folder / "model.safetensors")
 
     @classmethod
@@ -959,7 +963,7 @@ def load_weights(model, folder, dtype=None, device=None, new_rows=None):
     missing, misshapen or unexpected tensor is a ValueError that names it. model.public_names:
     (prefix in public files, ours); what then begins with one of model.unused is skipped.
     new_rows (n, ids): embeddings of n rows are stored, the rest, and the rows ids, start at their
-    mean. dtype None: the widest that is stored."""
+    mean. dtype None: the narrowest that holds all that are stored."""
     found, wanted, state = {}, model.state_dict(), {}
     for stored, entry in read_headers(folder).items():
         name = stored
@@ -976,7 +980,7 @@ def load_weights(model, folder, dtype=None, device=None, new_rows=None):
         check(stored == shape and kind in DTYPES, f"{path}: tensor {name} is {kind} {stored}, "
               f"wanted {shape} in one of {', '.join(DTYPES)}")
     kinds = {DTYPES[found[name][1]] for name in wanted}
-    dtype = dtype or max(kinds, key=lambda kind: kind.itemsize)
+    dtype = dtype or reduce(torch.promote_types, kinds)
     for name, tensor in wanted.items():
         state[name] = read_tensor(found[name], tensor.shape, dtype, device)
         if new_rows and name.endswith(EMBEDDINGS):

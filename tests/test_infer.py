@@ -245,14 +245,17 @@ def test_the_cache_is_a_rendered_dialogue_under_every_policy(
             assert len(kept) >= min(k + 1, window - window // 8)
         pinned = [q for second, q in asked.items() if second < kept[0]]
         prune = policy.get("prune", 10**9)
-        bare = shadow.memory.seconds((infer.FRAME,))[0]            # turns before it have no frames
-        assert bare == kept[0] or prune - prune // 8 <= k + 1 - bare <= prune
-        grids = [sides[s * fps:(s + 1) * fps] if s >= bare else [] for s in kept]
+        silent = [s for s in kept if pattern[s % len(pattern)] == 0]
+        framed = shadow.memory.seconds((infer.FRAME,)).tolist()     # of turns that may be pruned
+        bare = silent[:len(silent) - len(framed)]
+        assert framed == silent[len(bare):] and all(k - s < prune for s in framed)
+        assert all(k - s >= prune - prune // 8 for s in bare)
+        grids = [sides[s * fps:(s + 1) * fps] if s not in bare else [] for s in kept]
         ids, labels = data.render(tokenizer, turns[kept[0]:], grids, pinned)
         assert shadow.ids + shadow.memory.pending == ids
         assert len(shadow.ids) == turn.kv[0] == shadow.memory.cache.length <= turn.kv[1]
         used = max(used, turn.kv[0])
-        shown = [frames[s * fps + j][1] for s in kept if s >= bare for j in range(fps)]
+        shown = [frames[s * fps + j][1] for s in kept if s not in bare for j in range(fps)]
         with torch.no_grad():
             last = max(i for i, label in enumerate(labels) if label in tokenizer.state_ids)
             expected = trained_probs(model, tokenizer, ids, shown, sum(grids, []), [last - 1])[0]

@@ -94,6 +94,31 @@ def test_a_file_over_http_runs_by_its_own_clock(folder, capsys, tmp_path):  # no
     assert "none.mp4" in err and err.count("\n") == 1
 
 
+def test_a_source_that_fails_in_any_way_wakes_its_reader():
+    def source():
+        yield 0, 0
+        raise IndexError("no such stream")
+    with pytest.raises(IndexError, match="no such stream"):
+        list(infer.Live(source(), size=3))
+
+
+def test_sound_without_pictures_is_no_source(folder, capsys, tmp_path):  # noqa: F811
+    with av.open(str(tmp_path / "radio.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+        sound.rate = 8000
+        container.mux(stream.encode(sound))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/radio.wav"
+        assert run(folder, url) == 2
+        server.shutdown()
+    err = capsys.readouterr().err
+    assert f"{url}: no video stream in it" in err and err.count("\n") == 1
+    with pytest.raises(ValueError, match="no video stream"):
+        next(infer.received(str(tmp_path / "radio.wav"), 1))
+
+
 def test_a_slow_reader_gets_the_newest_frames_and_the_count_of_the_others():
     def source():
         for k in range(40):

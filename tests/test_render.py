@@ -204,6 +204,20 @@ def test_video_file_upright(tmp_path):
     assert image[100, 168].min() > 230 and image[600, 168].max() < 25
 
 
+def test_a_film_without_times_is_captioned_at_its_rate(tmp_path):
+    path = tmp_path / "bare.h264"
+    with av.open(str(path), "w") as container:
+        codec = container.add_stream("libx264", rate=10)
+        codec.width, codec.height, codec.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(20):
+            container.mux(codec.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
+        container.mux(codec.encode(None))
+    times = [time for time, _ in render.video_frames(path)]
+    rate = 10 if times[1] == pytest.approx(0.1) else 25             # some players guess it
+    assert times == pytest.approx([k / rate for k in range(20)])
+    assert render.captioned_video(path, stream(1), tmp_path / "out.mp4") == 20
+
+
 def test_bad_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match="out.avi"):
         render.captioned_video(grey(1, 1), stream(1), tmp_path / "out.avi")

@@ -72,7 +72,7 @@ def test_toy_vocabulary_has_the_tokens_that_turns_need(tokenizer):
     before = len(tokenizer)
     tokenizer.add_tokens([*STATES, FRAME])
     assert len(tokenizer) == before
-    with pytest.raises(KeyError, match="</Nothing>"):
+    with pytest.raises(ValueError, match="</Nothing>"):
         tokenizer.id("</Nothing>")
 
 
@@ -395,6 +395,16 @@ def test_save_and_load_are_bit_exact(tmp_path, dtype):
     wide = Streamo.from_pretrained(tmp_path, dtype=torch.float64)
     assert next(wide.parameters()).dtype == torch.float64
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_two_half_precisions_in_a_folder_load_without_loss(tmp_path):
+    model = tiny()
+    for k, parameter in enumerate(model.parameters()):
+        parameter.data = parameter.data.to((torch.float16, torch.bfloat16)[k % 2])
+    model.save_pretrained(tmp_path)
+    again = Streamo.from_pretrained(tmp_path)
+    for a, b in zip(again.parameters(), model.parameters()):
+        assert a.dtype == torch.float32 and torch.equal(a, b.float())
 
 
 def test_copying_attention_looks_at_what_is_like_it_and_passes_it_on():

@@ -362,8 +362,8 @@ def said_targets(ids, indices, visual, shown):
     """ids and visual (B, T), indices (V, 3), shown (N, 10) of ToyFilms -> what each token is to
     say, (B, T, 4): the index of a colour, shape, change and number; -1: nothing. A visual token
     says by its name of the second before what it shows, or showed then, and when. The end of a name
-    ("red circle") and the 8 tokens after it, those of the next turn included, say that name and, in a
-    caption, from the verb on what the thing does ("moves left", not "is moving left")."""
+    ("red circle") and the 8 tokens after it, those of the next turn included, say that name and, in
+    a caption, from the verb on what the thing does ("moves left", not "is moving left")."""
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)                # (B, T)
     colour, shape, change = indices[ids].unbind(-1)
     colour = colour.roll(1, 1)                                          # of the token before

@@ -42,6 +42,9 @@ MISSHAPEN = ArithmeticError, AttributeError, LookupError, TypeError, ValueError 
 
 # ------------------------------------------------------------------------------------------ Frames
 
+WEB = "http://", "https://"
+
+
 def frames(source, fps=1, rate=None):
     """Yield (seconds, image uint8 (H, W, 3) RGB) at k/fps, k = 0, 1, ..., of a video or folder, or
     of a video's http address.
@@ -50,7 +53,7 @@ def frames(source, fps=1, rate=None):
     rate: images per second of a folder of images, in the order of the numbers in their names
     (None: fps). Raises OSError; ValueError naming a file that is no video, empty or truncated."""
     path = Path(source)
-    if not path.exists() and not str(source).startswith(("http://", "https://")):
+    if not path.exists() and not str(source).startswith(WEB):
         raise FileNotFoundError(f"{source}: no such file or folder")
     k, shown, tiny = 0, None, 1e-3          # containers round presentation times to a millisecond
     for start, frame in _folder(path, rate or fps) if path.is_dir() else _video(source):

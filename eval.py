@@ -363,8 +363,8 @@ def read_rows(bench, path):
     content = list(data.read_records(path))
     try:
         if path.suffix == ".jsonl" and "run" in content[0]:
-            if (ran := content[0]["run"]["bench"].replace("toy", "raw")) != bench:
-                raise ValueError(f"{path}: answers to {ran}, not to {bench}")
+            if content[0]["run"]["bench"].replace("toy", "raw") != bench:
+                raise ValueError(f"answers to {content[0]['run']['bench']}")
             return content[1:]
         return list(READERS[bench](content, path.stem))
     except data.MISSHAPEN as error:

@@ -310,7 +310,7 @@ def open_source(source, fps, size):
     """-> (frames, seconds or None where unknown, whether it is live). A bad file fails here."""
     if source == "-":
         return raw_frames(sys.stdin.buffer, size, fps), None, False
-    web = source.startswith(("http://", "https://"))     # a file, or live when it has no length
+    web = source.startswith(data.WEB)                    # a file, or live when it has no length
     if source.startswith(("camera:", "/dev/video")) or ("://" in source and not web):
         return received(source, fps), None, True
     frames = data.frames(source, fps)

@@ -374,15 +374,16 @@ class Bustle:
         self.worn = {thing.name: i for i, thing in enumerate(self.start)}   # whose look it ever was
         self.states = [self.start]
         for turn in range(1, seconds):
-            now = [replace(thing, doing="still") for thing in self.states[-1]]
-            hits = {i: j for i, old in enumerate(self.states[-1]) if old.moves
-                    for gap, j in [self._ahead(i, old.doing.split()[1], self.states[-1])]
-                    if gap < 0.01}
-            for i, old in enumerate(self.states[-1]):
+            before = self.states[-1]
+            now = [replace(thing, doing="still") for thing in before]
+            ways = {i: thing.doing.split()[1] for i, thing in enumerate(before) if thing.moves}
+            hits = {i: self._ahead(i, way, before) for i, way in ways.items()}
+            hits = {i: j for i, (gap, j) in hits.items() if gap < 0.01}
+            for i, old in enumerate(before):
                 tries = (self._act(rng, i, old, now) for _ in range(3 * (i not in hits.values())))
                 now[i] = next((thing for thing in tries if self._fits(thing, i, now)), now[i])
                 if i in hits:
-                    now[i] = replace(old, doing=f"hits the {self.states[-1][hits[i]].name}")
+                    now[i] = replace(old, doing=f"hits the {before[hits[i]].name}")
                 self.worn[now[i].name] = i
                 self._note(turn, i, old.name, now[i])
             self.states.append(now)

@@ -287,8 +287,8 @@ def descend(optimizer, loss, rate):
 
 
 def shown_loss(told, labels):
-    """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.labels (..., 8), all
-    but the names before: a scalar."""
+    """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.labels (..., 8), all but the
+    names before: a scalar."""
     labels = labels.flatten(0, -2)
     colour, shape, place, change = told.float().flatten(0, -2).split(ToyStills.parts, -1)
     there, rare = labels[:, 0] > 0, change.new_tensor([0.15] + [1.0] * (change.shape[1] - 1))
@@ -855,7 +855,7 @@ def run(o):
     if resumed and rank == 0:
         was, now = (json.loads(text)["config"] for text in ((resumed / "run.json").read_text(),
                                                             json.dumps(about)))
-        for name in was.keys() & now.keys() - MAY_DIFFER:
+        for name in sorted(was.keys() & now.keys() - MAY_DIFFER):
             if was[name] != now[name]:
                 print(f"train.py: --resume: {name} was {was[name]!r}, is {now[name]!r}",
                       file=sys.stderr)

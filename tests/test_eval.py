@@ -631,7 +631,8 @@ def test_answers_to_another_benchmark_are_not_scored(folder, tmp_path, monkeypat
     with pytest.raises(SystemExit) as end:
         ev.main(["score", "ovo", str(out), "--out", str(tmp_path / "ovo.json")])
     assert end.value.code == 2
-    assert f"{out}: answers to raw, not to ovo" in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"eval.py: {out}: not a file of ovo (ValueError('answers to toy'))"
 
 
 def test_an_item_in_two_files_is_not_scored_twice(folder, tmp_path, monkeypatch, capsys):

@@ -267,7 +267,7 @@ def test_what_turns_or_disappears_is_known_by_its_name_of_the_second_before():
     """Its middle has that colour in the picture before, and another in this one."""
     changes = [*map(toy.CHANGES.index, ("turns", "disappears"))]
     centre, told = (np.arange(SIZE) + 0.5) / SIZE, collections.Counter()
-    for i in range(40):
+    for i in range(8):
         clip, _ = toy.sample(3, i, "busy")
         for turn in range(1, clip.seconds):
             before, now = clip.state(turn - 1), clip.state(turn)
@@ -282,7 +282,7 @@ def test_what_turns_or_disappears_is_known_by_its_name_of_the_second_before():
                     named = toy.COLOURS[list(toy.COLOURS)[int(colour) - 1]]
                     was, goes_on = (np.abs(rgb - named).max() < 24 for rgb in off)
                     assert was and not goes_on
-    assert told[changes[0]] > 500 and told[changes[1]] > 500
+    assert min(told[change] for change in changes) > 100
 
 
 def test_what_hits_in_a_busy_film_has_come_to_touch_what_it_hits():

@@ -604,7 +604,7 @@ def trained(args, options, seed):
     name = f"{variant}-from-{origin(args.model)}-{args.steps or 'recipe'}-steps-seed-{seed}"
     folder = args.runs / name
     if not (folder / "model" / "run.json").exists():                        # written last of all
-        again = ["--resume"] if any(folder.glob("step-*[0-9]")) else []
+        again = ["--resume"] if folder.exists() else []
         subprocess.run([sys.executable, Path(__file__).with_name("train.py"), *options.split(),
                         *start, *steps, "--seed", str(seed), "--out", str(folder), *again],
                        check=True)

@@ -2,8 +2,7 @@
 
     python train.py                                      the demo model, from nothing
     torchrun --nproc_per_node=2 train.py                 the same on two processes
-    python train.py --resume                             go on after a stop, a crash or a kill -9;
-                                                         lessons not yet over begin anew
+    python train.py --resume                             go on after a stop, a crash or a kill -9
     python train.py --estimate                           tokens, steps and memory; nothing is run
     torchrun --nproc_per_node=8 train.py --preset paper --vision SIGLIP --decoder QWEN \\
         --data raw_data.json more.jsonl:0.5 --videos FOLDER --out runs/streamo
@@ -252,10 +251,14 @@ def learn_to_see(o, model):
     optimizer = torch.optim.AdamW(learnt, betas=(0.9, 0.95), weight_decay=0.01)
     rank, world = own_rank()
     share = max(1, 64 // world)
-    batches = DataLoader(stills, batch_size=share, num_workers=o.workers,
-                         sampler=range(rank, share * world * o.see_steps, world))
-    bar = tqdm(batches, "learning to see", disable=rank > 0)
-    for step, (images, *labels) in enumerate(bar):
+    whole = share * world                                               # of a step
+
+    def batches(first):
+        return DataLoader(stills, batch_size=share, num_workers=o.workers,
+                          sampler=range(whole * first + rank, whole * o.see_steps, world))
+
+    for step, (images, *labels), bar in lesson(o, "see", o.see_steps, batches, optimizer,
+                                               vision, connector, heads):
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
             patches = vision(normalised(images.to(device)))                         # (B, N, D)
             tokens = connector(patches)
@@ -268,6 +271,24 @@ def learn_to_see(o, model):
     images = torch.tensor(np.stack([stills[-1 - i][0] for i in range(256)]), device=device)
     with torch.no_grad():
         whiten(connector, model.encode_frames(normalised(images)))
+
+
+def lesson(o, name, steps, batches, optimizer, *modules):
+    """Yield (step, batch, progress bar) of a lesson, "see" or "watch", whose caller steps by
+    descend. batches(first): those from step `first` on. --out/NAME.pt is its checkpoint."""
+    path, learnt, first = Path(o.out) / f"{name}.pt", torch.nn.ModuleList(modules), 0
+    if o.resume and path.exists():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        learnt.load_state_dict(state["learnt"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    rank, _ = own_rank()
+    bar = tqdm(batches(first), f"learning to {name}", steps, initial=first, disable=rank > 0)
+    for step, batch in enumerate(bar, first):
+        yield step, batch, bar
+        if rank == 0 and ((step + 1) % o.save_every == 0 or step + 1 == steps):
+            write_state(path, {"step": step + 1, "learnt": learnt.state_dict(),
+                               "optimizer": optimizer.state_dict()})
 
 
 def descend(optimizer, loss, rate):
@@ -304,10 +325,10 @@ def learn_to_watch(o, tokenizer, model):
     what it shows and how that differs from the second before; four layers up, whether it is what
     was asked about. With words alone to learn from, a decoder compares no two frames for an hour.
     Two layers up, tokens also come near the words for what is seen or named (see said_targets)."""
-    device, decoder, (rank, world) = own_device(), model.language_model.model, own_rank()
+    device, decoder = own_device(), model.language_model.model
     choose(o, model.to(device))
-    lesson = replace(o, steps=o.watch_steps, batch=0, seed=o.seed + 10**6)      # clips of its own
-    films, size = ToyFilms(tokenizer, model.config, lesson.seed), model.config.decoder.hidden_size
+    mine = replace(o, steps=o.watch_steps, batch=0, seed=o.seed + 10**6)        # clips of its own
+    films, size = ToyFilms(tokenizer, model.config, mine.seed), model.config.decoder.hidden_size
     low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
                  for n in (sum(ToyStills.parts), 3))
     words = torch.tensor(films.words, device=device)
@@ -318,12 +339,14 @@ def learn_to_watch(o, tokenizer, model):
     early, middle = decoder.layers[1], decoder.layers[len(decoder.layers) // 2]
     hooks = [layer.register_forward_hook(lambda layer, _, output: hidden.update({layer: output}))
              for layer in (early, middle)]
-    batches = DataLoader(Loader(films, lesson, tokenizer), num_workers=o.workers,
-                         batch_sampler=Steps(lesson, films, rank, world, WATCHING).batches(0),
-                         collate_fn=partial(collate, pad_id=tokenizer.pad_id))
     rare = torch.tensor([0.2, 1, 1], device=device)
-    bar = tqdm(batches, "learning to watch", o.watch_steps, disable=rank > 0)
-    for step, batch in enumerate(bar):
+
+    def batches(first):
+        return DataLoader(Loader(films, mine, tokenizer), num_workers=o.workers,
+                          batch_sampler=Steps(mine, films, *own_rank(), WATCHING).batches(first),
+                          collate_fn=partial(collate, pad_id=tokenizer.pad_id))
+
+    for step, batch, bar in lesson(o, "watch", o.watch_steps, batches, optimizer, model, low, high):
         mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)                # (B, T)
         targets = batch["labels"].to(device).roll(-1, 1)[mask]                         # (n,)
         inputs = {k: batch[k].to(device) for k in INPUTS}
@@ -643,11 +666,8 @@ def save(o, step, learner, tokenizer, about):
         partial_ = final.with_suffix(".partial")
         shutil.rmtree(partial_, ignore_errors=True)
         write_model(partial_, learner.model, tokenizer, {**about, "step": step})
-        try:
-            torch.save({"step": step, "optimizer": learner.optimizer.state_dict()},
-                       partial_ / "state.pt")
-        except RuntimeError as error:                       # what it makes of a full disk
-            raise OSError(f"{partial_}: {error}") from error
+        write_state(partial_ / "state.pt",
+                    {"step": step, "optimizer": learner.optimizer.state_dict()})
         for path in [*partial_.iterdir(), partial_]:
             sync(path)
         os.rename(partial_, final)
@@ -663,6 +683,17 @@ def write_model(folder, model, tokenizer, about):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "run.json").write_text(json.dumps(about, indent=1))
+
+
+def write_state(path, state):
+    """torch.save under another name, synced, then renamed. OSError for a full disk, too."""
+    partial_ = path.with_suffix(".partial")
+    try:
+        torch.save(state, partial_)
+    except RuntimeError as error:                           # what it makes of a full disk
+        raise OSError(f"{partial_}: {error}") from error
+    sync(partial_)
+    os.replace(partial_, path)
 
 
 def sync(path):
@@ -868,6 +899,8 @@ def run(o):
     first = load(resumed, learner) if resumed else 0
     if fresh and (o.see_steps or o.watch_steps):
         save(o, 0, learner, tokenizer, about)
+        for name in ("see", "watch") if rank == 0 else ():
+            (out / f"{name}.pt").unlink(missing_ok=True)
     stop = []
     for number in (signal.SIGTERM, signal.SIGINT):          # the loader's processes inherit this
         signal.signal(number, lambda *_: stop.append(True))

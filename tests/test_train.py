@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -296,11 +297,12 @@ def test_a_past_of_its_own_changes_silence_and_standby_alone(monkeypatch):
     assert plain == learn.backward([batch])["loss"] != own
 
 
-def test_the_demos_first_lessons():
+def test_the_demos_first_lessons(tmp_path):
     """Seeing changes what is seen with, and leaves visual tokens of no common part; watching
     changes what reads them, and nothing of its own stays behind."""
     tokenizer, model = parts()
-    o = train.parse(["--see-steps", "3", "--watch-steps", "2", "--workers", "0"])
+    o = train.parse(["--see-steps", "3", "--watch-steps", "2", "--workers", "0", "--out",
+                     str(tmp_path)])
 
     def moved(lesson, *arguments):
         before = {n: p.clone() for n, p in model.named_parameters()}
@@ -340,6 +342,35 @@ def test_a_run_stopped_after_the_lessons_does_not_repeat_them(tmp_path, monkeypa
     shutil.rmtree(tmp_path / "model")
     run_here(monkeypatch, "--steps", "1", "--out", str(tmp_path), "--resume")
     assert given == ["learn_to_see", "learn_to_watch"] and (tmp_path / "model").exists()
+
+
+def test_lessons_that_are_stopped_go_on_bit_for_bit(tmp_path, monkeypatch):
+    """Of three steps each, stopped in the last of seeing, then in the last of watching."""
+    monkeypatch.setattr(train, "start", lambda o: parts())
+    monkeypatch.setattr(train, "WATCHING", ((1.0, 200, {"busy": 1.0}),))
+    descend, begun = train.descend, []
+    common = ["--see-steps", "3", "--watch-steps", "3", "--save-every", "2", "--steps", "1"]
+
+    def lessons(out, last, *more):
+        """How many of their steps are begun; the step number `last` is not done."""
+        def until_last(*arguments):
+            begun.append(arguments)
+            if len(begun) == last:
+                raise KeyboardInterrupt
+            descend(*arguments)
+        begun.clear()
+        monkeypatch.setattr(train, "descend", until_last)
+        with suppress(KeyboardInterrupt):
+            run_here(monkeypatch, *common, "--out", str(tmp_path / out), *more)
+        return len(begun)
+
+    assert lessons("whole", None) == 6
+    assert [lessons("cut", 3), lessons("cut", 4, "--resume")] == [3, 4]
+    assert {p.name for p in (tmp_path / "cut").iterdir()} == {"see.pt", "watch.pt"}
+    assert lessons("cut", None, "--resume") == 1
+    whole, cut = ((tmp_path / out / "model/model.safetensors").read_bytes()
+                  for out in ("whole", "cut"))
+    assert whole == cut and not list((tmp_path / "cut").glob("*.pt"))
 
 
 def test_what_tells_a_label_tells_it():

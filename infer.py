@@ -274,27 +274,38 @@ class Live:
             yield item
 
 
+def patience(source):
+    """Seconds for which a live source may be silent; over http many come at once, by the segment.
+    As many may wait to be watched."""
+    return 30 if source.startswith(data.WEB) else 5
+
+
 def received(source, fps):
-    """Frames of a live URL or a camera, by the time of their arrival."""
-    camera, start, k = re.fullmatch(r"(?:camera:|/dev/video)(\w+)", source), None, 0
+    """Frames of a live URL or a camera, by the time of their arrival, or by their own where they
+    arrive by the segment."""
+    camera = re.fullmatch(r"(?:camera:|/dev/video)(\w+)", source)
     name, form = (f"/dev/video{camera[1]}", "v4l2") if camera else (source, None)
     if camera and sys.platform == "darwin":
         name, form = camera[1], "avfoundation"
     options = {"analyzeduration": "1000000", "overrun_nonfatal": "1"}        # 1 s of probing
+    last, seconds, k = None, 0.0, 0
     try:
-        with av.open(name, format=form, timeout=(10, 5), options=options) as container:
+        with av.open(name, format=form, timeout=(10, patience(source)), options=options) as container:
             if not container.streams.video:
                 raise ValueError(f"{source}: no video stream in it")
+            segments = container.format.name in ("hls", "dash")
             for frame in container.decode(video=0):
-                now = time.monotonic()
-                start = now if start is None else start
-                if (now - start) * fps >= k:
-                    k = int((now - start) * fps) + 1
+                now = frame.time if segments else time.monotonic()
+                if last is not None and 0 <= now - last < 60:            # else: another clock
+                    seconds += now - last
+                last = now
+                if seconds * fps >= k:
+                    k = int(seconds * fps) + 1
                     yield (k - 1) / fps, data.rgb(frame)
     except av.error.ExitError:                           # the timeout
-        if start is None:
+        if last is None:
             raise ValueError(f"{source}: nothing came for 10 s") from None
-        print(f"{source}: nothing came for 5 s, taken as its end", file=sys.stderr)
+        print(f"{source}: nothing came for {patience(source)} s, taken as its end", file=sys.stderr)
 
 
 def raw_frames(file, size, fps):
@@ -410,7 +421,8 @@ def watch(args):
     model = Streamo.from_pretrained(args.model, getattr(torch, dtype), args.device)
     if args.source != "-" and sys.stdin and sys.stdin.isatty():
         threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
-    frames = Live(frames, 4 * args.fps, args.realtime) if live or args.realtime else frames
+    if live or args.realtime:
+        frames = Live(frames, patience(args.source) * args.fps, args.realtime)
     kept, counts, said, n, worst, began = [], Counter(), 0, 0, 0.0, time.monotonic()
     try:
         with open(args.jsonl or os.devnull, "w", encoding="utf-8") as jsonl, tqdm(
@@ -451,7 +463,8 @@ def main(argv=None):
     """Exit code: 0; 2 for bad input, with one line on stderr; 130 after Ctrl-C or SIGTERM.
 
     A question later than the end is bad input: before the start where the length is known, else
-    when the end has come. A live source that is silent for 5 s has ended; one that fails is 2."""
+    when the end has come. A live source that is silent for 5 s (30 over http) has ended; one that
+    fails is 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)        # in the background nobody types
     try:

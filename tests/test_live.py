@@ -1,5 +1,6 @@
 """Live sources and people at a terminal: udp, http, a slow model, typed questions, Ctrl-C."""
 import fcntl
+import io
 import json
 import os
 import pty
@@ -12,8 +13,9 @@ import sys
 import termios
 import threading
 import time
+from fractions import Fraction
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -92,6 +94,53 @@ def test_a_file_over_http_runs_by_its_own_clock(folder, capsys, tmp_path):  # no
         server.shutdown()
     err = capsys.readouterr().err
     assert "none.mp4" in err and err.count("\n") == 1
+
+
+class Broadcast(BaseHTTPRequestHandler):
+    """A live HLS channel: three segments of two seconds are there, the fourth comes a second later
+    and is the last. The third is an advertisement with a clock of its own."""
+    lists = 0
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        if self.path.endswith(".m3u8"):
+            Broadcast.lists += 1
+            n = 3 if Broadcast.lists < 3 else 4
+            body = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n" + "".join(
+                f"#EXTINF:1,\n{k}.ts\n" for k in range(n)) + "#EXT-X-ENDLIST\n" * (n == 4)
+            body = body.encode()
+        else:
+            body = segment({"/0.ts": 0, "/1.ts": 2, "/2.ts": 500, "/3.ts": 4}[self.path])
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def segment(first, seconds=2, rate=10):
+    """MPEG-TS bytes of so many seconds that begin at second `first`."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=rate)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 5
+        for k in range(first * rate, (first + seconds) * rate):
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def test_live_segments_that_come_at_once_are_all_watched(folder, capsys):  # noqa: F811
+    with ThreadingHTTPServer(("127.0.0.1", 0), Broadcast) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/live.m3u8"
+        assert run(folder, url, "--threshold", "1") == 0
+        server.shutdown()
+    out = capsys.readouterr().out
+    assert int(out.split()[0]) in (7, 8) and "dropped" not in out       # of 8 s
 
 
 def test_a_source_that_fails_in_any_way_wakes_its_reader():

@@ -503,13 +503,12 @@ def groups_of(args):
     return [{"video": video, "rows": rows} for video, rows in groups.items()]
 
 
-def sha256(folder):
-    """{name: digest} of the weights in a folder."""
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-               for path in sorted(folder.glob("*.safetensors"))}
-    if not digests:
-        raise ValueError(f"{folder}: no safetensors file there")
-    return digests
+def sha256(path, kind):
+    """{name: digest} of a file, or of those of a kind in a folder."""
+    files = [path] if path.is_file() else sorted(path.glob(f"*.{kind}"))
+    if not files:
+        raise ValueError(f"{path}: no {kind} file there")
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def run_bench(args):
@@ -520,8 +519,10 @@ def run_bench(args):
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     out = args.out.with_suffix(".jsonl" if world == 1 else f".rank{rank}.jsonl")
     cuda = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    run = {"device": cuda if torch.cuda.is_available() else "cpu", "sha256": sha256(args.model),
-           "processes": world}
+    run = {"device": cuda if torch.cuda.is_available() else "cpu", "processes": world,
+           "sha256": sha256(args.model, "safetensors")}
+    if getattr(args, "data", None):
+        run["data_sha256"] = sha256(args.data, "json")
     run |= {name: getattr(args, name, None) for name in (
         "bench", "model", "data", "folder", "seed", "fps", "threshold", "window", "offline",
         "max_frames", "patience")}
@@ -592,7 +593,9 @@ COMPARED = ("response_precision", "response_recall", "response_f1", "state_f1", 
 
 def origin(model):
     """What a run starts from, for people: "nothing", or the folder's name and part of a digest."""
-    return f"{model.name}-{'-'.join(d[:8] for d in sha256(model).values())}" if model else "nothing"
+    if not model:
+        return "nothing"
+    return "-".join([model.name, *(d[:8] for d in sha256(model, "safetensors").values())])
 
 
 def trained(args, options, seed):

@@ -844,7 +844,7 @@ def test_offline_is_one_turn_with_the_question_last_and_an_answer_forced(folder,
         ev.answer_at_once(model, tokenizer, features * 300, "Why?")
 
 
-def test_raw_files_of_our_own_and_offline(folder, tmp_path):
+def test_raw_files_of_our_own_and_offline(folder, tmp_path, capsys):
     """`toy --data` scores any raw file by the task it names; `run --offline` answers at once."""
     videos = tmp_path / "videos"
     (videos / "clip").mkdir(parents=True)
@@ -866,21 +866,9 @@ def test_raw_files_of_our_own_and_offline(folder, tmp_path):
         for kind in ("Event Grounding", "Something Else")
     ]
     (tmp_path / "own.json").write_text(json.dumps(records))
-    ev.main(
-        [
-            "toy",
-            "--model",
-            str(folder),
-            "--data",
-            str(tmp_path / "own.json"),
-            "--videos-folder",
-            str(videos),
-            "--workers",
-            "1",
-            "--out",
-            str(tmp_path / "own_scores.json"),
-        ]
-    )
+    own = ["toy", "--model", folder, "--data", tmp_path / "own.json", "--videos-folder", videos,
+           "--workers", 1, "--out", tmp_path / "own_scores.json"]
+    ev.main([*map(str, own)])
     scores = json.loads((tmp_path / "own_scores.json").read_text())
     assert "forward_grounding" in scores and "narration" not in scores and scores["dialogues"] == 2
     (tmp_path / "temporal.json").write_text(
@@ -916,6 +904,10 @@ def test_raw_files_of_our_own_and_offline(folder, tmp_path):
         ]
     )
     assert isinstance(ev.read_rows("mvbench", out)[0]["response"], str)
+    (tmp_path / "own.json").write_text(json.dumps(records[::-1]))
+    with pytest.raises(SystemExit):  # the answers there are to other records
+        ev.main([*map(str, own)])
+    assert "own_scores.jsonl: of another run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -275,8 +275,8 @@ class Live:
 
 
 def patience(source):
-    """Seconds for which a live source may be silent; over http many come at once, by the segment.
-    As many may wait to be watched."""
+    """Seconds for which a live source may be silent, and of its frames that may wait: over http
+    many come at once, by the segment."""
     return 30 if source.startswith(data.WEB) else 5
 
 
@@ -290,7 +290,8 @@ def received(source, fps):
     options = {"analyzeduration": "1000000", "overrun_nonfatal": "1"}        # 1 s of probing
     last, seconds, k = None, 0.0, 0
     try:
-        with av.open(name, format=form, timeout=(10, patience(source)), options=options) as container:
+        timeout = 10, patience(source)                   # to open it, and between two frames
+        with av.open(name, format=form, timeout=timeout, options=options) as container:
             if not container.streams.video:
                 raise ValueError(f"{source}: no video stream in it")
             segments = container.format.name in ("hls", "dash")

@@ -354,16 +354,17 @@ def learn_to_watch(o, tokenizer, model):
         shown = batch["shown"].to(device)                                              # (N, 10)
         with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
             logits = model(**inputs, select=mask)                                      # (n, V)
-            seen = low(hidden[early][visual])                                          # (N, 25)
-            said = F.linear(F.rms_norm(hidden[early], (size,)), decoder.embed_tokens.weight[words])
-            wanted = high(hidden[middle][visual])                                      # (N, 3)
-        tells = said_targets(inputs["input_ids"], indices, visual, shown)              # (B, T, 4)
+            shown_logits = low(hidden[early][visual])                                  # (N, 25)
+            said_logits = F.linear(F.rms_norm(hidden[early], (size,)),
+                                   decoder.embed_tokens.weight[words])                 # (B, T, W)
+            asked_logits = high(hidden[middle][visual])                                # (N, 3)
+        said = said_targets(inputs["input_ids"], indices, visual, shown)               # (B, T, 4)
         renamed = torch.zeros_like(visual).masked_scatter(visual, shown[:, 6] != shown[:, 0])
         counts = state_counts(targets, state_ids)
         loss = state_focal_loss(logits, targets, state_ids, counts, len(targets), o.loss) \
-            + 0.5 * shown_loss(seen, shown[:, :8]) \
-            + F.cross_entropy(wanted.float(), shown[:, 8].long(), weight=rare) \
-            + said_loss(said, tells) + said_loss(said[renamed], tells[renamed])
+            + 0.5 * shown_loss(shown_logits, shown[:, :8]) \
+            + F.cross_entropy(asked_logits.float(), shown[:, 8].long(), weight=rare) \
+            + said_loss(said_logits, said) + said_loss(said_logits[renamed], said[renamed])
         descend(optimizer, loss, o.lr * min(1, (step + 1) / 20))
         if step % 50 == 0:
             right = (logits.argmax(1) == targets).float().mean()
@@ -402,13 +403,13 @@ def said_targets(ids, indices, visual, shown):
     return targets
 
 
-def said_loss(said, targets):
-    """Cross entropy of said (..., sum(ToyFilms.said)), products of hidden states with the words'
+def said_loss(logits, targets):
+    """Cross entropy of logits (..., sum(ToyFilms.said)), products of hidden states with the words'
     embeddings, against targets (..., 4): the sum of the four means. A name in a question and the
     visual tokens of its thing become alike, so that attention finds one from the other."""
     return sum(F.cross_entropy(part.flatten(0, -2), target.flatten(), ignore_index=-1,
                                reduction="sum") / (target >= 0).sum().clamp(min=1)
-               for part, target in zip(said.float().split(ToyFilms.said, -1), targets.unbind(-1)))
+               for part, target in zip(logits.float().split(ToyFilms.said, -1), targets.unbind(-1)))
 
 
 def whiten(connector, tokens):

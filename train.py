@@ -1,7 +1,7 @@
 """Training Streamo: one loop, from the demo model on two CPU cores to a 7B model on many GPUs.
 
-    python train.py                                      the demo model, from nothing
-    torchrun --nproc_per_node=2 train.py                 the same on two processes
+    python train.py                                      a model of the toy world, within an hour
+    torchrun --nproc_per_node=2 train.py --preset demo   the shipped one, in two hours
     python train.py --resume                             go on after a stop, a crash or a kill -9
     python train.py --estimate                           tokens, steps and memory; nothing is run
     torchrun --nproc_per_node=8 train.py --preset paper --vision SIGLIP --decoder QWEN \\
@@ -64,8 +64,8 @@ def option(default, reason, **more):
 @dataclass
 class Options:
     out: str = option("runs/demo", "folder of the run")
-    preset: str = option("", "demo or paper; without it, paper where there is --data",
-                         choices=("demo", "paper"))
+    preset: str = option("", "defaults of a recipe; without it hour, or paper with --data",
+                         choices=("hour", "demo", "paper"))
     model: str = option("", "start from this folder: Streamo or LLaVA-OneVision")
     vision: str = option("", "start from this SigLIP folder (with --decoder)")
     decoder: str = option("", "start from this Qwen or Llama folder (with --vision)")
@@ -103,12 +103,13 @@ class Options:
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 
-PRESETS = {"demo": dict(steps=5000, see_steps=2200, watch_steps=3800, own_every=4),
+PRESETS = {"hour": dict(steps=2000, see_steps=1500, watch_steps=5000, own_every=4),
+           "demo": dict(steps=5000, see_steps=2200, watch_steps=3800, own_every=4),
            "paper": dict(batch=512, micro_tokens=16384, lr=1e-5,
                          warmup=0.05, weight_decay=0.0, vision_chunk=256, checkpoint_layers=True,
                          workers=4, save_every=50)}
 
-# The demo's curriculum: until this part of the steps, so many tokens a step, this mix of samples.
+# The toy curriculum: until this part of the steps, so many tokens a step, this mix of samples.
 # Words are bound to things on single pictures, verbs and numbers are learnt where everything does
 # something every second, looking back on pictures that change every second (by practice of little
 # else), time from short clips, memory from long ones; all of it goes on, in smaller parts.
@@ -144,7 +145,7 @@ def parse(argv=None):
         parser.add_argument("--" + f.name.replace("_", "-"), default=argparse.SUPPRESS,
                             **kind, **f.metadata)
     given = vars(parser.parse_args(argv))
-    given.setdefault("preset", "paper" if given.get("data") else "demo")
+    given.setdefault("preset", "paper" if given.get("data") else "hour")
     o = Options(**{**PRESETS[given["preset"]], **given})
     if bool(o.vision) != bool(o.decoder) or o.vision and o.model:
         parser.error("start from --model alone, or from --vision and --decoder together")

@@ -882,7 +882,7 @@ def run(o):
     resumed, out = o.resume and last_checkpoint(o), Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
     rank, world = own_rank()
-    if len(set(gathered(str(resumed)))) > 1:
+    if len(set(gathered(f"{resumed} {sorted(out.glob('*.pt'))}"))) > 1:
         raise ValueError(f"--out {o.out}: not one folder that all machines share")
     dataset, about = read_data(o, tokenizer, model.config, world), about_run(o)
     if resumed and rank == 0:

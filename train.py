@@ -710,6 +710,11 @@ def checkpoints(o):
     return sorted(p for p in Path(o.out).glob("step-*") if p.suffix != ".partial")
 
 
+def lesson_checkpoints(o):
+    """Those of lessons, from their first until the first whole checkpoint."""
+    return [path for path in (Path(o.out) / "see.pt", Path(o.out) / "watch.pt") if path.exists()]
+
+
 def last_checkpoint(o):
     """What --resume goes on from; None for a run that was stopped before its first."""
     if not Path(o.out).exists():
@@ -876,13 +881,13 @@ def evaluate(o, folder):
 
 def run(o):
     """The whole training run on this rank."""
-    if checkpoints(o) and not o.resume:
+    if (checkpoints(o) or lesson_checkpoints(o)) and not o.resume:
         raise ValueError(f"{o.out} holds the checkpoints of a run: --resume it, or name another")
     tokenizer, model = start(o)
     resumed, out = o.resume and last_checkpoint(o), Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
     rank, world = own_rank()
-    if len(set(gathered(f"{resumed} {sorted(out.glob('*.pt'))}"))) > 1:
+    if len(set(gathered(f"{resumed} {lesson_checkpoints(o)}"))) > 1:
         raise ValueError(f"--out {o.out}: not one folder that all machines share")
     dataset, about = read_data(o, tokenizer, model.config, world), about_run(o)
     if resumed and rank == 0:
@@ -901,8 +906,8 @@ def run(o):
     first = load(resumed, learner) if resumed else 0
     if fresh and (o.see_steps or o.watch_steps):
         save(o, 0, learner, tokenizer, about)
-        for name in ("see", "watch") if rank == 0 else ():
-            (out / f"{name}.pt").unlink(missing_ok=True)
+        for path in lesson_checkpoints(o) if rank == 0 else ():
+            path.unlink()
     stop = []
     for number in (signal.SIGTERM, signal.SIGINT):          # the loader's processes inherit this
         signal.signal(number, lambda *_: stop.append(True))

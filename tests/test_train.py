@@ -367,6 +367,8 @@ def test_lessons_that_are_stopped_go_on_bit_for_bit(tmp_path, monkeypatch):
     assert lessons("whole", None) == 6
     assert [lessons("cut", 3), lessons("cut", 4, "--resume")] == [3, 4]
     assert {p.name for p in (tmp_path / "cut").iterdir()} == {"see.pt", "watch.pt"}
+    with pytest.raises(ValueError, match="holds the checkpoints of a run"):
+        lessons("cut", None)  # a new run would later go on from this one's watching
     assert lessons("cut", None, "--resume") == 1
     whole, cut = ((tmp_path / out / "model/model.safetensors").read_bytes()
                   for out in ("whole", "cut"))

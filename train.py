@@ -54,7 +54,7 @@ from streamo import (BLOCK, FRAME, STATES, DecoderConfig, Streamo, StreamoConfig
                      start_copying, whole_config)
 
 
-# ------------------------------------------------------------------------------------ options
+# ------------------------------------------------------------------------------------------ options
 
 def option(default, reason, **more):
     shown = "" if default in ("", ()) else f" [{default}]"
@@ -92,7 +92,8 @@ class Options:
     workers: int = option(1, "processes that decode and draw ahead, on each rank")
     vision_chunk: int = option(0, "frames that a frozen encoder takes at once; 0: all")
     checkpoint_layers: bool = option(False, "recompute activations in the backward: less memory")
-    autocast: bool = option(True, "multiply matrices in bfloat16; the weights stay float32")
+    autocast: bool = option(True, "multiply matrices in bfloat16 where the hardware does it; "
+                                 "the weights stay float32")
     zero: bool = option(False, "shard the optimiser's state over the ranks")
     skip_bad: bool = option(False, "list unreadable samples in bad.txt and go on with the next")
     save_every: int = option(500, "steps from checkpoint to checkpoint")
@@ -161,7 +162,7 @@ def parse(argv=None):
     return o
 
 
-# ------------------------------------------------------------------------------------ the start
+# ---------------------------------------------------------------------------------------- the start
 
 def tiny_config(tokenizer):
     """The demo model: 64-pixel frames in 8-pixel patches, 9 visual tokens a frame, 3.4M weights."""
@@ -199,17 +200,6 @@ def start(o):
     return tokenizer, model
 
 
-@torch.no_grad()
-def number_waves(words, tokenizer):
-    """Let the numbers 0 to 999 begin, in the embeddings (V, D), as waves of 14 periods, of length
-    1, as in pretrained models (Zhou et al., "Pre-trained Large Language Models Use Fourier Features
-    to Compute Addition", 2024): what learns to copy some numbers can then copy all."""
-    angles = 2 * math.pi * torch.arange(1000)[:, None] / (2.1 * 1.3 ** torch.arange(14))
-    waves = torch.cat([angles.cos(), angles.sin()], 1) / 14 ** 0.5                  # (1000, 28)
-    turn = torch.linalg.qr(torch.randn(words.shape[1], waves.shape[1])).Q           # (D, 28)
-    words[[tokenizer.id(str(n)) for n in range(1000)]] = waves @ turn.T
-
-
 def choose(o, model):
     """Let the parts that --train names learn, and no others."""
     learns = {"connector": ("multi_modal_projector",), "all": ("",),
@@ -221,6 +211,19 @@ def choose(o, model):
 def own_device():
     """The GPU of this process (see main), or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def in_bfloat16(o, gpu):
+    """Whether matrices are multiplied in bfloat16: by --autocast on GPUs, and on CPUs with AMX or
+    AVX-512 instructions for it. Without these it takes a hundred times as long as float32."""
+    names = ("amx_bf16", "avx512_bf16")
+    return o.autocast and (gpu or any(torch.cpu.get_capabilities().get(name) for name in names))
+
+
+def autocast(o, device, **more):
+    """The context of a forward on this device, in bfloat16 where in_bfloat16() says so."""
+    enabled = in_bfloat16(o, device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, **more)
 
 
 def own_rank():
@@ -236,196 +239,7 @@ def gathered(value):
     return values
 
 
-def learn_to_see(o, model):
-    """The paper starts from a vision encoder and a connector that were pretrained; the demo's learn
-    here, in minutes, from stills. A patch, and a visual token of either grid, tells the colour and
-    shape of the thing that covers most of it, where its centre lies and how large it is. The heads
-    that tell it are thrown away, and the connector's output is whitened."""
-    config, device = model.config, own_device()
-    vision, connector = model.vision_tower.to(device), model.multi_modal_projector.to(device)
-    stills = ToyStills(config)
-    pools = [pooling_matrix(config.vision.side, grid, config.pooling).to(device)
-             for grid in (config.grid, config.coarse_grid)]
-    heads = torch.nn.ModuleList(torch.nn.Linear(size, sum(ToyStills.parts)) for size in
-                                (config.vision.hidden_size, config.decoder.hidden_size)).to(device)
-    learnt = [*vision.parameters(), *connector.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(learnt, betas=(0.9, 0.95), weight_decay=0.01)
-    rank, world = own_rank()
-    share = max(1, 64 // world)
-    whole = share * world                                               # of a step
-
-    def batches(first):
-        return DataLoader(stills, batch_size=share, num_workers=o.workers,
-                          sampler=range(whole * first + rank, whole * o.see_steps, world))
-
-    for step, (images, *labels), bar in lesson(o, "see", o.see_steps, batches, optimizer,
-                                               vision, connector, heads):
-        with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
-            patches = vision(normalised(images.to(device)))                         # (B, N, D)
-            tokens = connector(patches)
-            told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)  # (B, cells, 25)
-        loss = sum(weight * shown_loss(parts, label.to(device))
-                   for weight, label, parts in zip((0.5, 1, 0.5), labels, told))
-        descend(optimizer, loss, 2e-3 * min(1, (step + 1) / 50, 2.02 - 2 * step / o.see_steps))
-        if step % 50 == 0:
-            bar.set_postfix(loss=f"{loss.item():.2f}")
-    images = torch.tensor(np.stack([stills[-1 - i][0] for i in range(256)]), device=device)
-    with torch.no_grad():
-        whiten(connector, model.encode_frames(normalised(images)))
-
-
-def lesson(o, name, steps, batches, optimizer, *modules):
-    """Yield (step, batch, progress bar) of a lesson, "see" or "watch", whose caller steps by
-    descend. batches(first): those from step `first` on. --out/NAME.pt is its checkpoint."""
-    path, learnt, first = Path(o.out) / f"{name}.pt", torch.nn.ModuleList(modules), 0
-    if o.resume and path.exists():
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        learnt.load_state_dict(state["learnt"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    rank, _ = own_rank()
-    bar = tqdm(batches(first), f"learning to {name}", steps, initial=first, disable=rank > 0)
-    for step, batch in enumerate(bar, first):
-        yield step, batch, bar
-        if rank == 0 and ((step + 1) % o.save_every == 0 or step + 1 == steps):
-            write_state(path, {"step": step + 1, "learnt": learnt.state_dict(),
-                               "optimizer": optimizer.state_dict()})
-
-
-def descend(optimizer, loss, rate):
-    """One step of a lesson at this learning rate, by the mean of the ranks' gradients."""
-    loss.backward()
-    (group,) = optimizer.param_groups
-    if dist.is_initialized():                               # one message, not one a parameter
-        grads = [p.grad.flatten() for p in group["params"]]
-        whole = torch.cat(grads).div_(dist.get_world_size())
-        dist.all_reduce(whole)
-        for p, grad in zip(group["params"], whole.split([len(grad) for grad in grads])):
-            p.grad.copy_(grad.view_as(p))
-    group["lr"] = rate
-    torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def shown_loss(told, labels):
-    """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.labels (..., 8), all but the
-    names before: a scalar."""
-    labels = labels.flatten(0, -2)
-    colour, shape, place, change = told.float().flatten(0, -2).split(ToyStills.parts, -1)
-    there, rare = labels[:, 0] > 0, change.new_tensor([0.15] + [1.0] * (change.shape[1] - 1))
-    return (F.cross_entropy(colour, labels[:, 0].long())
-            + F.cross_entropy(shape[there], labels[there][:, 1].long())
-            + 10 * F.l1_loss(place[there], labels[there][:, 2:5])
-            + 3 * F.cross_entropy(change, labels[:, 5].long(), weight=rare))
-
-
-def learn_to_watch(o, tokenizer, model):
-    """The paper starts from a pretrained language model. The demo's decoder has its first lessons
-    here: beside the answers, heads that are thrown away tell of every visual token, two layers up,
-    what it shows and how that differs from the second before; four layers up, whether it is what
-    was asked about. With words alone to learn from, a decoder compares no two frames for an hour.
-    Two layers up, tokens also come near the words for what is seen or named (see said_targets)."""
-    device, decoder = own_device(), model.language_model.model
-    choose(o, model.to(device))
-    mine = replace(o, steps=o.watch_steps, batch=0, seed=o.seed + 10**6)        # clips of its own
-    films, size = ToyFilms(tokenizer, model.config, mine.seed), model.config.decoder.hidden_size
-    low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
-                 for n in (sum(ToyStills.parts), 3))
-    words = torch.tensor(films.words, device=device)
-    indices = word_indices(words, model.config.decoder.vocab_size)                     # (V, 3)
-    learnt = [p for module in (model, low, high) for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, weight_decay=0.01)
-    state_ids, hidden = torch.tensor(tokenizer.state_ids, device=device), {}
-    early, middle = decoder.layers[1], decoder.layers[len(decoder.layers) // 2]
-    hooks = [layer.register_forward_hook(lambda layer, _, output: hidden.update({layer: output}))
-             for layer in (early, middle)]
-    rare = torch.tensor([0.2, 1, 1], device=device)
-
-    def batches(first):
-        return DataLoader(Loader(films, mine, tokenizer), num_workers=o.workers,
-                          batch_sampler=Steps(mine, films, *own_rank(), WATCHING).batches(first),
-                          collate_fn=partial(collate, pad_id=tokenizer.pad_id))
-
-    for step, batch, bar in lesson(o, "watch", o.watch_steps, batches, optimizer, model, low, high):
-        mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)                # (B, T)
-        targets = batch["labels"].to(device).roll(-1, 1)[mask]                         # (n,)
-        inputs = {k: batch[k].to(device) for k in INPUTS}
-        visual = inputs["input_ids"] == tokenizer.frame_id                  # (B, T), N are True
-        shown = batch["shown"].to(device)                                              # (N, 10)
-        with torch.autocast(device.type, torch.bfloat16, enabled=o.autocast):
-            logits = model(**inputs, select=mask)                                      # (n, V)
-            shown_logits = low(hidden[early][visual])                                  # (N, 25)
-            said_logits = F.linear(F.rms_norm(hidden[early], (size,)),
-                                   decoder.embed_tokens.weight[words])                 # (B, T, W)
-            asked_logits = high(hidden[middle][visual])                                # (N, 3)
-        said = said_targets(inputs["input_ids"], indices, visual, shown)               # (B, T, 4)
-        renamed = torch.zeros_like(visual).masked_scatter(visual, shown[:, 6] != shown[:, 0])
-        counts = state_counts(targets, state_ids)
-        loss = state_focal_loss(logits, targets, state_ids, counts, len(targets), o.loss) \
-            + 0.5 * shown_loss(shown_logits, shown[:, :8]) \
-            + F.cross_entropy(asked_logits.float(), shown[:, 8].long(), weight=rare) \
-            + said_loss(said_logits, said) + said_loss(said_logits[renamed], said[renamed])
-        descend(optimizer, loss, o.lr * min(1, (step + 1) / 20))
-        if step % 50 == 0:
-            right = (logits.argmax(1) == targets).float().mean()
-            bar.set_postfix(loss=f"{loss.item():.2f}", tokens_right=f"{right.item():.2f}")
-    for hook in hooks:
-        hook.remove()
-
-
-def word_indices(words, size):
-    """words of ToyFilms -> (size, 3): for every token id which colour, shape and change it is; -1:
-    none."""
-    indices = torch.full((size, 3), -1, device=words.device)
-    for k, part in enumerate(words.split(ToyFilms.said)[:3]):
-        indices[part, k] = torch.arange(len(part), device=words.device)
-    return indices
-
-
-def said_targets(ids, indices, visual, shown):
-    """ids and visual (B, T), indices (V, 3), shown (N, 10) of ToyFilms -> what each token is to
-    say, (B, T, 4): the index of a colour, shape, change and number; -1: nothing. A visual token
-    says by its name of the second before what it shows, or showed then, and when. The end of a name
-    ("red circle") and the 8 tokens after it, those of the next turn included, say that name and, in
-    a caption, from the verb on what the thing does ("moves left", not "is moving left")."""
-    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)                # (B, T)
-    colour, shape, change = indices[ids].unbind(-1)
-    colour = colour.roll(1, 1)                                          # of the token before
-    name = (place * ((colour >= 0) & (shape >= 0))).cummax(1).values    # where the last one ends
-    verb = (place * ((change >= 0) & (place - name <= 2))).cummax(1).values     # not "on the left"
-    near = (name > 0) & (place - name <= 8)
-    told = [torch.where(where, which.gather(1, at), -1) for where, which, at in (
-        (near, colour, name), (near, shape, name), (near & (verb > name), change, verb))]
-    targets = torch.stack([*told, torch.full_like(ids, -1)], -1)
-    *_, change, colour, shape, _, number = shown.long().unbind(1)
-    targets[visual] = torch.stack([colour - 1, torch.where(colour > 0, shape, -1), change - 1,
-                                   number], -1)
-    return targets
-
-
-def said_loss(logits, targets):
-    """Cross entropy of logits (..., sum(ToyFilms.said)), products of hidden states with the words'
-    embeddings, against targets (..., 4): the sum of the four means. A name in a question and the
-    visual tokens of its thing become alike, so that attention finds one from the other."""
-    return sum(F.cross_entropy(part.flatten(0, -2), target.flatten(), ignore_index=-1,
-                               reduction="sum") / (target >= 0).sum().clamp(min=1)
-               for part, target in zip(logits.float().split(ToyFilms.said, -1), targets.unbind(-1)))
-
-
-def whiten(connector, tokens):
-    """Give the visual tokens (F, N, D) mean 0 and like variance in all directions, within the
-    connector's last layer: what they share would otherwise outweigh what tells them apart, and a
-    decoder whose text embeddings are much shorter would not get to read them."""
-    tokens, layer = tokens.flatten(0, 1), connector.linear_2
-    values, vectors = torch.linalg.eigh(torch.cov(tokens.T))
-    scales = (values.clamp(min=0) + 0.02 * values.mean()) ** -0.5 * tokens.shape[1] ** -0.5
-    matrix = vectors @ torch.diag(scales) @ vectors.T
-    layer.bias.copy_(matrix @ (layer.bias - tokens.mean(0)))
-    layer.weight.copy_(matrix @ layer.weight)
-
-
-# ------------------------------------------------------------------------------------ the data
+# ----------------------------------------------------------------------------------------- the data
 
 class Steps:
     """What every step reads, a function of the options, the ranks and the step. A step is so many
@@ -533,7 +347,7 @@ class Loader(torch.utils.data.Dataset):
                          f"{number}")
 
 
-# ------------------------------------------------------------------------------------ one step
+# ----------------------------------------------------------------------------------------- one step
 
 class Learner:
     """The model as it is trained: its ranks, what is frozen, autocast, and one step of the loss."""
@@ -592,8 +406,7 @@ class Learner:
             inputs = {k: batch[k].to(self.device, non_blocking=True) for k in INPUTS}
             with nullcontext() if last or self.world == 1 else self.wrapped.no_sync():
                 # no cache: each weight is read once, and a recomputed layer's copies can go
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.o.autocast,
-                                    cache_enabled=False):
+                with autocast(self.o, self.device, cache_enabled=False):
                     if own:
                         inputs["input_ids"] = self.own_past(inputs, mask)
                     logits = self.wrapped(**inputs, select=mask)                       # (n, V)
@@ -656,7 +469,7 @@ def learning_rate(o, step):
         0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
 
 
-# ------------------------------------------------------------------------------------ checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 
 def save(o, step, learner, tokenizer, about):
     """out/step-N: the model in our own format, state.pt to go on from. Written under another name,
@@ -740,11 +553,326 @@ def about_run(o):
             "changed_files": git("status --porcelain").splitlines(), "seed": o.seed,
             "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
             "hardware": hardware, "threads": torch.get_num_threads(), "processes": own_rank()[1],
+            "bfloat16": in_bfloat16(o, torch.cuda.is_available()),
             "data": {f: hashlib.sha256(Path(f).read_bytes()).hexdigest()
                      for f in weighted(o.data)[0]}}
 
 
-# ------------------------------------------------------------------------------------ the estimate
+# ----------------------------------------------------------------------------------------- the loop
+
+def open_log(out, first):
+    """log.jsonl without the lines of steps that a resumed run does again."""
+    path, shorter = out / "log.jsonl", out / "log.partial"
+    with open(path, "a+") as old, open(shorter, "w") as new:
+        old.seek(0)                                         # a line without its end is a torn one
+        new.writelines(takewhile(lambda line: line[-1] == "\n"
+                                 and json.loads(line)["step"] <= first, old))
+    os.replace(shorter, path)
+    return open(path, "a")
+
+
+def memory():
+    """Peak memory in MiB, of the GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def asked_to_stop():
+    """From now on SIGTERM and Ctrl-C end a run after its step. Returns the function that tells,
+    on all ranks alike, whether one of them got such a signal."""
+    got = []
+    for number in (signal.SIGTERM, signal.SIGINT):          # the loader's processes inherit this
+        signal.signal(number, lambda *_: got.append(True))
+    return lambda: any(gathered(bool(got)))
+
+
+def evaluate(o, folder):
+    """Scores of a checkpoint that streams unseen toy clips, by eval.py in a process of its own."""
+    out = Path(folder) / "eval.json"                        # all clips in this one process
+    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    subprocess.run([sys.executable, Path(__file__).with_name("eval.py"), "toy", "--model", folder,
+                    "--videos", str(o.eval_videos), "--seed", "7", "--out", out], check=True,
+                   stdout=subprocess.DEVNULL, env=env)
+    scores = json.loads(out.read_text())
+    return {f"eval_{k}": scores[k] for k in ("state_f1", "response_f1", "average")}
+
+
+def run(o):
+    """The whole training run on this rank."""
+    if (checkpoints(o) or lesson_checkpoints(o)) and not o.resume:
+        raise ValueError(f"{o.out} holds the checkpoints of a run: --resume it, or name another")
+    tokenizer, model = start(o)
+    resumed, out = o.resume and last_checkpoint(o), Path(o.out)
+    out.mkdir(parents=True, exist_ok=True)
+    rank, world = own_rank()
+    if len(set(gathered(f"{resumed} {lesson_checkpoints(o)}"))) > 1:
+        raise ValueError(f"--out {o.out}: not one folder that all machines share")
+    dataset, about = read_data(o, tokenizer, model.config, world), about_run(o)
+    if resumed and rank == 0:
+        was, now = (json.loads(text)["config"] for text in ((resumed / "run.json").read_text(),
+                                                            json.dumps(about)))
+        for name in sorted(was.keys() & now.keys() - MAY_DIFFER):
+            if was[name] != now[name]:
+                print(f"train.py: --resume: {name} was {was[name]!r}, is {now[name]!r}",
+                      file=sys.stderr)
+    stop, fresh = asked_to_stop(), not (resumed or o.model or o.vision)
+    if fresh and o.see_steps:
+        learn_to_see(o, model, stop)
+    if fresh and o.watch_steps:
+        learn_to_watch(o, tokenizer, model, stop)
+    learner = Learner(o, tokenizer, model)
+    first = load(resumed, learner) if resumed else 0
+    if fresh and (o.see_steps or o.watch_steps):
+        save(o, 0, learner, tokenizer, about)
+        for path in lesson_checkpoints(o) if rank == 0 else ():
+            path.unlink()
+    steps = Steps(o, dataset, rank, world)
+    batches = iter(DataLoader(Loader(dataset, o, tokenizer), batch_sampler=steps.batches(first),
+                              collate_fn=partial(collate, pad_id=tokenizer.pad_id),
+                              num_workers=o.workers, prefetch_factor=4 if o.workers else None,
+                              pin_memory=learner.device.type == "cuda"))
+    bar = tqdm(range(first, o.steps), initial=first, total=o.steps, disable=rank > 0)
+    log, done = open_log(out, first) if rank == 0 else None, first
+    for step in bar:
+        began = time.perf_counter()
+        micro = [next(batches)]
+        micro += [next(batches) for _ in range(steps.sizes.popleft() - 1)]
+        waited = time.perf_counter() - began
+        try:
+            line = learner.step(micro, learning_rate(o, step),
+                                own=o.own_every and step % o.own_every == 0)
+        except ValueError as error:
+            raise ValueError(f"step {step + 1}: {error}") from error
+        took = time.perf_counter() - began
+        stopping, done = stop(), step + 1
+        scored = o.eval_every and done % o.eval_every == 0
+        mended = sum(gathered(sum((Counter(b["counts"]) for b in micro), Counter())), Counter())
+        if rank == 0:                                       # a saved step is always in the log
+            line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory()}
+            line.update({f"{k}_per_second": line[k] / took for k in ("tokens", "samples")})
+            line["mended"] = dict(mended)
+            print(json.dumps(line), file=log, flush=True)
+            bar.set_postfix({k: f"{line[k]:.3f}" for k in SHOWN if k in line})
+        if done % o.save_every == 0 or done == o.steps or stopping or scored:
+            save(o, done, learner, tokenizer, about)
+        if rank == 0 and scored:
+            scores = evaluate(o, checkpoints(o)[-1])
+            print(json.dumps({"step": done, **scores}), file=log, flush=True)
+        if stopping:
+            break
+    if rank == 0 and done == o.steps:                       # what infer.py and eval.py read
+        write_model(out / "model", learner.model.bfloat16(), tokenizer, about)
+
+
+# ------------------------------------------------------------------------------- the demo's lessons
+
+@torch.no_grad()
+def number_waves(words, tokenizer):
+    """Let the numbers 0 to 999 begin, in the embeddings (V, D), as waves of 14 periods, of length
+    1, as in pretrained models (Zhou et al., "Pre-trained Large Language Models Use Fourier Features
+    to Compute Addition", 2024): what learns to copy some numbers can then copy all."""
+    angles = 2 * math.pi * torch.arange(1000)[:, None] / (2.1 * 1.3 ** torch.arange(14))
+    waves = torch.cat([angles.cos(), angles.sin()], 1) / 14 ** 0.5                  # (1000, 28)
+    turn = torch.linalg.qr(torch.randn(words.shape[1], waves.shape[1])).Q           # (D, 28)
+    words[[tokenizer.id(str(n)) for n in range(1000)]] = waves @ turn.T
+
+
+def learn_to_see(o, model, stop):
+    """The paper starts from a vision encoder and a connector that were pretrained; the demo's learn
+    here, in minutes, from stills. A patch, and a visual token of either grid, tells the colour and
+    shape of the thing that covers most of it, where its centre lies and how large it is. The heads
+    that tell it are thrown away, and the connector's output is whitened."""
+    config, device = model.config, own_device()
+    vision, connector = model.vision_tower.to(device), model.multi_modal_projector.to(device)
+    stills = ToyStills(config)
+    pools = [pooling_matrix(config.vision.side, grid, config.pooling).to(device)
+             for grid in (config.grid, config.coarse_grid)]
+    heads = torch.nn.ModuleList(torch.nn.Linear(size, sum(ToyStills.parts)) for size in
+                                (config.vision.hidden_size, config.decoder.hidden_size)).to(device)
+    learnt = [*vision.parameters(), *connector.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(learnt, betas=(0.9, 0.95), weight_decay=0.01)
+    rank, world = own_rank()
+    share = max(1, 64 // world)
+    whole = share * world                                               # of a step
+
+    def batches(first):
+        return DataLoader(stills, batch_size=share, num_workers=o.workers,
+                          sampler=range(whole * first + rank, whole * o.see_steps, world))
+
+    for step, (images, *labels), bar in lesson(o, "see", o.see_steps, stop, batches,
+                                               optimizer, vision, connector, heads):
+        with autocast(o, device):
+            patches = vision(normalised(images.to(device)))                         # (B, N, D)
+            tokens = connector(patches)
+            told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)  # (B, cells, 25)
+        loss = sum(weight * shown_loss(parts, label.to(device))
+                   for weight, label, parts in zip((0.5, 1, 0.5), labels, told))
+        descend(optimizer, loss, 2e-3 * min(1, (step + 1) / 50, 2.02 - 2 * step / o.see_steps))
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.2f}")
+    images = torch.tensor(np.stack([stills[-1 - i][0] for i in range(256)]), device=device)
+    with torch.no_grad():
+        whiten(connector, model.encode_frames(normalised(images)))
+
+
+def lesson(o, name, steps, stop, batches, optimizer, *modules):
+    """Yield (step, batch, progress bar) of a lesson, "see" or "watch", whose caller steps by
+    descend. batches(first): those from step `first` on. --out/NAME.pt is its checkpoint. Ends the
+    program, its step saved, when stop() says so (see asked_to_stop)."""
+    path, learnt, first = Path(o.out) / f"{name}.pt", torch.nn.ModuleList(modules), 0
+    if o.resume and path.exists():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        learnt.load_state_dict(state["learnt"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    rank, _ = own_rank()
+    bar = tqdm(batches(first), f"learning to {name}", steps, initial=first, disable=rank > 0)
+    for step, batch in enumerate(bar, first):
+        yield step, batch, bar
+        stopping = stop()
+        if rank == 0 and ((step + 1) % o.save_every == 0 or step + 1 == steps or stopping):
+            write_state(path, {"step": step + 1, "learnt": learnt.state_dict(),
+                               "optimizer": optimizer.state_dict()})
+        if stopping:
+            sys.exit()
+
+
+def descend(optimizer, loss, rate):
+    """One step of a lesson at this learning rate, by the mean of the ranks' gradients."""
+    loss.backward()
+    (group,) = optimizer.param_groups
+    if dist.is_initialized():                               # one message, not one a parameter
+        grads = [p.grad.flatten() for p in group["params"]]
+        whole = torch.cat(grads).div_(dist.get_world_size())
+        dist.all_reduce(whole)
+        for p, grad in zip(group["params"], whole.split([len(grad) for grad in grads])):
+            p.grad.copy_(grad.view_as(p))
+    group["lr"] = rate
+    torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def shown_loss(told, labels):
+    """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.labels (..., 8), all but the
+    names before: a scalar."""
+    labels = labels.flatten(0, -2)
+    colour, shape, place, change = told.float().flatten(0, -2).split(ToyStills.parts, -1)
+    there, rare = labels[:, 0] > 0, change.new_tensor([0.15] + [1.0] * (change.shape[1] - 1))
+    return (F.cross_entropy(colour, labels[:, 0].long())
+            + F.cross_entropy(shape[there], labels[there][:, 1].long())
+            + 10 * F.l1_loss(place[there], labels[there][:, 2:5])
+            + 3 * F.cross_entropy(change, labels[:, 5].long(), weight=rare))
+
+
+def learn_to_watch(o, tokenizer, model, stop):
+    """The paper starts from a pretrained language model. The demo's decoder has its first lessons
+    here: beside the answers, heads that are thrown away tell of every visual token, two layers up,
+    what it shows and how that differs from the second before; four layers up, whether it is what
+    was asked about. With words alone to learn from, a decoder compares no two frames for an hour.
+    Two layers up, tokens also come near the words for what is seen or named (see said_targets)."""
+    device, decoder = own_device(), model.language_model.model
+    choose(o, model.to(device))
+    mine = replace(o, steps=o.watch_steps, batch=0, seed=o.seed + 10**6)        # clips of its own
+    films, size = ToyFilms(tokenizer, model.config, mine.seed), model.config.decoder.hidden_size
+    low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
+                 for n in (sum(ToyStills.parts), 3))
+    words = torch.tensor(films.words, device=device)
+    indices = word_indices(words, model.config.decoder.vocab_size)                     # (V, 3)
+    learnt = [p for module in (model, low, high) for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, weight_decay=0.01)
+    state_ids, hidden = torch.tensor(tokenizer.state_ids, device=device), {}
+    early, middle = decoder.layers[1], decoder.layers[len(decoder.layers) // 2]
+    hooks = [layer.register_forward_hook(lambda layer, _, output: hidden.update({layer: output}))
+             for layer in (early, middle)]
+    rare = torch.tensor([0.2, 1, 1], device=device)
+
+    def batches(first):
+        return DataLoader(Loader(films, mine, tokenizer), num_workers=o.workers,
+                          batch_sampler=Steps(mine, films, *own_rank(), WATCHING).batches(first),
+                          collate_fn=partial(collate, pad_id=tokenizer.pad_id))
+
+    for step, batch, bar in lesson(o, "watch", o.watch_steps, stop, batches,
+                                   optimizer, model, low, high):
+        mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)                # (B, T)
+        targets = batch["labels"].to(device).roll(-1, 1)[mask]                         # (n,)
+        inputs = {k: batch[k].to(device) for k in INPUTS}
+        visual = inputs["input_ids"] == tokenizer.frame_id                  # (B, T), N are True
+        shown = batch["shown"].to(device)                                              # (N, 10)
+        with autocast(o, device):
+            logits = model(**inputs, select=mask)                                      # (n, V)
+            shown_logits = low(hidden[early][visual])                                  # (N, 25)
+            said_logits = F.linear(F.rms_norm(hidden[early], (size,)),
+                                   decoder.embed_tokens.weight[words])                 # (B, T, W)
+            asked_logits = high(hidden[middle][visual])                                # (N, 3)
+        said = said_targets(inputs["input_ids"], indices, visual, shown)               # (B, T, 4)
+        renamed = torch.zeros_like(visual).masked_scatter(visual, shown[:, 6] != shown[:, 0])
+        counts = state_counts(targets, state_ids)
+        loss = state_focal_loss(logits, targets, state_ids, counts, len(targets), o.loss) \
+            + 0.5 * shown_loss(shown_logits, shown[:, :8]) \
+            + F.cross_entropy(asked_logits.float(), shown[:, 8].long(), weight=rare) \
+            + said_loss(said_logits, said) + said_loss(said_logits[renamed], said[renamed])
+        descend(optimizer, loss, o.lr * min(1, (step + 1) / 20))
+        if step % 50 == 0:
+            right = (logits.argmax(1) == targets).float().mean()
+            bar.set_postfix(loss=f"{loss.item():.2f}", tokens_right=f"{right.item():.2f}")
+    for hook in hooks:
+        hook.remove()
+
+
+def word_indices(words, size):
+    """words of ToyFilms -> (size, 3): for every token id which colour, shape and change it is; -1:
+    none."""
+    indices = torch.full((size, 3), -1, device=words.device)
+    for k, part in enumerate(words.split(ToyFilms.said)[:3]):
+        indices[part, k] = torch.arange(len(part), device=words.device)
+    return indices
+
+
+def said_targets(ids, indices, visual, shown):
+    """ids and visual (B, T), indices (V, 3), shown (N, 10) of ToyFilms -> what each token is to
+    say, (B, T, 4): the index of a colour, shape, change and number; -1: nothing. A visual token
+    says by its name of the second before what it shows, or showed then, and when. The end of a name
+    ("red circle") and the 8 tokens after it, those of the next turn included, say that name and, in
+    a caption, from the verb on what the thing does ("moves left", not "is moving left")."""
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)                # (B, T)
+    colour, shape, change = indices[ids].unbind(-1)
+    colour = colour.roll(1, 1)                                          # of the token before
+    name = (place * ((colour >= 0) & (shape >= 0))).cummax(1).values    # where the last one ends
+    verb = (place * ((change >= 0) & (place - name <= 2))).cummax(1).values     # not "on the left"
+    near = (name > 0) & (place - name <= 8)
+    told = [torch.where(where, which.gather(1, at), -1) for where, which, at in (
+        (near, colour, name), (near, shape, name), (near & (verb > name), change, verb))]
+    targets = torch.stack([*told, torch.full_like(ids, -1)], -1)
+    *_, change, colour, shape, _, number = shown.long().unbind(1)
+    targets[visual] = torch.stack([colour - 1, torch.where(colour > 0, shape, -1), change - 1,
+                                   number], -1)
+    return targets
+
+
+def said_loss(logits, targets):
+    """Cross entropy of logits (..., sum(ToyFilms.said)), products of hidden states with the words'
+    embeddings, against targets (..., 4): the sum of the four means. A name in a question and the
+    visual tokens of its thing become alike, so that attention finds one from the other."""
+    return sum(F.cross_entropy(part.flatten(0, -2), target.flatten(), ignore_index=-1,
+                               reduction="sum") / (target >= 0).sum().clamp(min=1)
+               for part, target in zip(logits.float().split(ToyFilms.said, -1), targets.unbind(-1)))
+
+
+def whiten(connector, tokens):
+    """Give the visual tokens (F, N, D) mean 0 and like variance in all directions, within the
+    connector's last layer: what they share would otherwise outweigh what tells them apart, and a
+    decoder whose text embeddings are much shorter would not get to read them."""
+    tokens, layer = tokens.flatten(0, 1), connector.linear_2
+    values, vectors = torch.linalg.eigh(torch.cov(tokens.T))
+    scales = (values.clamp(min=0) + 0.02 * values.mean()) ** -0.5 * tokens.shape[1] ** -0.5
+    matrix = vectors @ torch.diag(scales) @ vectors.T
+    layer.bias.copy_(matrix @ (layer.bias - tokens.mean(0)))
+    layer.weight.copy_(matrix @ layer.weight)
+
+
+# ------------------------------------------------------------------------------------- the estimate
 
 def activations(o, model, batch, gpu):
     """Bytes that a micro-batch takes at its peak, on a GPU or on the CPU, by counting tensors.
@@ -756,12 +884,13 @@ def activations(o, model, batch, gpu):
     """
     c, eye, parts = model.config.decoder, model.config.vision, model.language_model.model
     (B, T), patches = batch["input_ids"].shape, len(batch["pixels"]) * eye.side ** 2
-    a, learns = 2 if o.autocast else 4, o.train != "connector"  # what weights read is theirs alone
+    half = in_bfloat16(o, gpu)
+    a, learns = 2 if half else 4, o.train != "connector"    # what weights read is theirs alone
 
     def rounded(*modules):                          # the weights, as autocast multiplies them
-        return 2 * o.autocast * sum(p.numel() for m in modules for p in m.parameters())
+        return 2 * half * sum(p.numel() for m in modules for p in m.parameters())
 
-    token = (8 + learns * (8 + 2 * o.autocast + 8 * (not gpu))) * c.hidden_size + a * (
+    token = (8 + learns * (8 + 2 * half + 8 * (not gpu))) * c.hidden_size + a * (
         2 * (c.num_attention_heads + c.num_key_value_heads) * c.head_dim
         + (3 + learns) * c.intermediate_size)
     patch = 16 * eye.hidden_size + a * (4 * eye.hidden_size + 2 * eye.intermediate_size)
@@ -771,7 +900,7 @@ def activations(o, model, batch, gpu):
     logits = int((batch["labels"][:, 1:] != -100).sum()) * c.vocab_size
     head = c.vocab_size * c.hidden_size
     waiting, inner = 4 * head * learns * c.tie_word_embeddings, a * B * T * c.intermediate_size
-    later = waiting - 2 * head * o.autocast
+    later = waiting - 2 * head * half
     passing = max(8 * logits, a * logits + 4 * head * learns, later + 2 * inner
                   + 4 * c.hidden_size * (B * T + learns * c.intermediate_size))
     if not gpu:
@@ -795,7 +924,7 @@ def activations(o, model, batch, gpu):
     else:                                           # frozen: a chunk of it, before all the others
         chunk = min(o.vision_chunk or len(batch["pixels"]), len(batch["pixels"])) * eye.side ** 2
         seeing = 4 * patches * eye.hidden_size + chunk * (
-            (8 + 2 * o.autocast) * eye.hidden_size + 2 * a * eye.intermediate_size)
+            (8 + 2 * half) * eye.hidden_size + 2 * a * eye.intermediate_size)
     return max(seeing, kept + a * logits + passing, 3 * waiting)    # 3: two gradients, their sum
 
 
@@ -848,107 +977,7 @@ def estimate(o):
     return parts
 
 
-# ------------------------------------------------------------------------------------ the loop
-
-def open_log(out, first):
-    """log.jsonl without the lines of steps that a resumed run does again."""
-    path, shorter = out / "log.jsonl", out / "log.partial"
-    with open(path, "a+") as old, open(shorter, "w") as new:
-        old.seek(0)                                         # a line without its end is a torn one
-        new.writelines(takewhile(lambda line: line[-1] == "\n"
-                                 and json.loads(line)["step"] <= first, old))
-    os.replace(shorter, path)
-    return open(path, "a")
-
-
-def memory():
-    """Peak memory in MiB, of the GPU where there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() >> 20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-
-
-def evaluate(o, folder):
-    """Scores of a checkpoint that streams unseen toy clips, by eval.py in a process of its own."""
-    out = Path(folder) / "eval.json"                        # all clips in this one process
-    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    subprocess.run([sys.executable, Path(__file__).with_name("eval.py"), "toy", "--model", folder,
-                    "--videos", str(o.eval_videos), "--seed", "7", "--out", out], check=True,
-                   stdout=subprocess.DEVNULL, env=env)
-    scores = json.loads(out.read_text())
-    return {f"eval_{k}": scores[k] for k in ("state_f1", "response_f1", "average")}
-
-
-def run(o):
-    """The whole training run on this rank."""
-    if (checkpoints(o) or lesson_checkpoints(o)) and not o.resume:
-        raise ValueError(f"{o.out} holds the checkpoints of a run: --resume it, or name another")
-    tokenizer, model = start(o)
-    resumed, out = o.resume and last_checkpoint(o), Path(o.out)
-    out.mkdir(parents=True, exist_ok=True)
-    rank, world = own_rank()
-    if len(set(gathered(f"{resumed} {lesson_checkpoints(o)}"))) > 1:
-        raise ValueError(f"--out {o.out}: not one folder that all machines share")
-    dataset, about = read_data(o, tokenizer, model.config, world), about_run(o)
-    if resumed and rank == 0:
-        was, now = (json.loads(text)["config"] for text in ((resumed / "run.json").read_text(),
-                                                            json.dumps(about)))
-        for name in sorted(was.keys() & now.keys() - MAY_DIFFER):
-            if was[name] != now[name]:
-                print(f"train.py: --resume: {name} was {was[name]!r}, is {now[name]!r}",
-                      file=sys.stderr)
-    fresh = not (resumed or o.model or o.vision)
-    if fresh and o.see_steps:
-        learn_to_see(o, model)
-    if fresh and o.watch_steps:
-        learn_to_watch(o, tokenizer, model)
-    learner = Learner(o, tokenizer, model)
-    first = load(resumed, learner) if resumed else 0
-    if fresh and (o.see_steps or o.watch_steps):
-        save(o, 0, learner, tokenizer, about)
-        for path in lesson_checkpoints(o) if rank == 0 else ():
-            path.unlink()
-    stop = []
-    for number in (signal.SIGTERM, signal.SIGINT):          # the loader's processes inherit this
-        signal.signal(number, lambda *_: stop.append(True))
-    steps = Steps(o, dataset, rank, world)
-    batches = iter(DataLoader(Loader(dataset, o, tokenizer), batch_sampler=steps.batches(first),
-                              collate_fn=partial(collate, pad_id=tokenizer.pad_id),
-                              num_workers=o.workers, prefetch_factor=4 if o.workers else None,
-                              pin_memory=learner.device.type == "cuda"))
-    bar = tqdm(range(first, o.steps), initial=first, total=o.steps, disable=rank > 0)
-    log, done = open_log(out, first) if rank == 0 else None, first
-    for step in bar:
-        began = time.perf_counter()
-        micro = [next(batches)]
-        micro += [next(batches) for _ in range(steps.sizes.popleft() - 1)]
-        waited = time.perf_counter() - began
-        try:
-            line = learner.step(micro, learning_rate(o, step),
-                                own=o.own_every and step % o.own_every == 0)
-        except ValueError as error:
-            raise ValueError(f"step {step + 1}: {error}") from error
-        took = time.perf_counter() - began
-        stopping = learner.reduce(torch.tensor(len(stop), device=learner.device)).item() > 0
-        done = step + 1
-        scored = o.eval_every and done % o.eval_every == 0
-        mended = sum(gathered(sum((Counter(b["counts"]) for b in micro), Counter())), Counter())
-        if rank == 0:                                       # a saved step is always in the log
-            line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory()}
-            line.update({f"{k}_per_second": line[k] / took for k in ("tokens", "samples")})
-            line["mended"] = dict(mended)
-            print(json.dumps(line), file=log, flush=True)
-            bar.set_postfix({k: f"{line[k]:.3f}" for k in SHOWN if k in line})
-        if done % o.save_every == 0 or done == o.steps or stopping or scored:
-            save(o, done, learner, tokenizer, about)
-        if rank == 0 and scored:
-            scores = evaluate(o, checkpoints(o)[-1])
-            print(json.dumps({"step": done, **scores}), file=log, flush=True)
-        if stopping:
-            break
-    if rank == 0 and done == o.steps:                       # what infer.py and eval.py read
-        write_model(out / "model", learner.model.bfloat16(), tokenizer, about)
-
+# --------------------------------------------------------------------------------- the command line
 
 def main(argv=None):
     o = parse(argv)

@@ -257,6 +257,22 @@ def test_no_sample_is_longer_than_the_decoder_has_positions():
 
 # ---- One step
 
+def test_matrices_are_multiplied_in_bfloat16_only_where_the_hardware_does_it(monkeypatch):
+    """A CPU without the instructions takes a hundred times as long as in float32."""
+    o, square = train.parse([]), torch.ones(2, 2)
+
+    def product(o):
+        with train.autocast(o, torch.device("cpu")):
+            return (square @ square).dtype
+
+    for names, dtype in ((["avx2"], torch.float32), (["avx2", "amx_bf16"], torch.bfloat16),
+                         (["avx512_bf16"], torch.bfloat16)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(names, True))
+        assert product(o) == dtype
+        assert product(train.parse(["--no-autocast"])) == torch.float32
+        assert train.in_bfloat16(o, gpu=True)
+
+
 def learner(*arguments):
     tokenizer, model = parts()
     dataset = data.ToyDataset(tokenizer, model.config, 3)
@@ -306,7 +322,7 @@ def test_the_demos_first_lessons(tmp_path):
 
     def moved(lesson, *arguments):
         before = {n: p.clone() for n, p in model.named_parameters()}
-        lesson(o, *arguments, model)
+        lesson(o, *arguments, model, lambda: False)
         return {n.split(".")[0] for n, p in model.named_parameters()
                 if not torch.equal(p, before[n])}
 
@@ -345,27 +361,37 @@ def test_a_run_stopped_after_the_lessons_does_not_repeat_them(tmp_path, monkeypa
 
 
 def test_lessons_that_are_stopped_go_on_bit_for_bit(tmp_path, monkeypatch):
-    """Of three steps each, stopped in the last of seeing, then in the last of watching."""
+    """Of three steps each: killed in the last of seeing, SIGTERM in the first of watching, which
+    is saved, killed in the last of it."""
     monkeypatch.setattr(train, "start", lambda o: parts())
     monkeypatch.setattr(train, "WATCHING", ((1.0, 200, {"busy": 1.0}),))
+    class Killed(BaseException):
+        pass
+
+    def kill():
+        raise Killed
+
     descend, begun = train.descend, []
     common = ["--see-steps", "3", "--watch-steps", "3", "--save-every", "2", "--steps", "1"]
 
-    def lessons(out, last, *more):
-        """How many of their steps are begun; the step number `last` is not done."""
+    def lessons(out, last, *more, end=None):
+        """How many of their steps are begun; step number `last` gets `end`."""
         def until_last(*arguments):
             begun.append(arguments)
             if len(begun) == last:
-                raise KeyboardInterrupt
+                end()
             descend(*arguments)
         begun.clear()
         monkeypatch.setattr(train, "descend", until_last)
-        with suppress(KeyboardInterrupt):
+        with suppress(Killed, SystemExit):
             run_here(monkeypatch, *common, "--out", str(tmp_path / out), *more)
         return len(begun)
 
     assert lessons("whole", None) == 6
-    assert [lessons("cut", 3), lessons("cut", 4, "--resume")] == [3, 4]
+    assert lessons("cut", 3, end=kill) == 3
+    assert lessons("cut", 2, "--resume", end=lambda: os.kill(os.getpid(), signal.SIGTERM)) == 2
+    assert torch.load(tmp_path / "cut" / "watch.pt")["step"] == 1
+    assert lessons("cut", 2, "--resume", end=kill) == 2
     assert {p.name for p in (tmp_path / "cut").iterdir()} == {"see.pt", "watch.pt"}
     with pytest.raises(ValueError, match="holds the checkpoints of a run"):
         lessons("cut", None)  # a new run would later go on from this one's watching

@@ -35,7 +35,6 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 import data
-import toy
 from infer import STATES as NAMES
 from infer import see, stream, unspoken
 from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo, Tokenizer, write_json
@@ -448,7 +447,7 @@ def run_group(group, run):
     model, tokenizer = load_model(run["model"], run["device"])
     began, fps, rows = time.perf_counter(), run["fps"], group["rows"]
     if run["bench"] == "toy":
-        clip, size = toy.bench(run["seed"], group["video"])[0], model.config.vision.image_size
+        clip, size = data.toy.bench(run["seed"], group["video"])[0], model.config.vision.image_size
         pictures = ((k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps))
     else:                               # a record's fps is the rate of a folder of frames
         pictures = data.frames(group["video"], fps, rows[0].get("fps"))
@@ -483,7 +482,7 @@ def groups_of(args):
     if args.bench == "toy":
         for i in range(args.videos):
             groups[i] = [{"id": f"{args.seed}/{i}/{k}", "task": task, "record": record}
-                         for k, (task, record) in enumerate(toy.bench(args.seed, i)[1])]
+                         for k, (task, record) in enumerate(data.toy.bench(args.seed, i)[1])]
     elif args.bench == "raw":
         for i, record in enumerate(data.read_records(args.data)):
             for fault in data.faults(record):

@@ -74,7 +74,8 @@ def char_ranges(spans):
 @lru_cache
 def unicode_class(major):
     r"""All letters "L" or all numbers "N", \p{L} or \p{N}, as the inside of a `re` class."""
-    majors = "".join(unicodedata.category(chr(c))[0] for c in range(0x110000))
+    # the first four planes: beyond them are marks, tags and private use
+    majors = "".join(unicodedata.category(chr(c))[0] for c in range(0x40000))
     known = [f"{run.start():x}-{run.end() - 1:x}" for run in re.finditer(f"{major}+", majors)]
     return char_ranges(" ".join([*known, NEWER[major]]))
 

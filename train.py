@@ -40,7 +40,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
@@ -51,7 +50,7 @@ from data import (PLAIN, RawDataset, ToyDataset, ToyFilms, ToyStills, collate, m
 from loss import KINDS, state_counts, state_focal_loss
 from streamo import (BLOCK, FRAME, STATES, DecoderConfig, Streamo, StreamoConfig,
                      Tokenizer, VisionConfig, normalised, on_meta, parts_config, pooling_matrix,
-                     start_copying, whole_config)
+                     read_json, start_copying, whole_config)
 
 
 # ------------------------------------------------------------------------------------------ options
@@ -110,21 +109,6 @@ PRESETS = {"hour": dict(steps=2000, see_steps=1500, watch_steps=5000, own_every=
                          warmup=0.05, weight_decay=0.0, vision_chunk=256, checkpoint_layers=True,
                          workers=4, save_every=50)}
 
-# The toy curriculum: until this part of the steps, so many tokens a step, this mix of samples.
-# Words are bound to things on single pictures, verbs and numbers are learnt where everything does
-# something every second, looking back on pictures that change every second (by practice of little
-# else), time from short clips, memory from long ones; all of it goes on, in smaller parts.
-WATCHING = ((0.10, 1536, {"one": 0.3, "busy": 0.6, "frame": 0.1}),
-            (0.30, 2304, {"one": 0.05, "busy": 0.6, "frame": 0.15, "short": 0.2}),
-            (0.45, 2304, {"busy": 0.2, "frame": 0.8}),
-            (1.00, 2304, {"one": 0.03, "busy": 0.3, "frame": 0.12, "short": 0.3, "long": 0.2,
-                          "full": 0.05}))
-CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.14, "frame": 0.1, "short": 0.44, "long": 0.15,
-                            "full": 0.15}),
-              (1.00, 3072, {"one": 0.02, "busy": 0.08, "frame": 0.06, "short": 0.34, "long": 0.16,
-                            "full": 0.34}))
-GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Frame QA",
-                         "Timed Caption", "Event Caption", "Event Grounding", "Backward Grounding")
 SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy", "waited")
 NAMES = ("silence", "standby", "response")
 INPUTS = ("input_ids", "pixels", "frames", "grids")             # what a model reads of a batch
@@ -133,7 +117,6 @@ LEAST = {"steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens
          "save_every": 1, "keep": 1, "eval_every": 0, "eval_videos": 1}
 # on --resume: of what else differs from the run so far, a line tells
 MAY_DIFFER = {"out", "resume", "workers", "save_every", "keep", "eval_every", "eval_videos"}
-POOL = 8                                       # steps whose samples are sorted by length together
 
 
 def parse(argv=None):
@@ -240,6 +223,16 @@ def gathered(value):
 
 
 # ----------------------------------------------------------------------------------------- the data
+
+# The toy curriculum: until this part of the steps, so many tokens a step, this mix of samples.
+CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.14, "frame": 0.1, "short": 0.44, "long": 0.15,
+                            "full": 0.15}),
+              (1.00, 3072, {"one": 0.02, "busy": 0.08, "frame": 0.06, "short": 0.34, "long": 0.16,
+                            "full": 0.34}))
+GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Frame QA",
+                         "Timed Caption", "Event Caption", "Event Grounding", "Backward Grounding")
+POOL = 8                                       # steps whose samples are sorted by length together
+
 
 class Steps:
     """What every step reads, a function of the options, the ranks and the step. A step is so many
@@ -369,10 +362,11 @@ class Learner:
                   for name, p in model.named_parameters() if p.requires_grad]
         groups = [{"params": [p for p, matrix in learnt if matrix == decays],
                    "weight_decay": o.weight_decay * decays} for decays in (True, False)]
-        # fused: no copy of all the weights in a step (a sharded state cannot be resumed with it)
-        self.optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True) \
-            if not o.zero or self.world == 1 else \
-            ZeroRedundancyOptimizer(groups, torch.optim.AdamW, lr=o.lr)
+        if o.zero and self.world > 1:
+            from torch.distributed.optim import ZeroRedundancyOptimizer     # takes 2 s to import
+            self.optimizer = ZeroRedundancyOptimizer(groups, torch.optim.AdamW, lr=o.lr)
+        else:       # fused: no copy of all weights in a step (a sharded state cannot be resumed so)
+            self.optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True)
 
     def reduce(self, tensor):
         """The sum over ranks."""
@@ -542,6 +536,15 @@ def load(folder, learner):
     return state["step"]
 
 
+def tell_changes(o, folder):
+    """A line for each option that is not what it was when this checkpoint was made."""
+    was, now = read_json(folder / "run.json")["config"], json.loads(json.dumps(asdict(o)))
+    for name in sorted(was.keys() & now.keys() - MAY_DIFFER):
+        if was[name] != now[name]:
+            print(f"train.py: --resume: {name} was {was[name]!r}, is {now[name]!r}",
+                  file=sys.stderr)
+
+
 def about_run(o):
     """What run.json records: enough to repeat the run."""
     def git(words):                                         # nothing, where there is no git
@@ -610,12 +613,7 @@ def run(o):
         raise ValueError(f"--out {o.out}: not one folder that all machines share")
     dataset, about = read_data(o, tokenizer, model.config, world), about_run(o)
     if resumed and rank == 0:
-        was, now = (json.loads(text)["config"] for text in ((resumed / "run.json").read_text(),
-                                                            json.dumps(about)))
-        for name in sorted(was.keys() & now.keys() - MAY_DIFFER):
-            if was[name] != now[name]:
-                print(f"train.py: --resume: {name} was {was[name]!r}, is {now[name]!r}",
-                      file=sys.stderr)
+        tell_changes(o, resumed)
     stop, fresh = asked_to_stop(), not (resumed or o.model or o.vision)
     if fresh and o.see_steps:
         learn_to_see(o, model, stop)
@@ -649,9 +647,9 @@ def run(o):
         scored = o.eval_every and done % o.eval_every == 0
         mended = sum(gathered(sum((Counter(b["counts"]) for b in micro), Counter())), Counter())
         if rank == 0:                                       # a saved step is always in the log
-            line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory()}
-            line.update({f"{k}_per_second": line[k] / took for k in ("tokens", "samples")})
-            line["mended"] = dict(mended)
+            speed = {f"{k}_per_second": line[k] / took for k in ("tokens", "samples")}
+            line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory(),
+                    **speed, "mended": dict(mended)}
             print(json.dumps(line), file=log, flush=True)
             bar.set_postfix({k: f"{line[k]:.3f}" for k in SHOWN if k in line})
         if done % o.save_every == 0 or done == o.steps or stopping or scored:
@@ -666,6 +664,17 @@ def run(o):
 
 
 # ------------------------------------------------------------------------------- the demo's lessons
+
+# As CURRICULUM. Words are bound to things on single pictures, verbs and numbers are learnt where
+# everything does something every second, looking back on pictures that change every second (by
+# practice of little else), time from short clips, memory from long ones; all of it goes on, in
+# smaller parts.
+WATCHING = ((0.10, 1536, {"one": 0.3, "busy": 0.6, "frame": 0.1}),
+            (0.30, 2304, {"one": 0.05, "busy": 0.6, "frame": 0.15, "short": 0.2}),
+            (0.45, 2304, {"busy": 0.2, "frame": 0.8}),
+            (1.00, 2304, {"one": 0.03, "busy": 0.3, "frame": 0.12, "short": 0.3, "long": 0.2,
+                          "full": 0.05}))
+
 
 @torch.no_grad()
 def number_waves(words, tokenizer):

@@ -156,7 +156,7 @@ def test_grounding_is_asked_before_or_after_the_event_and_gives_its_span():
 def test_slides_show_what_is_said_of_them():
     """Each second is another picture; what is said of it on that second is measured in it."""
     told = collections.Counter()
-    for i in range(300):
+    for i in range(200):
         clip, record = toy.sample(3, i, "frame")
         pictures = [clip.frame(t, SIZE).astype(int) for t in range(clip.seconds)]
         assert len({picture.tobytes() for picture in pictures}) == clip.seconds
@@ -187,7 +187,7 @@ def test_slides_show_what_is_said_of_them():
                         if name in [one.name for one in clip.state(t) if one.r]]
                 assert held == [int(second) - 1]
                 told["dates"] += 1
-    assert min(told["names"], told["places"], told["dates"]) >= 20, told
+    assert min(told["names"], told["places"], told["dates"]) >= 12, told
 
 
 def test_labels_agree_with_the_pixels():
@@ -267,7 +267,7 @@ def test_what_turns_or_disappears_is_known_by_its_name_of_the_second_before():
     """Its middle has that colour in the picture before, and another in this one."""
     changes = [*map(toy.CHANGES.index, ("turns", "disappears"))]
     centre, told = (np.arange(SIZE) + 0.5) / SIZE, collections.Counter()
-    for i in range(8):
+    for i in range(4):
         clip, _ = toy.sample(3, i, "busy")
         for turn in range(1, clip.seconds):
             before, now = clip.state(turn - 1), clip.state(turn)
@@ -282,7 +282,7 @@ def test_what_turns_or_disappears_is_known_by_its_name_of_the_second_before():
                     named = toy.COLOURS[list(toy.COLOURS)[int(colour) - 1]]
                     was, goes_on = (np.abs(rgb - named).max() < 24 for rgb in off)
                     assert was and not goes_on
-    assert min(told[change] for change in changes) > 100
+    assert min(told[change] for change in changes) > 50
 
 
 def test_what_hits_in_a_busy_film_has_come_to_touch_what_it_hits():

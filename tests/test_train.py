@@ -22,13 +22,12 @@ from torch.profiler import ProfilerActivity, profile
 import data
 import toy
 import train
+from conftest import FORKS
 from infer import stream
 from streamo import FRAME, STATES, Streamo, Tokenizer, VisionConfig
 
 ROOT = Path(__file__).parent.parent
 SPLITS = [[0, 1, 2, 3, 4, 5, 6, 7]], [[0, 1], [2, 3], [4, 5], [6, 7]]
-FORKS = mp.get_context("forkserver")  # processes of a parent that has imported everything once
-FORKS.set_forkserver_preload(["train"])
 
 
 def parts(vision=(), decoder=()):
@@ -559,8 +558,10 @@ def assert_within_15_percent(o, tokenizer, model, batch, parts):
         k: pytest.approx(1, abs=0.15) for k in measured}
 
 
-def test_the_estimate_of_the_demo_is_what_a_step_of_it_takes(capsys):
+def test_the_estimate_of_the_demo_is_what_a_step_of_it_takes(capsys, monkeypatch):
     """The micro-batch of the run's last steps that takes most is measured."""
+    words = Tokenizer.from_pretrained(ROOT / "assets" / "tiny")         # as a run learns them
+    monkeypatch.setattr(Tokenizer, "train", lambda *_: words)
     o = train.parse([])
     parts = train.estimate(replace(o, estimate=True))[1]
     said = capsys.readouterr().out

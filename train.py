@@ -197,10 +197,15 @@ def own_device():
 
 
 def in_bfloat16(o, gpu):
-    """Whether matrices are multiplied in bfloat16: by --autocast on GPUs, and on CPUs with AMX or
-    AVX-512 instructions for it. Without these it takes a hundred times as long as float32."""
-    names = ("amx_bf16", "avx512_bf16")
-    return o.autocast and (gpu or any(torch.cpu.get_capabilities().get(name) for name in names))
+    """Whether matrices are multiplied in bfloat16: by --autocast, where the hardware can. Where it
+    is emulated, as on CPUs without AMX or AVX-512 for it, float32 is up to a hundred times faster.
+    Without a GPU, one that can is meant."""
+    if gpu:
+        can = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(False)   # no emulation
+    else:
+        known = torch.cpu.get_capabilities()
+        can = known.get("amx_bf16", False) or known.get("avx512_bf16", False)
+    return o.autocast and can
 
 
 def autocast(o, device, **more):
@@ -578,7 +583,8 @@ def memory():
     """Peak memory in MiB, of the GPU where there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() >> 20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss       # KiB; on macOS bytes
+    return peak >> (20 if sys.platform == "darwin" else 10)
 
 
 def asked_to_stop():

@@ -40,7 +40,7 @@ import streamo
 from loss import state_counts, state_focal_loss
 from render import COLOURS, FAINT, INK, PAPER
 from streamo import FRAME, RESPONSE, SILENCE, STATES, Streamo, Tokenizer
-from train import tiny_config
+from train import Options, autocast, in_bfloat16, tiny_config
 
 ANSWER, EVERY = 16, 10      # tokens of a scripted answer, seconds from one answer to the next
 QUESTION = "Describe every event."
@@ -417,12 +417,12 @@ def objective(args, tokenizer, model, inputs, full):
     def alone():
         hidden = torch.ones(*ids.shape, decoder.config.hidden_size, device=args.device)
         hidden.requires_grad_()
-        with torch.autocast(args.device, torch.bfloat16):
+        with autocast(Options(), torch.device(args.device)):
             return loss(F.linear(hidden if full else hidden[select], head.weight))
 
     def whole():
         attention = padded_mask(mask) if full else nullcontext()
-        with torch.autocast(args.device, torch.bfloat16), attention:
+        with autocast(Options(), torch.device(args.device)), attention:
             with torch.no_grad():                           # the vision encoder is frozen
                 patches = model.vision_tower(inputs["pixels"])
             x = model._pool(model.multi_modal_projector(patches), model.config.grid)
@@ -464,12 +464,14 @@ def train(args):
     first = (inputs["labels"][0] != -100).nonzero()[0]
     single["labels"][0, first] = inputs["labels"][0, first]
     head = memory(objective(args, tokenizer, model, single, False)[0])
-    _, peak = machine(args.device, torch.bfloat16)
+    half = in_bfloat16(Options(), args.device == "cuda")
+    _, peak = machine(args.device, torch.bfloat16 if half else torch.float32)
     body = sum(w.numel() for w in model.language_model.model.layers.parameters())
     eye = sum(w.numel() for w in model.vision_tower.parameters())
     work = 6 * body * tokens + 2 * eye * model.config.vision.side ** 2 * len(inputs["pixels"])
-    print(f"\n{args.shape}, bfloat16 autocast, {args.device}, {torch.get_num_threads()} threads, "
-          f"{args.batch} dialogues of at most {args.seconds} s, {tokens} tokens; vision frozen\n")
+    print(f"\n{args.shape}, {'bfloat16 autocast' if half else 'float32'}, {args.device}, "
+          f"{torch.get_num_threads()} threads, {args.batch} dialogues of at most {args.seconds} s, "
+          f"{tokens} tokens; vision frozen\n")
     print("| | ms a step | tokens/s | peak MiB | peak MiB of the loss | share of peak arithmetic |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, (ms, memory, alone) in results.items():

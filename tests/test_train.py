@@ -270,6 +270,9 @@ def test_matrices_are_multiplied_in_bfloat16_only_where_the_hardware_does_it(mon
         assert product(o) == dtype
         assert product(train.parse(["--no-autocast"])) == torch.float32
         assert train.in_bfloat16(o, gpu=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: emulated)     # a T4
+    assert not train.in_bfloat16(o, gpu=True)
 
 
 def learner(*arguments):

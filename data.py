@@ -32,8 +32,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import toy
-from streamo import (RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer, normalised,
-                     read_json)
+from streamo import RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer, read_json
 
 SYSTEM = "Each second, say </Silence>, </Standby> or </Response> and the answer."
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -616,13 +615,13 @@ def video_path(record, folder):
 
 
 def collate(samples, pad_id):
-    """Right-padded batch: input_ids, labels (B, T); pixels (U, 3, H, W) in [-1, 1], the distinct
+    """Right-padded batch: input_ids, labels (B, T); pixels uint8 (U, H, W, 3), the distinct
     frames; frames (F,), which of these each frame of the batch is; grids (F,), its grid side;
     names; counts; shown (N, 10), if the samples have it: see ToyFilms."""
     width = max(len(s["input_ids"]) for s in samples)
     batch = {key: torch.tensor([s[key] + [pad] * (width - len(s[key])) for s in samples])
              for key, pad in (("input_ids", pad_id), ("labels", -100))}
-    batch["pixels"] = normalised(np.concatenate([s["pixels"] for s in samples]))
+    batch["pixels"] = torch.from_numpy(np.concatenate([s["pixels"] for s in samples]))
     firsts = np.cumsum([0] + [len(s["pixels"]) for s in samples])
     batch["frames"] = torch.tensor([n + f for s, n in zip(samples, firsts) for f in s["frames"]])
     batch["grids"] = torch.tensor([g for s in samples for g in s["grids"]])

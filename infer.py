@@ -39,7 +39,8 @@ import render
 from streamo import KVCache, Streamo, Tokenizer, normalised
 
 STATES = ("silence", "standby", "response")              # in the order of streamo.STATES
-TEXT, FRAME, PINNED = range(3)                           # what a slot of the cache holds
+SILENCE, STANDBY, RESPONSE = range(3)
+TEXT, FRAME, PINNED = range(3)          # slots that leave with their turn, may leave before, never
 
 
 @dataclass
@@ -60,7 +61,7 @@ class StreamTurn:
 def by_second(frames, fps):
     """(seconds, image), ... -> (second, [at most fps images]), ...
 
-    A second is handed on with its last frame: a live stream need not wait for the next second."""
+    A second is yielded at its last frame, not when the next one begins: nothing live waits."""
     for second, group in groupby(frames, lambda frame: int(frame[0] + 1e-6)):
         yield second, [image for _, image in islice(group, fps)]
 
@@ -83,8 +84,8 @@ def see(model, images, compressor=None):
     images = [data.resized(image, model.config.vision.image_size) for image in images]
     grids = [compressor(image) if compressor else model.config.grid for image in images]
     pixels = normalised(torch.from_numpy(np.stack(images)).to(weight.device)).to(weight.dtype)
-    which, sides = torch.tensor([range(len(grids)), grids])
-    return [side ** 2 for side in grids], model.features(pixels, which, sides)
+    features = model.features(pixels, torch.arange(len(grids)), torch.tensor(grids))
+    return [side ** 2 for side in grids], features
 
 
 def decide(logits, state_ids, threshold):
@@ -92,7 +93,8 @@ def decide(logits, state_ids, threshold):
     probs = logits[list(state_ids)].float().softmax(-1).tolist()
     if threshold is None:
         return probs.index(max(probs)), probs
-    return 2 if probs[2] >= threshold else probs.index(max(probs[:2])), probs
+    quiet = probs.index(max(probs[:RESPONSE]))
+    return RESPONSE if probs[RESPONSE] >= threshold else quiet, probs
 
 
 def unspoken(model, tokenizer):
@@ -144,19 +146,19 @@ class Memory:
             self.counts["questions refused: too many are open"] += 1
             pins, question = 0, None
         user = data.user_part(self.tokenizer, second, tokens, question)
-        frame = self.tokenizer.frame_id
-        kinds = np.where(np.equal(user, frame), FRAME, TEXT)
-        if question:                                     # what data.pinned_part writes will stay:
-            end = len(user) - user[::-1].index(frame)    # its head, the <|im_end|>\n of the frames
-            kinds[:pins - 2] = kinds[end:end + 2] = PINNED
+        kinds = np.where(np.equal(user, self.tokenizer.frame_id), FRAME, TEXT)
+        if question:            # pin what data.pinned_part writes: the head of the turn, and the
+            after = np.flatnonzero(kinds == FRAME)[-1] + 1       # <|im_end|>\n after its frames,
+            kinds[:pins - 2] = kinds[after:after + 2] = PINNED   # which is two tokens
         self.make_room(second, len(self.pending) + len(user) + self.reserve)
+        # only now: the turn that is pending may just have been dropped
         n, last = len(self.pending), self.second[self.cache.length - 1]
         return self.read(self.pending + user, np.append([last] * n, [second] * len(user)),
                          np.append([TEXT] * n, kinds), features), question
 
     def make_room(self, second, need):
-        """Before a turn of `need` slots: old frames leave, then old turns, an eighth at a time (a
-        drop moves all that stays, so that now and then is cheaper than every second)."""
+        """Before a turn of `need` slots: old frames leave, then old turns. A drop moves all later
+        keys, so it goes an eighth further than it must, and is needed the less often."""
         for kinds, most in (((FRAME,), self.prune), ((TEXT, FRAME), self.window)):
             held = self.seconds(kinds)
             if most and len(held) and held[0] <= second - most:
@@ -184,14 +186,14 @@ class Memory:
         """Slots of these kinds leave, of every turn up to and with `second`."""
         n = self.cache.length
         gone = np.isin(self.kind[:n], kinds) & (self.second[:n] <= second)
-        edges = np.flatnonzero(np.diff(gone, prepend=False, append=False))
+        edges = np.flatnonzero(np.diff(gone, prepend=False, append=False))      # start, end, ...
         self.cache.drop(edges[::2], edges[1::2])
         what = "turns dropped" if TEXT in kinds else "turns without their frames"
         self.counts[what] += len(np.unique(self.second[:n][gone]))
         for array in (self.second, self.kind):
             array[:self.cache.length] = array[:n][~gone]
         if not len(self.seconds((TEXT, FRAME))):
-            self.pending = []                            # its turn has left
+            self.pending = []                            # the turn that it ends has left
 
 
 # ---- The loop
@@ -217,7 +219,8 @@ def stream(model, tokenizer, frames, questions=(), *, fps=1, threshold=None, max
     memory = Memory(model, tokenizer, fps, max_new_tokens, window, prune, capacity, counts)
     full, coarse = model.config.grid, model.config.coarse_grid
     compressor = None if compress is None else data.Compressor(full, coarse, compress)
-    asked, close, bias = set(), tokenizer.encode("<|im_end|>\n"), unspoken(model, tokenizer)
+    asked, bias, close = set(), unspoken(model, tokenizer), tokenizer.encode("<|im_end|>\n")
+    end = close[0]
     for second, images in by_second(frames, fps):
         began = time.perf_counter()
         tokens, features = see(model, images, compressor)
@@ -225,15 +228,15 @@ def stream(model, tokenizer, frames, questions=(), *, fps=1, threshold=None, max
         question = due(questions, asked, second)
         logits, question = memory.listen(second, tokens, features, question)
         state, probs = decide(logits, tokenizer.state_ids, threshold)
-        if state:
+        if state != SILENCE:
             memory.keep_frames(second)
-        said, token = [], tokenizer.state_ids[state]     # token: chosen, not yet in the cache
-        while state == 2 and token != close[0] and len(said) < max_new_tokens:
+        answer, token = [], tokenizer.state_ids[state]   # token: chosen, not yet in the cache
+        while state == RESPONSE and token != end and len(answer) < max_new_tokens:
             token = int((memory.read([token], second, TEXT) + bias).argmax())
-            said += [token] if token != close[0] else []
-        memory.pending = close if token == close[0] else [token, *close]
+            answer += [token] if token != end else []
+        memory.pending = close if token == end else [token, *close]
         yield StreamTurn(second, second + 1, STATES[state], tuple(probs),
-                         tokenizer.decode(said).strip(), question,
+                         tokenizer.decode(answer).strip(), question,
                          1000 * (time.perf_counter() - began),
                          (memory.cache.length, memory.capacity))
 
@@ -256,11 +259,11 @@ class Live:
                 if paced and frame:
                     time.sleep(max(0.0, start + frame[0] - time.monotonic()))
                 self.put(frame)
-        except Exception as error:                       # whatever it is: someone waits
+        except Exception as error:                       # else its reader would wait for ever
             self.put(error)
 
     def put(self, item):
-        with suppress(queue.Empty):                      # taken meanwhile: nothing to drop
+        with suppress(queue.Empty):                      # where the reader took the last just now
             if self.waiting.full():
                 self.waiting.get_nowait()
                 self.dropped += 1
@@ -288,7 +291,7 @@ def received(source, fps):
     if camera and sys.platform == "darwin":
         name, form = camera[1], "avfoundation"
     options = {"analyzeduration": "1000000", "overrun_nonfatal": "1"}        # 1 s of probing
-    last, seconds, k = None, 0.0, 0
+    last, seconds, sent = None, 0.0, -1
     try:
         timeout = 10, patience(source)                   # to open it, and between two frames
         with av.open(name, format=form, timeout=timeout, options=options) as container:
@@ -297,12 +300,12 @@ def received(source, fps):
             segments = container.format.name in ("hls", "dash")
             for frame in container.decode(video=0):
                 now = frame.time if segments else time.monotonic()
-                if last is not None and 0 <= now - last < 60:            # else: another clock
+                if last is not None and 0 <= now - last < 60:            # else the clock jumped
                     seconds += now - last
                 last = now
-                if seconds * fps >= k:
-                    k = int(seconds * fps) + 1
-                    yield (k - 1) / fps, data.rgb(frame)
+                if (k := int(seconds * fps)) > sent:     # the first frame since k / fps
+                    sent = k
+                    yield k / fps, data.rgb(frame)
     except av.error.ExitError:                           # the timeout
         if last is None:
             raise ValueError(f"{source}: nothing came for 10 s") from None
@@ -455,9 +458,9 @@ def watch(args):
     if args.render:
         again = data.frames(args.source, args.fps) if Path(args.source).is_dir() else args.source
         render.captioned_video(again, kept, args.render)
-    late = [text for when, text in args.ask if not n or when > turn.start]
-    if late:
-        raise ValueError(f"--ask {late[0]!r}: never asked, the stream ended after {n} s")
+    unasked = [text for when, text in args.ask if not n or when > turn.start]
+    if unasked:
+        raise ValueError(f"--ask {unasked[0]!r}: never asked, the stream ended after {n} s")
 
 
 def main(argv=None):
@@ -467,7 +470,7 @@ def main(argv=None):
     when the end has come. A live source that is silent for 5 s (30 over http) has ended; one that
     fails is 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGTTIN, signal.SIG_IGN)        # in the background nobody types
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)        # which stops a job in the background
     try:
         watch(parse(argv))
         return 0

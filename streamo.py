@@ -587,12 +587,17 @@ def causal_attention(q, k, v):
     return y.transpose(1, 2).flatten(2)
 
 
+torch.backends.cuda.enable_cudnn_sdp(False)     # it plans for each new length; flash does not
+
+
 def fused_attention(q, k, v):
     """torch's kernel. Beside a cache the query heads of a key head become more queries, which
     spares the kernel the copying of keys."""
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
     if T == S:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        if q.is_cuda and q.dtype == torch.float32:      # its kernel knows no shared key heads
+            k, v = (x.repeat_interleave(H // K, 1) for x in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=K != H)
     mask = None
     if T > 1:                                           # query i of T sees keys 0 .. S-T+i
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T).repeat(H // K, 1)

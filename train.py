@@ -10,10 +10,11 @@
         train.py ...                                     the same on two machines
     python train.py --preset paper --model LLAVA_ONEVISION --data FILE --videos FOLDER
 
-A step takes some micro-batches on every rank. Their states and supervised tokens are counted, over
-all of them and all ranks, before the first backward, so the gradient is the same however a step is
-split. Which samples a step holds is a function of the options, the number of ranks and the step:
-resuming is exact.
+Every rank (process, GPU) holds the whole model and takes some micro-batches of each step. States
+and supervised tokens are counted over all of them and all ranks before the first backward, so the
+gradient is the same however a step is split; then the ranks add up their gradients. Which samples a
+step holds is a function of the options, the number of ranks and the step: a run that was stopped
+goes on as if it had not been, on a CPU to the last bit.
 """
 import argparse
 import hashlib
@@ -29,7 +30,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from functools import partial
@@ -40,7 +41,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -111,7 +111,6 @@ PRESETS = {"hour": dict(steps=2000, see_steps=1500, watch_steps=5000, own_every=
 
 SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy", "waited")
 NAMES = ("silence", "standby", "response")
-INPUTS = ("input_ids", "pixels", "frames", "grids")             # what a model reads of a batch
 LEAST = {"steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
          "own_every": 0, "max_tokens": 1, "fps": 1, "workers": 0, "vision_chunk": 0,
          "save_every": 1, "keep": 1, "eval_every": 0, "eval_videos": 1}
@@ -162,8 +161,8 @@ def tiny_config(tokenizer):
 
 
 def start(o):
-    """(tokenizer, model) in float32 on the CPU: from the last checkpoint, from nothing, from a
-    folder, or from two parts. With --estimate the model has shapes and no weights."""
+    """(tokenizer, model) in float32: from the last checkpoint, from nothing, from a folder, or from
+    two parts. With --estimate the model has shapes and no weights."""
     torch.manual_seed(o.seed)
     folder = (o.resume and last_checkpoint(o)) or o.model
     known = folder or o.decoder
@@ -174,9 +173,10 @@ def start(o):
             parts_config(o.vision, o.decoder)[0] if o.vision else tiny_config(tokenizer)
         return tokenizer, on_meta(Streamo, config)
     if folder:
-        return tokenizer, Streamo.from_pretrained(folder, torch.float32)
+        return tokenizer, Streamo.from_pretrained(folder, torch.float32, own_device())
     if o.vision:
-        return tokenizer, Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32)
+        return tokenizer, Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32,
+                                             device=own_device())
     model = Streamo(tiny_config(tokenizer))
     start_copying(model.language_model.model.layers[2:])        # the first two compare frames
     number_waves(model.language_model.model.embed_tokens.weight, tokenizer)
@@ -225,6 +225,41 @@ def gathered(value):
     if dist.is_initialized():
         dist.all_gather_object(values, value)
     return values
+
+
+def add_up(tensors, most=1 << 24):
+    """Replace each tensor by its sum over the ranks. Small ones travel together, in messages of at
+    most so many numbers. (torch's DistributedDataParallel would keep all gradients twice while a
+    step accumulates: 28 GiB more for 7 billion weights.)"""
+    messages = [[]] if dist.is_initialized() else []
+    for tensor in tensors if messages else ():
+        if messages[-1] and sum(t.numel() for t in messages[-1]) + tensor.numel() > most:
+            messages.append([])
+        messages[-1].append(tensor)
+    for parts in messages:
+        whole = torch.cat([t.flatten() for t in parts]) if len(parts) > 1 else parts[0]
+        dist.all_reduce(whole)
+        if len(parts) > 1:
+            for t, total in zip(parts, whole.split([t.numel() for t in parts])):
+                t.copy_(total.view_as(t))
+
+
+def share_weights(module):
+    """Give all ranks the weights of the first."""
+    for p in module.parameters() if dist.is_initialized() else ():
+        dist.broadcast(p.data, 0)
+
+
+def own_group(_):
+    """For a loader's process: signals to the run's group of processes are not meant for it."""
+    os.setpgrp()
+
+
+def model_inputs(batch, device):
+    """What a model reads of a batch of data.collate, as the arguments of its forward."""
+    inputs = {key: batch[key].to(device, non_blocking=True)
+              for key in ("input_ids", "pixels", "frames", "grids")}
+    return {**inputs, "pixels": normalised(inputs["pixels"])}
 
 
 # ----------------------------------------------------------------------------------------- the data
@@ -361,16 +396,16 @@ class Learner:
         if o.checkpoint_layers:
             for layer in model.language_model.model.layers:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        self.wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True) \
-            if self.world > 1 else model                 # gradients need no second place to travel
+        share_weights(model)
         learnt = [(p, p.ndim == 2 and "embed" not in name)
                   for name, p in model.named_parameters() if p.requires_grad]
+        self.learnt = [p for p, _ in learnt]
         groups = [{"params": [p for p, matrix in learnt if matrix == decays],
                    "weight_decay": o.weight_decay * decays} for decays in (True, False)]
         if o.zero and self.world > 1:
             from torch.distributed.optim import ZeroRedundancyOptimizer     # takes 2 s to import
             self.optimizer = ZeroRedundancyOptimizer(groups, torch.optim.AdamW, lr=o.lr)
-        else:       # fused: no copy of all weights in a step (a sharded state cannot be resumed so)
+        else:                                   # fused: no copy of all weights in a step
             self.optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True)
 
     def reduce(self, tensor):
@@ -399,18 +434,15 @@ class Learner:
         counts = self.reduce(sum(state_counts(t, self.state_ids) for t in targets))
         items = self.reduce(torch.tensor(sum(map(len, targets)), device=self.device))
         seen = torch.zeros(10, device=self.device, dtype=torch.float64)
-        for i, (batch, mask, target) in enumerate(zip(batches, masks, targets)):
-            mask = mask.to(self.device)
-            last = i == len(batches) - 1              # gradients travel once, with the last one
-            inputs = {k: batch[k].to(self.device, non_blocking=True) for k in INPUTS}
-            with nullcontext() if last or self.world == 1 else self.wrapped.no_sync():
-                # no cache: each weight is read once, and a recomputed layer's copies can go
-                with autocast(self.o, self.device, cache_enabled=False):
-                    if own:
-                        inputs["input_ids"] = self.own_past(inputs, mask)
-                    logits = self.wrapped(**inputs, select=mask)                       # (n, V)
-                loss = state_focal_loss(logits, target, self.state_ids, counts, items, self.o.loss)
-                (loss * self.world).backward()           # DDP divides by the number of ranks
+        for batch, mask, target in zip(batches, masks, targets):
+            inputs, mask = model_inputs(batch, self.device), mask.to(self.device)
+            # no cache: each weight is read once, and a recomputed layer's copies can go
+            with autocast(self.o, self.device, cache_enabled=False):
+                if own:
+                    inputs["input_ids"] = self.own_past(inputs, mask)
+                logits = self.model(**inputs, select=mask)                             # (n, V)
+            loss = state_focal_loss(logits, target, self.state_ids, counts, items, self.o.loss)
+            loss.backward()
             with torch.no_grad():
                 guess = logits.argmax(1)
                 right = guess == target
@@ -421,6 +453,7 @@ class Learner:
                     loss, told / items, *state_counts(target[right], self.state_ids),
                     (guess == self.state_ids[2]).sum(), right[text].sum(), text.sum(),
                     *target.new_tensor([batch["input_ids"].numel(), len(batch["names"])])]).double()
+        add_up([p.grad for p in self.learnt])
         seen = self.reduce(seen).tolist()
         n = counts.tolist()
         recall = {f"recall_{s}": r / m for s, r, m in zip(NAMES, seen[2:5], n) if m}
@@ -434,8 +467,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         log = self.backward(batches, own)
-        learnt = [p for p in self.model.parameters() if p.requires_grad]
-        total = torch.nn.utils.get_total_norm([p.grad for p in learnt])
+        total = torch.nn.utils.get_total_norm([p.grad for p in self.learnt])
         norm = total.item()
         if not math.isfinite(norm + log["loss"]):           # before the norm spoils all gradients
             bad = next((n for n, p in self.model.named_parameters()
@@ -443,7 +475,7 @@ class Learner:
             samples = ", ".join(name for b in batches for name in b["names"])
             raise ValueError(f"loss {log['loss']}, gradient norm {norm}; first bad parameter: "
                              f"{bad}; samples of rank {self.rank}: {samples}")
-        torch.nn.utils.clip_grads_with_norm_(learnt, self.o.clip, total)
+        torch.nn.utils.clip_grads_with_norm_(self.learnt, self.o.clip, total)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {**log, "lr": rate, "gradient_norm": norm}
@@ -473,15 +505,13 @@ def learning_rate(o, step):
 def save(o, step, learner, tokenizer, about):
     """out/step-N: the model in our own format, state.pt to go on from. Written under another name,
     synced, then renamed: a folder called step-N is always whole. The last --keep are kept."""
-    if o.zero and learner.world > 1:
-        learner.optimizer.consolidate_state_dict(to=0)
+    optimizer = whole_state(learner.optimizer)
     if learner.rank == 0:
         final = Path(o.out) / f"step-{step:06d}"
         partial_ = final.with_suffix(".partial")
         shutil.rmtree(partial_, ignore_errors=True)
         write_model(partial_, learner.model, tokenizer, {**about, "step": step})
-        write_state(partial_ / "state.pt",
-                    {"step": step, "optimizer": learner.optimizer.state_dict()})
+        write_state(partial_ / "state.pt", {"step": step, "optimizer": optimizer})
         for path in [*partial_.iterdir(), partial_]:
             sync(path)
         os.rename(partial_, final)
@@ -534,10 +564,35 @@ def last_checkpoint(o):
     return next(reversed(checkpoints(o)), None)
 
 
+def whole_state(optimizer):
+    """An optimiser's state_dict, on rank 0. A sharded one is gathered tensor by tensor (by its own
+    consolidate_state_dict it takes an hour for 7 billion weights, and 14 GiB of every GPU)."""
+    if not hasattr(optimizer, "optim"):                     # a ZeroRedundancyOptimizer's shard
+        return optimizer.state_dict()
+    rank, _ = own_rank()
+    shard, state = optimizer.optim.state, {}
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for owner, steps in enumerate(gathered({i: shard[p]["step"].item()
+                                            for i, p in enumerate(params) if p in shard})):
+        for i, step in steps.items():
+            found = {"step": torch.tensor(step)}
+            for key in ("exp_avg", "exp_avg_sq"):
+                tensor = shard[params[i]][key] if owner == rank else torch.empty_like(params[i])
+                dist.broadcast(tensor, owner)
+                found[key] = tensor.cpu() if rank == 0 else None
+            state[i] = found
+    return {**torch.optim.Optimizer.state_dict(optimizer), "state": dict(sorted(state.items()))}
+
+
 def load(folder, learner):
-    """The optimiser's state from a checkpoint. Returns the steps done."""
-    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    learner.optimizer.load_state_dict(state["optimizer"])
+    """The optimiser's state from a checkpoint, of a sharded one or not. Returns the steps done."""
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=True)
+    optimizer = learner.optimizer
+    for saved, group in zip(state["optimizer"]["param_groups"], optimizer.param_groups):
+        saved["fused"] = group.get("fused")
+    optimizer.load_state_dict(state["optimizer"])
+    if hasattr(optimizer, "optim"):                         # it keeps what it loads twice
+        optimizer.state.clear()
     return state["step"]
 
 
@@ -587,11 +642,15 @@ def memory():
     return peak >> (20 if sys.platform == "darwin" else 10)
 
 
+class Stopped(Exception):
+    """A lesson was asked to stop, and is saved."""
+
+
 def asked_to_stop():
     """From now on SIGTERM and Ctrl-C end a run after its step. Returns the function that tells,
     on all ranks alike, whether one of them got such a signal."""
     got = []
-    for number in (signal.SIGTERM, signal.SIGINT):          # the loader's processes inherit this
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: got.append(True))
     return lambda: any(gathered(bool(got)))
 
@@ -634,7 +693,8 @@ def run(o):
     steps = Steps(o, dataset, rank, world)
     batches = iter(DataLoader(Loader(dataset, o, tokenizer), batch_sampler=steps.batches(first),
                               collate_fn=partial(collate, pad_id=tokenizer.pad_id),
-                              num_workers=o.workers, prefetch_factor=4 if o.workers else None,
+                              num_workers=o.workers, worker_init_fn=own_group,
+                              prefetch_factor=4 if o.workers else None,
                               pin_memory=learner.device.type == "cuda"))
     bar = tqdm(range(first, o.steps), initial=first, total=o.steps, disable=rank > 0)
     log, done = open_log(out, first) if rank == 0 else None, first
@@ -667,6 +727,7 @@ def run(o):
             break
     if rank == 0 and done == o.steps:                       # what infer.py and eval.py read
         write_model(out / "model", learner.model.bfloat16(), tokenizer, about)
+    gathered(None)                                          # the others wait until it is there
 
 
 # ------------------------------------------------------------------------------- the demo's lessons
@@ -712,7 +773,7 @@ def learn_to_see(o, model, stop):
     whole = share * world                                               # of a step
 
     def batches(first):
-        return DataLoader(stills, batch_size=share, num_workers=o.workers,
+        return DataLoader(stills, batch_size=share, num_workers=o.workers, worker_init_fn=own_group,
                           sampler=range(whole * first + rank, whole * o.see_steps, world))
 
     for step, (images, *labels), bar in lesson(o, "see", o.see_steps, stop, batches,
@@ -729,12 +790,13 @@ def learn_to_see(o, model, stop):
     images = torch.tensor(np.stack([stills[-1 - i][0] for i in range(256)]), device=device)
     with torch.no_grad():
         whiten(connector, model.encode_frames(normalised(images)))
+    share_weights(connector)                                # another machine may round otherwise
 
 
 def lesson(o, name, steps, stop, batches, optimizer, *modules):
     """Yield (step, batch, progress bar) of a lesson, "see" or "watch", whose caller steps by
-    descend. batches(first): those from step `first` on. --out/NAME.pt is its checkpoint. Ends the
-    program, its step saved, when stop() says so (see asked_to_stop)."""
+    descend. batches(first): those from step `first` on. --out/NAME.pt is its checkpoint. Raises
+    Stopped, its step saved, when stop() says so (see asked_to_stop)."""
     path, learnt, first = Path(o.out) / f"{name}.pt", torch.nn.ModuleList(modules), 0
     if o.resume and path.exists():
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -750,19 +812,14 @@ def lesson(o, name, steps, stop, batches, optimizer, *modules):
             write_state(path, {"step": step + 1, "learnt": learnt.state_dict(),
                                "optimizer": optimizer.state_dict()})
         if stopping:
-            sys.exit()
+            raise Stopped
 
 
 def descend(optimizer, loss, rate):
     """One step of a lesson at this learning rate, by the mean of the ranks' gradients."""
-    loss.backward()
+    (loss / own_rank()[1]).backward()
     (group,) = optimizer.param_groups
-    if dist.is_initialized():                               # one message, not one a parameter
-        grads = [p.grad.flatten() for p in group["params"]]
-        whole = torch.cat(grads).div_(dist.get_world_size())
-        dist.all_reduce(whole)
-        for p, grad in zip(group["params"], whole.split([len(grad) for grad in grads])):
-            p.grad.copy_(grad.view_as(p))
+    add_up([p.grad for p in group["params"]])
     group["lr"] = rate
     torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
     optimizer.step()
@@ -806,13 +863,14 @@ def learn_to_watch(o, tokenizer, model, stop):
     def batches(first):
         return DataLoader(Loader(films, mine, tokenizer), num_workers=o.workers,
                           batch_sampler=Steps(mine, films, *own_rank(), WATCHING).batches(first),
+                          worker_init_fn=own_group,
                           collate_fn=partial(collate, pad_id=tokenizer.pad_id))
 
     for step, batch, bar in lesson(o, "watch", o.watch_steps, stop, batches,
                                    optimizer, model, low, high):
         mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)                # (B, T)
         targets = batch["labels"].to(device).roll(-1, 1)[mask]                         # (n,)
-        inputs = {k: batch[k].to(device) for k in INPUTS}
+        inputs = model_inputs(batch, device)
         visual = inputs["input_ids"] == tokenizer.frame_id                  # (B, T), N are True
         shown = batch["shown"].to(device)                                              # (N, 10)
         with autocast(o, device):
@@ -1004,13 +1062,13 @@ def main(argv=None):
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:        # ranks wait while one saves, evaluates
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo",
                                     timeout=timedelta(hours=4))
-        run(o)
+        with suppress(Stopped):
+            run(o)
+        if dist.is_initialized():       # not after an error: it would wait for the other ranks
+            dist.destroy_process_group()
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"train.py: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         sys.exit(2)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
 
 if __name__ == "__main__":

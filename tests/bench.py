@@ -40,7 +40,7 @@ import streamo
 from loss import state_counts, state_focal_loss
 from render import COLOURS, FAINT, INK, PAPER
 from streamo import FRAME, RESPONSE, SILENCE, STATES, Streamo, Tokenizer
-from train import Options, autocast, in_bfloat16, tiny_config
+from train import Options, autocast, in_bfloat16, model_inputs, tiny_config
 
 ANSWER, EVERY = 16, 10      # tokens of a scripted answer, seconds from one answer to the next
 QUESTION = "Describe every event."
@@ -357,8 +357,8 @@ def batch(args, tokenizer, model):
         samples.append(dict(input_ids=ids, labels=labels, pixels=pixels[:seconds],
                             frames=list(range(seconds)), grids=[model.config.grid] * seconds,
                             name=str(i), counts=Counter()))
-    return {key: value.to(args.device) if torch.is_tensor(value) else value
-            for key, value in data.collate(samples, tokenizer.pad_id).items()}
+    found = data.collate(samples, tokenizer.pad_id)
+    return {**model_inputs(found, args.device), "labels": found["labels"].to(args.device)}
 
 
 def peak_memory(device):

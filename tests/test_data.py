@@ -543,7 +543,6 @@ def test_collate(tokenizer):
     dataset = data.ToyDataset(tokenizer, CONFIG, seed=6)
     samples = [dataset["short", i] for i in range(3)]
     batch = data.collate(samples, tokenizer.pad_id)
-    assert batch["pixels"].dtype == torch.float32 and batch["pixels"].abs().max() <= 1
     n = f = 0
     for row, sample in enumerate(samples):
         size = sample["length"]
@@ -553,8 +552,8 @@ def test_collate(tokenizer):
         assert (batch["labels"][row, size:] == -100).all()
         for j, own in enumerate(sample["frames"]):
             pixels = batch["pixels"][batch["frames"][n + j]]
-            expected = torch.from_numpy(sample["pixels"][own]).permute(2, 0, 1) / 127.5 - 1
-            assert torch.allclose(pixels, expected) and batch["grids"][n + j] == sample["grids"][j]
+            assert np.array_equal(pixels, sample["pixels"][own])
+            assert batch["grids"][n + j] == sample["grids"][j]
         n, f = n + len(sample["frames"]), f + len(sample["pixels"])
     assert len(batch["frames"]) == n and len(batch["pixels"]) == f
     assert batch["names"] == [s["name"] for s in samples]

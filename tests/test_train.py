@@ -115,19 +115,21 @@ def beginning(tmp_path_factory):
 
 
 def one_rank(rank, arguments, end, step):
-    """train.main in a process of its own, which gets the signal `end` as step number `step` + 1
-    begins, or, for end = "torn", is killed when half of the checkpoint of `step` is written."""
+    """train.main in a group of processes of its own, which gets the signal `end` as step number
+    `step` + 1 begins; for end = "torn" the process is killed when half of the checkpoint of `step`
+    is written."""
+    os.setpgrp()
     train.CURRICULUM, train.POOL = ((1.0, 300, {"one": 0.5, "short": 0.5}),), 2
     rate, write = train.learning_rate, torch.save
 
     def last_rate(o, now):
         if now == step and end != "torn" and rank == 0:
-            os.kill(os.getpid(), end)
+            subprocess.run(["kill", f"-{end:d}", "0"])  # all of the group, as torchrun does it
         return rate(o, now)
 
     def torn(state, path):
         write(state, path)
-        if isinstance(path, Path) and state["step"] == step:  # ranks send states by torch.save
+        if state["step"] == step:
             os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -164,7 +166,8 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(tmp_path, beginning):
     assert launch(1, one_rank, again, "torn", 4) == [-9]
     assert [p.name for p in sorted((tmp_path / "cut").glob("step-*"))] == [
         "step-000002", "step-000004.partial"]
-    assert launch(1, one_rank, again, signal.SIGTERM, 4) == [0]  # ends its step and saves it
+    with_loader = [*again, "--workers", "1"]                    # its process gets the signal, too
+    assert launch(1, one_rank, with_loader, signal.SIGTERM, 4) == [0]   # ends its step, saves it
     assert (tmp_path / "cut" / "step-000005").exists()
     assert launch(1, one_rank, again, "torn", 0) == [0]
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
@@ -299,7 +302,7 @@ def test_a_past_of_its_own_changes_silence_and_standby_alone(monkeypatch):
     quiet = learn.state_ids[:2]
     batch = next(batch for batch in (data.collate([dataset["short", i]], 0) for i in range(99))
                  if torch.isin(quiet, batch["labels"]).all())
-    inputs = {k: batch[k] for k in train.INPUTS}
+    inputs = train.model_inputs(batch, "cpu")
     mask = torch.nn.functional.pad(batch["labels"][:, 1:] != -100, (0, 1))
     ids, (silence, standby, response) = batch["input_ids"], learn.state_ids
     said = torch.zeros(int((mask & torch.isin(ids.roll(-1, 1), quiet)).sum()),
@@ -385,7 +388,7 @@ def test_lessons_that_are_stopped_go_on_bit_for_bit(tmp_path, monkeypatch):
             descend(*arguments)
         begun.clear()
         monkeypatch.setattr(train, "descend", until_last)
-        with suppress(Killed, SystemExit):
+        with suppress(Killed, train.Stopped):
             run_here(monkeypatch, *common, "--out", str(tmp_path / out), *more)
         return len(begun)
 
@@ -419,12 +422,21 @@ def test_what_tells_a_label_tells_it():
 def test_a_lesson_steps_by_the_mean_of_the_ranks_gradients(monkeypatch):
     """Two parameters, two ranks; the other rank's gradients are 0, 0.02, ... 0.18."""
     monkeypatch.setattr(train.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(train.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(train, "own_rank", lambda: (0, 2))
     monkeypatch.setattr(train.dist, "all_reduce", lambda whole: whole.add_(torch.arange(10) / 100))
     matrix, vector = (torch.nn.Parameter(torch.zeros(size)) for size in ((2, 3), (4,)))
     train.descend(torch.optim.SGD([matrix, vector]), 0.1 * matrix.sum() + 0.3 * vector.sum(), 10)
     expected = -10 * (torch.tensor([0.1] * 6 + [0.3] * 4) + torch.arange(10) / 50) / 2
     torch.testing.assert_close(torch.cat([matrix.detach().flatten(), vector.detach()]), expected)
+
+
+def test_tensors_of_the_ranks_are_added_up_in_messages(monkeypatch):
+    """The small ones together, as many as fit; a large one alone."""
+    sent, tensors = [], [torch.ones(shape) for shape in ((2, 3), (4,), (20,), (3,))]
+    monkeypatch.setattr(train.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(train.dist, "all_reduce", lambda all: sent.append(all.mul_(2).numel()))
+    train.add_up(tensors, most=10)
+    assert sent == [10, 20, 3] and all((tensor == 2).all() for tensor in tensors)
 
 
 def test_what_a_token_is_to_say():
@@ -563,7 +575,7 @@ def assert_within_15_percent(o, tokenizer, model, batch, parts):
 
 def test_the_estimate_of_the_demo_is_what_a_step_of_it_takes(capsys, monkeypatch):
     """The micro-batch of the run's last steps that takes most is measured."""
-    words = Tokenizer.from_pretrained(ROOT / "assets" / "tiny")         # as a run learns them
+    words = Tokenizer.from_pretrained(ROOT / "assets" / "tiny")         # no time to learn them
     monkeypatch.setattr(Tokenizer, "train", lambda *_: words)
     o = train.parse([])
     parts = train.estimate(replace(o, estimate=True))[1]

@@ -37,7 +37,7 @@ from streamo import RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer
 SYSTEM = "Each second, say </Silence>, </Standby> or </Response> and the answer."
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 LONGEST_LINE = 1 << 26                      # bytes; a longer "line" is no record but a broken file
-MISSHAPEN = ArithmeticError, AttributeError, LookupError, TypeError, ValueError    # what data raise
+MISSHAPEN = ArithmeticError, AttributeError, LookupError, TypeError, ValueError    # from bad data
 
 # ------------------------------------------------------------------------------------------ Frames
 
@@ -54,12 +54,12 @@ def frames(source, fps=1, rate=None):
     path = Path(source)
     if not path.exists() and not str(source).startswith(WEB):
         raise FileNotFoundError(f"{source}: no such file or folder")
-    k, shown, tiny = 0, None, 1e-3          # containers round presentation times to a millisecond
+    k, shown, rounding = 0, None, 1e-3      # containers round presentation times to a millisecond
     for start, frame in _folder(path, rate or fps) if path.is_dir() else _video(source):
-        while shown and start >= (k + 1) / fps - tiny:
+        while shown and start >= (k + 1) / fps - rounding:      # nothing new has appeared in k
             yield k / fps, rgb(shown)
             k += 1
-        if frame and start >= k / fps - tiny:
+        if frame and start >= k / fps - rounding:               # the first that appears in k
             yield k / fps, rgb(frame)
             k += 1
         shown = frame or shown
@@ -79,7 +79,8 @@ def _video(path):
     """Yield (seconds since the first frame, av.VideoFrame) as presented, and last (end, None)."""
     try:
         with av.open(str(path), timeout=(10, 5)) as container:
-            if not container.streams.video or container.format.name == "tty":     # a text, as art
+            # tty: FFmpeg draws any text
+            if not container.streams.video or container.format.name == "tty":
                 raise ValueError(f"{path}: no video stream in it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
@@ -175,7 +176,7 @@ def read_entry(kind, entry, said):
     start, end, time = (parse_time(entry.get(key)) for key in ("st_time", "end_time", "time"))
     if kind == "response" and (start is None) != (end is None):
         raise ValueError("st_time without end_time, or the reverse")
-    if kind == "response" and start is time is None:
+    if kind == "response" and start is None and time is None:
         raise ValueError("neither st_time and end_time nor time")
     if kind == "question" or start is None:
         said[kind].append((max(int(time or 0) - 1, 0), text))
@@ -189,7 +190,7 @@ def read_entry(kind, entry, said):
 def read_messages(messages, said, counts):
     """Add what a stream record says to `said` (see parsed). A question in turn 0 that stands again
     later was only repeated by the released converter."""
-    messages = messages[messages[0]["role"] == "system":]
+    messages = messages[1:] if messages[0]["role"] == "system" else messages
     for n, (user, reply) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
         asked, _, frame = user["content"].rpartition(f"<{n}s-{n + 1}s>\n")
         state, _, text = reply["content"].partition(" ")
@@ -279,7 +280,8 @@ def stream_record(record, turns):
                      {"role": "assistant",
                       "content": f"{turn.state} {turn.text}" if turn.text else turn.state}]
     return {"messages": messages, "videos": [record["video_path"]],
-            **{k: record.get(k, "") for k in ("video_name", "task_type", "source")}}
+            **{k: record.get(k, "") for k in ("video_name", "task_type", "source")},
+            **{k: record[k] for k in ("fps",) if k in record}}      # the rate of a folder's images
 
 # --------------------------------------------------------------- Turns -> tokens: the one renderer
 
@@ -343,12 +345,13 @@ class Augment:
     shift: float = 0.5
     compress: float = 0.3
     window: float = 0.15
-    double_rate: float = 0.1            # toy clips: two frames a second; noise as a codec leaves it
-    noise: float = 0.1
+    double_rate: float = 0.1            # of toy clips alone: two frames a second
+    noise: float = 0.1                  # of toy clips alone: as a codec leaves it
 
 
 PLAIN = Augment(0, (0, 0), 0, 0, 0, 0, 0)
-OFFSETS = (60,) * 5 + (200, 200, 900, 100_000)      # one of them bounds a stream's first second
+OFFSETS = (60,) * 5 + (200, 200, 900, 100_000)      # bounds of a stream's first second: to a day
+# tasks whose answers do not look back further than their event
 CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Grounding"}
 
 
@@ -376,18 +379,19 @@ def perturb(turns, rng, rate):
 
 def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, augment,
               longest=math.inf):
-    """One training item (see collate); frame(j), j < n_frames, is uint8 (S, S, 3).
+    """One training item, what collate makes a batch of: lists of input_ids and labels, their
+    "length"; "pixels" uint8 (U, S, S, 3), the distinct frames; "frames", which of these each frame
+    is; "grids", its grid side; "name"; "counts", what was left out. frame(j): one of n_frames.
 
     longest: seconds that an item may have; a longer dialogue loses its end (its head, too, where
-    the task allows it, its questions then being pinned). Item["counts"] says what was left out."""
+    the task allows it, its questions then being pinned)."""
     chances = augment.perturb, augment.shift, augment.compress, augment.window
     perturbed, shifted, compressed, windowed = (rng.random() < chance for chance in chances)
     offset = rng.randrange(rng.choice(OFFSETS)) if shifted else 0
     beyond = max(len(turns) - longest, 0)
-    quiet = [k for k in range(2, min((beyond or len(turns)) + 1, len(turns) - 1))
-             if turns[k].state == turns[k - 1].state == SILENCE]        # the head may end here
-    leaves = quiet and (windowed or beyond) and task in CUTTABLE
-    start = rng.choice(quiet) if leaves else 0
+    last = min(beyond or len(turns), len(turns) - 2)
+    cuts = [k for k in range(2, last + 1) if turns[k].state == turns[k - 1].state == SILENCE]
+    start = rng.choice(cuts) if cuts and (windowed or beyond) and task in CUTTABLE else 0
     stop = start + longest if beyond else len(turns)
     pinned = [turn.question for turn in turns[:start] if turn.question]
     turns = shift(turns[start:stop], offset)
@@ -423,7 +427,7 @@ class ToyStills(Dataset):
     """Pictures (S, S, 3) with what their patches, and the cells of both grids, show: three times
     (cells, 8), as toy.labels. Places and sizes vary as they do while things move and grow."""
 
-    # logits of the colour and the shape; x, y and radius; logits of the change
+    # logits of the colour; of the shape; x, y and radius; logits of the change
     parts = 1 + len(toy.COLOURS), len(toy.SHAPES), 3, len(toy.CHANGES)
 
     def __init__(self, config):
@@ -481,9 +485,9 @@ class ToyDataset(Dataset):
 
 
 class ToyFilms(ToyDataset):
-    """Items that tell what each of their visual tokens shows, as "shown" (N, 10): toy.labels (8),
-    whether that is what was asked about (see asked), and the last number of its turn's tag, -1
-    from 1000 on. words: the ids of all colours, shapes, changes and numbers; said: how many."""
+    """Items with labels of their visual tokens, "shown" (N, 10): toy.labels (8), asked (1), and the
+    second at which the turn ends, as its tag says it, -1 from 1000 on (1). words: the ids of all
+    colours, shapes, changes and numbers, in this order; said: how many there are of each."""
 
     said = len(toy.COLOURS), len(toy.SHAPES), len(toy.CHANGES) - 1, 1000
 
@@ -505,9 +509,9 @@ class ToyFilms(ToyDataset):
             _, latest = max((q for q in questions if q[0] <= t), default=(0, ""))
             shown.append(np.column_stack([cells, asked(cells, latest)]))
         ids = np.array(item["input_ids"])
-        number = np.isin(ids, [*self.numbers])
-        read = np.maximum.accumulate(number * np.arange(len(ids)))[ids == self.tokenizer.frame_id]
-        tags = [-1 if number[k - 1] else self.numbers[ids[k]] for k in read]    # -1: of two tokens
+        number = np.isin(ids, [*self.numbers])          # the last before a frame: 5 of "<4s-5s>"
+        at = np.maximum.accumulate(number * np.arange(len(ids)))[ids == self.tokenizer.frame_id]
+        tags = [-1 if number[k - 1] else self.numbers[ids[k]] for k in at]      # -1: two tokens
         item["shown"] = np.column_stack([np.concatenate(shown), np.float32(tags)])
         return item
 
@@ -547,8 +551,8 @@ class RawDataset(Dataset):
         self.files = [[(str(file), n, record) for n, record in enumerate(read_records(file))]
                       for file in files]
         for name, n, record in chain(*self.files):
-            for fault in faults(record):
-                raise ValueError(f"{name}: record {n}: {fault}{ADVICE}{name}")
+            if wrong := faults(record):
+                raise ValueError(f"{name}: record {n}: {wrong[0]}{ADVICE}{name}")
         weights = [1] * len(files) if weights is None else weights
         self.takes = [round(w * len(rows)) for w, rows in zip(weights, self.files, strict=True)]
         if not sum(self.takes):
@@ -726,8 +730,8 @@ def et_instruct(v):                             # src and tgt are flat: start, e
         part = re.split(r"(\d+(?:\.\d+)?) *- *(\d+(?:\.\d+)?) *s(?:ec\w*)?\b[,:. ]*", told)
         spans = list(zip(part[1::3], part[2::3], map(str.strip, part[3::3])))
         if not tgt or len(tgt) % 2 or v["task"] == "gvq":       # words, at a time or of one
-            when = [tgt[0], tgt[0] + 1] if len(tgt) == 1 else tgt or src or [None]
-            spans, task = [(when[0], when[-1], told)], partial(qa, question=asked)
+            times = [tgt[0], tgt[0] + 1] if len(tgt) == 1 else tgt or src or [None]
+            spans, task = [(times[0], times[-1], told)], partial(qa, question=asked)
         elif spans and all(text for *_, text in spans):         # "36 - 44 seconds, wash it. ..."
             task = steps if v["task"] == "slc" else caption     # slc: steps, located and told
         else:                                                   # spans alone, of what was asked
@@ -749,7 +753,7 @@ ASK = {**toy.ASK, "Action Caption": (
     "What is being done here, step by step?", "Follow the work and report each finished step.")}
 
 
-# A task maker makes of the spans of a video (task, second of the question, question, responses).
+# A task maker: (spans, duration, rng) -> (task, second of the question, question, responses).
 
 def response(text, start="", end="", time=""):
     return {"content": text, "st_time": start, "end_time": end, "time": str(time)}

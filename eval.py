@@ -485,8 +485,8 @@ def groups_of(args):
                          for k, (task, record) in enumerate(data.toy.bench(args.seed, i)[1])]
     elif args.bench == "raw":
         for i, record in enumerate(data.read_records(args.data)):
-            for fault in data.faults(record):
-                raise ValueError(f"{args.data}: record {i}: {fault}")
+            if wrong := data.faults(record):
+                raise ValueError(f"{args.data}: record {i}: {wrong[0]}")
             task, rate = record["task_type"], data.parse_time(record.get("fps"))
             groups[str(data.video_path(record, args.folder))].append(
                 {"id": f"{args.data.stem}/{i}", "task": TASKS.get(task, task), "record": record,

@@ -11,15 +11,15 @@ common ones, and (1 - p)^gamma lets the seconds that the model already gets righ
 p_i is the probability of the right token among the whole vocabulary, and the gradient flows through
 it. alpha_k = (1/3) * (n_silence + n_standby + n_response) / n_k, counted over the optimiser step.
 
-A worked example: four positions, a vocabulary of five tokens (0, 1, 2 are Silence, Standby,
-Response; 3, 4 are words), and logits that are the logarithm of these probabilities:
+A worked example of four positions. Silence is a target twice, Standby once, Response never, so that
+alpha = (1/3) * 3/2, (1/3) * 3/1, 0 = 0.5, 1, 0, an absent state being given 0:
 
-    target      p of the target    counts 2/1/0, so alpha = (1/3) * 3/2, (1/3) * 3/1, 0 = 0.5, 1, 0
-    Silence     0.8                0.5 * 0.2^2 * -log 0.8 = 0.5 * 0.04 * 0.22314 = 0.00446
-    Silence     0.5                0.5 * 0.5^2 * -log 0.5 = 0.5 * 0.25 * 0.69315 = 0.08664
-    Standby     0.1                1.0 * 0.9^2 * -log 0.1 = 1.0 * 0.81 * 2.30259 = 1.86509
-    a word      0.4                              -log 0.4                        = 0.91629
-                                                         sum 2.87249, loss 2.87249 / 4 = 0.71812
+    target      p      alpha * (1 - p)^2 * -log p
+    Silence     0.8    0.5 * 0.2^2 * -log 0.8 = 0.5 * 0.04 * 0.22314 = 0.00446
+    Silence     0.5    0.5 * 0.5^2 * -log 0.5 = 0.5 * 0.25 * 0.69315 = 0.08664
+    Standby     0.1    1.0 * 0.9^2 * -log 0.1 = 1.0 * 0.81 * 2.30259 = 1.86509
+    a word      0.4                  -log 0.4                        = 0.91629
+                                             sum 2.87249, loss 2.87249 / 4 = 0.71812
 """
 import torch
 import torch.nn.functional as F
@@ -50,11 +50,10 @@ def state_focal_loss(logits, targets, state_ids, counts, num_items, kind="focal"
     losses = F.cross_entropy(logits.float(), targets, reduction="none")                   # (n,)
     if kind != "ce":
         is_state = targets[:, None] == state_ids                                          # (n, 3)
+        fixed = losses.new_tensor((0.3, 1.3, 2.0))                   # Silence, Standby, Response
+        alpha = state_alpha(counts) if kind == "focal" else fixed
+        weight = (is_state * alpha).sum(dim=1)                                            # (n,)
         if kind == "focal":
-            focal = (1 - torch.exp(-losses)) ** gamma                # p of the target: exp(-CE)
-            weights = state_alpha(counts)
-        else:
-            focal, weights = 1.0, losses.new_tensor((0.3, 1.3, 2.0))
-        weight = (is_state * weights).sum(dim=1) * focal                                  # (n,)
+            weight = weight * (1 - torch.exp(-losses)) ** gamma      # p of the target: exp(-CE)
         losses = torch.where(is_state.any(dim=1), weight * losses, losses)
     return losses.sum() / num_items

@@ -307,6 +307,12 @@ def test_stream_with_more_turns_than_the_video(tokenizer):
     assert counts["response after the end moved to the last turn"] == 2
 
 
+def test_a_stream_record_keeps_the_rate_of_a_folder_of_images():
+    raw = {**record([("q", "1")], [("a", "3")]), "fps": 2}
+    assert data.stream_record(raw, turns_from_record(raw, 5))["fps"] == 2
+    assert "fps" not in data.stream_record(record([("q", "1")], []), [])
+
+
 def test_stream_faults():
     raw = record([("q", "1")], [("a", "3")])
     for break_it, what in (

@@ -1,19 +1,43 @@
-"""README's commands run in the background while the tests of live sources wait for theirs."""
+"""What takes long runs in the background, on a core of its own, while the other tests go on."""
 import multiprocessing
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")       # the background has the other core
+
 # Processes of a parent that has imported everything once: importing takes each 4 s.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["train", "eval", "torch.distributed.optim"])
+FORKS.set_forkserver_preload(["train", "eval", "torch.distributed.optim", "torch._dynamo"])
 
 
 @pytest.fixture(scope="session")
-def readme_runs(tmp_path_factory):
-    """{command: future of (exit code, what it printed)}, one process at a time."""
-    from test_readme import COMMANDS, run
+def background():
+    """One after the other."""
     pool = ThreadPoolExecutor(1)
-    yield {command: pool.submit(run, command, tmp_path_factory.mktemp("readme"))
-           for command in COMMANDS}
+    yield pool
     pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="session")
+def readme_runs(background, tmp_path_factory):
+    """{command of README: future of (exit code, what it printed)}."""
+    from test_readme import COMMANDS, run
+    return {command: background.submit(run, command, tmp_path_factory.mktemp("readme"))
+            for command in COMMANDS}
+
+
+@pytest.fixture(scope="session")
+def torchrun(background, tmp_path_factory):
+    """Future of (arguments, folder) of a run of train.py on two ranks."""
+    from test_train import run_by_torchrun
+    return background.submit(run_by_torchrun, tmp_path_factory.mktemp("torchrun"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def begin(request):
+    """Where all tests run, the long ones begin at once."""
+    if {"test_readme.py", "test_train.py"} <= {item.path.name for item in request.session.items}:
+        request.getfixturevalue("torchrun")
+        request.getfixturevalue("readme_runs")

@@ -27,7 +27,6 @@ import infer
 from test_infer import build, folder, run, tokenizer            # noqa: F401  (two are fixtures)
 
 ROOT = Path(infer.__file__).parent
-pytestmark = pytest.mark.usefixtures("readme_runs")             # they run while these tests wait
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import FORKS
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +55,6 @@ def run_script(words, folder):
     os.dup2(printed, 1)
     os.dup2(printed, 2)
     sys.argv = words
-    torch.set_num_threads(1)
     runpy.run_path(words[0], run_name="__main__")
 
 

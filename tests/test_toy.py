@@ -156,7 +156,7 @@ def test_grounding_is_asked_before_or_after_the_event_and_gives_its_span():
 def test_slides_show_what_is_said_of_them():
     """Each second is another picture; what is said of it on that second is measured in it."""
     told = collections.Counter()
-    for i in range(200):
+    for i in range(120):
         clip, record = toy.sample(3, i, "frame")
         pictures = [clip.frame(t, SIZE).astype(int) for t in range(clip.seconds)]
         assert len({picture.tobytes() for picture in pictures}) == clip.seconds
@@ -187,14 +187,14 @@ def test_slides_show_what_is_said_of_them():
                         if name in [one.name for one in clip.state(t) if one.r]]
                 assert held == [int(second) - 1]
                 told["dates"] += 1
-    assert min(told["names"], told["places"], told["dates"]) >= 12, told
+    assert min(told["names"], told["places"], told["dates"]) >= 8, told
 
 
 def test_labels_agree_with_the_pixels():
     """Side 96: one patch is one pixel, so that what it is called must be its colour. A cell of a
     coarser grid is called as most of its covered patches are."""
     looks = list(toy.COLOURS), list(toy.SHAPES)
-    for i in range(30):
+    for i in range(15):
         (clip,) = toy.sample(6, i, "one")[0].pictures
         picture = clip.frame(0, SIZE).astype(int)
         things = clip.state(0)
@@ -391,9 +391,9 @@ def test_every_task_appears_near_the_papers_share():
     paper = {"Time-sensitive QA": 34.8, "Event Grounding": 26.3 / 2, "Backward Grounding": 26.3 / 2,
              "Offline QA": 13.8, "Real-time Narration": 12.7, "Event Caption": 6.7,
              "Action Caption": 5.8}
-    found = collections.Counter(record["task_type"] for _, record in samples("full", 3000))
+    found = collections.Counter(record["task_type"] for _, record in samples("full", 2000))
     several = found.pop("Mixed") + found.pop("Frame QA")
-    assert 0.25 < several / 3000 < 0.33
+    assert 0.25 < several / 2000 < 0.33
     assert set(found) == set(paper)
     for task, percent in paper.items():         # Event Caption stands in where a clip has no matter
         share = 100 * found[task] / sum(found.values())

@@ -105,13 +105,16 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_split(tmp_path):
 
 # ---- Runs that stop
 
-@pytest.fixture(scope="module")
-def beginning(tmp_path_factory):
-    """The folder of a model to start from, and the arguments of a run of six steps."""
-    folder = tmp_path_factory.mktemp("beginning")
+def six_steps(folder):
+    """The arguments of a run that starts from a model in this folder."""
     for part in parts()[::-1]:
         part.save_pretrained(folder)
     return ["--model", str(folder), "--steps", "6", "--save-every", "2", "--keep", "9"]
+
+
+@pytest.fixture(scope="module")
+def beginning(tmp_path_factory):
+    return six_steps(tmp_path_factory.mktemp("beginning"))
 
 
 def one_rank(rank, arguments, end, step):
@@ -191,30 +194,33 @@ def films(folder):
     return ["--data", str(folder / "raw.jsonl"), "--videos", str(folder)]
 
 
-def test_two_ranks_killed_while_a_checkpoint_is_written_go_on_bit_for_bit(tmp_path, beginning):
+def run_by_torchrun(folder):
     """The paper's preset on films, one of which is missing: frozen vision in chunks, recomputed
-    layers, a sharded optimiser, several micro-batches. The whole run is torchrun's."""
-    common = [*beginning, *films(tmp_path), "--batch", "4", "--micro-tokens", "300", "--lr", "1e-3",
-              "--vision-chunk", "3", "--zero", "--skip-bad", "--workers", "1"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
-                "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", ROOT / "train.py", *common]
-    whole = subprocess.Popen([*torchrun, "--out", tmp_path / "whole"], stderr=subprocess.PIPE)
-    cut = [*common, "--out", str(tmp_path / "cut")]
+    layers, a sharded optimiser, several micro-batches. Returns its arguments and its folder."""
+    arguments = [*six_steps(folder), *films(folder), "--batch", "4", "--micro-tokens", "300",
+                 "--lr", "1e-3", "--vision-chunk", "3", "--zero", "--skip-bad", "--workers", "1"]
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
+                    "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", ROOT / "train.py",
+                    *arguments, "--out", folder / "whole"], check=True, stderr=subprocess.PIPE)
+    return arguments, folder / "whole"
+
+
+def test_two_ranks_killed_while_a_checkpoint_is_written_go_on_bit_for_bit(tmp_path, torchrun):
+    arguments, whole = torchrun.result()
+    cut = [*arguments, "--out", str(tmp_path)]
     codes = launch(2, one_rank, cut, "torn", 4)
     assert codes[0] == -9 and codes[1] != 0  # the other rank ends too
-    assert (tmp_path / "cut" / "step-000004.partial").exists()
+    assert (tmp_path / "step-000004.partial").exists()
     assert launch(2, one_rank, [*cut, "--resume"], "torn", 0) == [0, 0]
-    errors = whole.communicate(timeout=300)[1].decode()
-    assert whole.returncode == 0, errors
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    for name in ("whole", "cut"):
-        assert "film7" in (tmp_path / name / "bad.txt").read_text()
-    line = told(tmp_path / "whole")[-1]
+    assert_same_run(whole, tmp_path)
+    for out in (whole, tmp_path):
+        assert "film7" in (out / "bad.txt").read_text()
+    line = told(whole)[-1]
     assert line["samples"] == 4 and line["loss"] == pytest.approx(
         line["loss_states"] + line["loss_text"])
-    about = json.loads((tmp_path / "whole" / "model" / "run.json").read_text())
+    about = json.loads((whole / "model" / "run.json").read_text())
     assert about["config"]["batch"] == 4 and about["torch"] == torch.__version__
-    assert len(about["data"][str(tmp_path / "raw.jsonl")]) == 64
+    assert len(about["data"][str(whole.with_name("raw.jsonl"))]) == 64
 
 
 def run_here(monkeypatch, *arguments):

@@ -264,7 +264,7 @@ def test_the_cache_is_a_rendered_dialogue_under_every_policy(
     assert turn.kv[1] == policy.get("capacity", turn.kv[1]) and used > 0.3 * turn.kv[1]
 
 
-@pytest.mark.parametrize("capacity", range(260, 330, 9))
+@pytest.mark.parametrize("capacity", range(260, 330, 18))
 def test_long_answers_in_a_small_cache_push_the_oldest_turns_out(tokenizer, shadow, capacity):
     """Room is made before a turn for the longest answer: the cache itself refuses one slot more."""
     model, counts = build(tokenizer, layers=1, window=60), Counter()

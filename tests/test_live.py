@@ -57,9 +57,9 @@ def test_mpeg_ts_over_udp_is_watched_until_it_falls_silent(
     url = f"udp://127.0.0.1:{free_port()}"
     sender = threading.Thread(target=send, args=(f"{url}?pkt_size=1316", 4), daemon=True)
     began = time.monotonic()
-    real = av.open
+    real, timeouts = av.open, [(3, 1.5)]
     monkeypatch.setattr(infer.av, "open", lambda *args, **options: real(
-        *args, **{**options, "timeout": (3, 1.5)} if "timeout" in options else options))
+        *args, **{**options, "timeout": timeouts[-1]} if "timeout" in options else options))
     sender.start()
     code = run(folder, url, "--threshold", "1", "--jsonl", tmp_path / "o.jsonl")
     sender.join()
@@ -69,6 +69,7 @@ def test_mpeg_ts_over_udp_is_watched_until_it_falls_silent(
     starts = [row["start"] for row in rows]
     assert starts[0] == 0 and starts == sorted(set(starts)) and len(starts) >= 2
     assert 2 <= starts[-1] <= time.monotonic() - began         # seconds of arrival, no faster
+    timeouts.append((0.5, 0.5))
     assert run(folder, url) == 2                                # nobody sends any more
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and f"{url}: nothing came" in err

@@ -30,6 +30,12 @@ ROOT = Path(__file__).parent.parent
 SPLITS = [[0, 1, 2, 3, 4, 5, 6, 7]], [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def all_cores():
+    """What ran in the background is over."""
+    torch.set_num_threads(os.cpu_count())
+
+
 def parts(vision=(), decoder=()):
     """A tokenizer and a model small enough to train in a blink."""
     tokenizer = Tokenizer.train(data.toy_texts(60), 1500)

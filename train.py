@@ -191,6 +191,8 @@ def choose(o, model):
         parameter.requires_grad_(name.startswith(learns))
 
 
+# ------------------------------------------------------------------------------- devices and ranks
+
 def own_device():
     """The GPU of this process (see main), or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -231,8 +233,10 @@ def add_up(tensors, most=1 << 24):
     """Replace each tensor by its sum over the ranks. Small ones travel together, in messages of at
     most so many numbers. (torch's DistributedDataParallel would keep all gradients twice while a
     step accumulates: 28 GiB more for 7 billion weights.)"""
-    messages = [[]] if dist.is_initialized() else []
-    for tensor in tensors if messages else ():
+    if not dist.is_initialized():
+        return
+    messages = [[]]
+    for tensor in tensors:
         if messages[-1] and sum(t.numel() for t in messages[-1]) + tensor.numel() > most:
             messages.append([])
         messages[-1].append(tensor)
@@ -410,8 +414,7 @@ class Learner:
 
     def reduce(self, tensor):
         """The sum over ranks."""
-        if self.world > 1:
-            dist.all_reduce(tensor)
+        add_up([tensor])
         return tensor
 
     @torch.no_grad()
@@ -447,10 +450,10 @@ class Learner:
                 guess = logits.argmax(1)
                 right = guess == target
                 words = ~torch.isin(target, self.state_ids)
-                told = F.cross_entropy(logits[words].float(), target[words], reduction="sum")
+                text_loss = F.cross_entropy(logits[words].float(), target[words], reduction="sum")
                 text = words & (target != self.end_id)
                 seen += torch.stack([
-                    loss, told / items, *state_counts(target[right], self.state_ids),
+                    loss, text_loss / items, *state_counts(target[right], self.state_ids),
                     (guess == self.state_ids[2]).sum(), right[text].sum(), text.sum(),
                     *target.new_tensor([batch["input_ids"].numel(), len(batch["names"])])]).double()
         add_up([p.grad for p in self.learnt])

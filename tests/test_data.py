@@ -5,7 +5,6 @@ import random
 import re
 import struct
 from collections import Counter
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,6 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import data

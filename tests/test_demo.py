@@ -1,5 +1,4 @@
 """The shipped checkpoint on the shipped film: what README shows is what it says."""
-
 import re
 from pathlib import Path
 
@@ -14,18 +13,11 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_demo_says_what_readme_shows():
     folder = ROOT / "assets" / "tiny"
-    model, tokenizer = (
-        Streamo.from_pretrained(folder, torch.float32),
-        Tokenizer.from_pretrained(folder),
-    )
-    turns = stream(
-        model, tokenizer, data.frames(ROOT / "assets" / "demo.mp4"), [(0, "Describe every event.")]
-    )
-    said = [
-        f"[00:{turn.start:02}-00:{turn.end:02}] {turn.text}"
-        for turn in turns
-        if turn.state == "response"
-    ]
+    model = Streamo.from_pretrained(folder, torch.float32)
+    turns = stream(model, Tokenizer.from_pretrained(folder),
+                   data.frames(ROOT / "assets" / "demo.mp4"), [(0, "Describe every event.")])
+    said = [f"[00:{turn.start:02}-00:{turn.end:02}] {turn.text}" for turn in turns
+            if turn.state == "response"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert said == re.findall(r"^ *(\[\d\d:\d\d-\d\d:\d\d\] .*)$", readme, re.MULTILINE)
 

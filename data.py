@@ -79,7 +79,7 @@ def _video(path):
     """Yield (seconds since the first frame, av.VideoFrame) as presented, and last (end, None)."""
     try:
         with av.open(str(path), timeout=(10, 5)) as container:
-            # tty: FFmpeg draws any text
+            # tty: how FFmpeg would show any text file
             if not container.streams.video or container.format.name == "tty":
                 raise ValueError(f"{path}: no video stream in it")
             stream = container.streams.video[0]

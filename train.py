@@ -254,11 +254,6 @@ def share_weights(module):
         dist.broadcast(p.data, 0)
 
 
-def own_group(_):
-    """For a loader's process: signals to the run's group of processes are not meant for it."""
-    os.setpgrp()
-
-
 def model_inputs(batch, device):
     """What a model reads of a batch of data.collate, as the arguments of its forward."""
     inputs = {key: batch[key].to(device, non_blocking=True)
@@ -382,6 +377,19 @@ class Loader(torch.utils.data.Dataset):
                     file.write(f"{error}\n")
         raise ValueError("--skip-bad: 100 samples on end are unreadable, the last is number "
                          f"{number}")
+
+
+def loaded(o, dataset, tokenizer, batches):
+    """The micro-batches of these lists of keys, decoded ahead by --workers processes."""
+    return DataLoader(Loader(dataset, o, tokenizer), batch_sampler=batches, num_workers=o.workers,
+                      collate_fn=partial(collate, pad_id=tokenizer.pad_id),
+                      worker_init_fn=own_group, prefetch_factor=4 if o.workers else None,
+                      pin_memory=torch.cuda.is_available())
+
+
+def own_group(_):
+    """For a loader's process: signals to the run's group of processes are not meant for it."""
+    os.setpgrp()
 
 
 # ----------------------------------------------------------------------------------------- one step
@@ -694,11 +702,7 @@ def run(o):
         for path in lesson_checkpoints(o) if rank == 0 else ():
             path.unlink()
     steps = Steps(o, dataset, rank, world)
-    batches = iter(DataLoader(Loader(dataset, o, tokenizer), batch_sampler=steps.batches(first),
-                              collate_fn=partial(collate, pad_id=tokenizer.pad_id),
-                              num_workers=o.workers, worker_init_fn=own_group,
-                              prefetch_factor=4 if o.workers else None,
-                              pin_memory=learner.device.type == "cuda"))
+    batches = iter(loaded(o, dataset, tokenizer, steps.batches(first)))
     bar = tqdm(range(first, o.steps), initial=first, total=o.steps, disable=rank > 0)
     log, done = open_log(out, first) if rank == 0 else None, first
     for step in bar:
@@ -864,10 +868,8 @@ def learn_to_watch(o, tokenizer, model, stop):
     rare = torch.tensor([0.2, 1, 1], device=device)
 
     def batches(first):
-        return DataLoader(Loader(films, mine, tokenizer), num_workers=o.workers,
-                          batch_sampler=Steps(mine, films, *own_rank(), WATCHING).batches(first),
-                          worker_init_fn=own_group,
-                          collate_fn=partial(collate, pad_id=tokenizer.pad_id))
+        steps = Steps(mine, films, *own_rank(), WATCHING)
+        return loaded(mine, films, tokenizer, steps.batches(first))
 
     for step, batch, bar in lesson(o, "watch", o.watch_steps, stop, batches,
                                    optimizer, model, low, high):

@@ -205,9 +205,10 @@ def run_by_torchrun(folder):
     layers, a sharded optimiser, several micro-batches. Returns its arguments and its folder."""
     arguments = [*six_steps(folder), *films(folder), "--batch", "4", "--micro-tokens", "300",
                  "--lr", "1e-3", "--vision-chunk", "3", "--zero", "--skip-bad", "--workers", "1"]
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
-                    "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", ROOT / "train.py",
-                    *arguments, "--out", folder / "whole"], check=True, stderr=subprocess.PIPE)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
+                           "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", ROOT / "train.py",
+                           *arguments, "--out", folder / "whole"], stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr.decode()
     return arguments, folder / "whole"
 
 

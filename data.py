@@ -1,142 +1,31 @@
 """Instruction data: videos and annotations in, training turns out.
 
-    python data.py show                                             a toy sample, token by token
-    python data.py show raw.json --videos FOLDER --index 3 --strip frames.png
-    python data.py check raw.json --videos FOLDER                   what is wrong, what is in it
-    python data.py convert coin COIN.json --out raw.jsonl           other sources -> raw records
-    python data.py convert stream raw.json --videos FOLDER --out stream_format.json
-
 Seconds everywhere. Two public formats, Streamo-Instruct's: raw records (question / response with
 times) and stream records (messages, one second each); both become the same list of Turn.
+`python records.py` checks, shows and converts annotation files.
 """
-
-import argparse
-import csv
-import json
 import math
 import os
 import random
 import re
-import sys
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from itertools import chain, groupby
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
-from torch.utils.data import Dataset
-from tqdm import tqdm
+from torch.utils.data import DataLoader, Dataset
 
-import toy
-from streamo import RESPONSE, SILENCE, STANDBY, STATES, StreamoConfig, Tokenizer, read_json
+from parts.files import MISSHAPEN, read_records
+from parts.video import frames, resized
+from streamo import RESPONSE, SILENCE, STANDBY, STATES, normalised
 
 SYSTEM = "Each second, say </Silence>, </Standby> or </Response> and the answer."
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-LONGEST_LINE = 1 << 26                      # bytes; a longer "line" is no record but a broken file
-MISSHAPEN = ArithmeticError, AttributeError, LookupError, TypeError, ValueError    # from bad data
-
-# ------------------------------------------------------------------------------------------ Frames
-
-WEB = "http://", "https://"
 
 
-def frames(source, fps=1, rate=None):
-    """Yield (seconds, image uint8 (H, W, 3) RGB) at k/fps, k = 0, 1, ..., of a video or folder, or
-    of a video's http address.
-
-    Frame k is the first that appears in [k/fps, (k+1)/fps), or else the one still on the screen.
-    rate: images per second of a folder of images, in the order of the numbers in their names
-    (None: fps). Raises OSError; ValueError naming a file that is no video, empty or truncated."""
-    path = Path(source)
-    if not path.exists() and not str(source).startswith(WEB):
-        raise FileNotFoundError(f"{source}: no such file or folder")
-    k, shown, rounding = 0, None, 1e-3      # containers round presentation times to a millisecond
-    for start, frame in _folder(path, rate or fps) if path.is_dir() else _video(source):
-        while shown and start >= (k + 1) / fps - rounding:      # nothing new has appeared in k
-            yield k / fps, rgb(shown)
-            k += 1
-        if frame and start >= k / fps - rounding:               # the first that appears in k
-            yield k / fps, rgb(frame)
-            k += 1
-        shown = frame or shown
-    if not shown:
-        raise ValueError(f"{source}: no picture in it")
-
-
-def _folder(path, rate):
-    """Yield (start, image path), and last (end, None)."""
-    names = [p for p in path.iterdir() if p.suffix.lower() in IMAGES]
-    names.sort(key=lambda p: [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", p.name)])
-    for i, name in enumerate([*names, None]):
-        yield i / rate, name
-
-
-def _video(path):
-    """Yield (seconds since the first frame, av.VideoFrame) as presented, and last (end, None)."""
-    try:
-        with av.open(str(path), timeout=(10, 5)) as container:
-            # tty: how FFmpeg would show any text file
-            if not container.streams.video or container.format.name == "tty":
-                raise ValueError(f"{path}: no video stream in it")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            step = float(1 / (stream.average_rate or 25))
-            first = end = 0.0
-            for i, frame in enumerate(container.decode(stream)):
-                time = i * step if frame.time is None else frame.time    # a bare H.264 has no times
-                first = time if i == 0 else first
-                length = float(frame.duration * frame.time_base) if frame.duration else step
-                end = time - first + length
-                yield time - first, frame
-            declared = float((stream.duration or 0) * stream.time_base)
-            if declared > end + 1:
-                raise ValueError(f"{path}: truncated: {end:.1f} s of {declared:.1f} s are there")
-            yield end, None
-    except av.error.FFmpegError as error:
-        raise ValueError(f"{path}: not a readable video ({error.strerror})") from error
-
-
-def rgb(frame):
-    """An image file's path or an av.VideoFrame -> uint8 (H, W, 3), upright."""
-    if isinstance(frame, Path):
-        try:
-            with Image.open(frame) as image:
-                return np.asarray(image.convert("RGB"))
-        except OSError as error:
-            raise ValueError(f"{frame}: not a readable image ({error})") from error
-    quarter_turns = round(frame.rotation / 90) % 4      # a phone stores upright films lying
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
-
-
-def resized(image, size):
-    """uint8 (H, W, 3) -> uint8 (size, size, 3), the bicubic resize of streamo.preprocess."""
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
-
-
-class Compressor:
-    """The grid side of each frame of a stream: `coarse` for one like the last kept at `grid`.
-
-    Alike: no 8 x 8 block differs by more than `threshold` levels (of 255) in the mean. So a small
-    object that moves counts, and noise spread over the picture does not. Training and streaming
-    share this rule."""
-
-    def __init__(self, grid, coarse, threshold=3.0):
-        self.grid, self.coarse, self.threshold, self.kept = grid, coarse, threshold, None
-
-    def __call__(self, frame):                              # uint8 (S, S, 3), the model's size
-        if self.kept is not None:
-            n = frame.shape[0] // 8
-            change = np.abs(frame.astype(np.int16) - self.kept)[: n * 8, : n * 8]
-            if change.reshape(n, 8, n, 8, 3).mean((1, 3, 4)).max() <= self.threshold:
-                return self.coarse
-        self.kept = frame
-        return self.grid
-
-# -------------------------------------------------------------------------------- Records -> turns
+# ---- Records -> turns -----------------------------------------------------------------------
 
 @dataclass
 class Turn:
@@ -283,7 +172,24 @@ def stream_record(record, turns):
             **{k: record.get(k, "") for k in ("video_name", "task_type", "source")},
             **{k: record[k] for k in ("fps",) if k in record}}      # the rate of a folder's images
 
-# --------------------------------------------------------------- Turns -> tokens: the one renderer
+
+def stated_seconds(record):
+    """Seconds of a sound record by what it says itself: for want of its video, or of time."""
+    if "messages" in record:
+        return len(record["messages"]) // 2
+    times = [parse_time(r.get(k)) or 0 for r in record["response"] for k in ("end_time", "time")]
+    return math.ceil(parse_time(record.get("duration")) or max(times, default=0) + 1)
+
+
+def video_path(record, folder):
+    """The record's video inside `folder`; ValueError for a path that would leave it."""
+    path = record["videos"][0] if "messages" in record else record["video_path"]
+    if not path or Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"video path {path!r} is empty or leaves the video folder")
+    return Path(folder) / path
+
+
+# ---- Turns -> tokens: the one renderer ------------------------------------------------------
 
 def system_part(tokenizer):
     return tokenizer.encode(f"<|im_start|>system\n{SYSTEM}<|im_end|>\n")
@@ -335,7 +241,8 @@ def render(tokenizer, turns, grids, pinned=()):
         labels += [-100] * len(user) + learnt + [-100] * (len(answer) - len(learnt))
     return ids, labels
 
-# ----------------------------------------------------------------------- Augmentation and datasets
+
+# ---- Augmentation ---------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Augment:
@@ -348,11 +255,30 @@ class Augment:
     double_rate: float = 0.1            # of toy clips alone: two frames a second
     noise: float = 0.1                  # of toy clips alone: as a codec leaves it
 
-
 PLAIN = Augment(0, (0, 0), 0, 0, 0, 0, 0)
 OFFSETS = (60,) * 5 + (200, 200, 900, 100_000)      # bounds of a stream's first second: to a day
 # tasks whose answers do not look back further than their event
 CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Grounding"}
+
+
+class Compressor:
+    """The grid side of each frame of a stream: `coarse` for one like the last kept at `grid`.
+
+    Alike: no 8 x 8 block differs by more than `threshold` levels (of 255) in the mean. So a small
+    object that moves counts, and noise spread over the picture does not. Training and streaming
+    share this rule."""
+
+    def __init__(self, grid, coarse, threshold=3.0):
+        self.grid, self.coarse, self.threshold, self.kept = grid, coarse, threshold, None
+
+    def __call__(self, frame):                              # uint8 (S, S, 3), the model's size
+        if self.kept is not None:
+            n = frame.shape[0] // 8
+            change = np.abs(frame.astype(np.int16) - self.kept)[: n * 8, : n * 8]
+            if change.reshape(n, 8, n, 8, 3).mean((1, 3, 4)).max() <= self.threshold:
+                return self.coarse
+        self.kept = frame
+        return self.grid
 
 
 def shift(turns, offset):
@@ -412,128 +338,9 @@ def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, a
             "counts": Counter({"turns beyond `longest` left out": beyond})}
 
 
-def toy_texts(n=3000):
-    """What a vocabulary for the toy world is learnt from: dialogues of a seed of their own."""
-    yield SYSTEM
-    yield from ["<4s-5s>\n"] * n
-    for i in range(n):
-        _, record = toy.sample(-1, i, ("full", "short", "frame", "busy")[i % 4])
-        yield from ("user\n", "assistant\n", "system\n")
-        yield from (question["content"] + "\n" for question in record["question"])
-        yield from (" " + response["content"] for response in record["response"])
+# ---- Datasets and batches -------------------------------------------------------------------
 
-
-class ToyStills(Dataset):
-    """Pictures (S, S, 3) with what their patches, and the cells of both grids, show: three times
-    (cells, 8), as toy.labels. Places and sizes vary as they do while things move and grow."""
-
-    # logits of the colour; of the shape; x, y and radius; logits of the change
-    parts = 1 + len(toy.COLOURS), len(toy.SHAPES), 3, len(toy.CHANGES)
-
-    def __init__(self, config):
-        self.config = config
-
-    def __getitem__(self, i):
-        rng, side = random.Random(f"still/{i}"), self.config.vision.side
-        clip = toy.Clip(rng, 1, still=True)
-        for thing in clip.start:
-            thing.r *= rng.choice((1, 1, rng.uniform(0.55, 1), rng.uniform(1, 1.6)))
-            thing.x += rng.uniform(-0.1, 0.1)
-            thing.y += rng.uniform(-0.1, 0.1)
-        return (clip.frame(0, self.config.vision.image_size),
-                *(toy.labels(clip.start, clip.start, side, grid)
-                  for grid in (side, self.config.grid, self.config.coarse_grid)))
-
-
-class ToyDataset(Dataset):
-    """Item i, or ("short", i), is drawn by toy.sample, augmented, and always the same: no end."""
-
-    def __init__(self, tokenizer, config, seed, fps=1, augment=Augment()):
-        self.tokenizer, self.config, self.seed = tokenizer, config, seed
-        self.fps, self.augment = fps, augment
-
-    @staticmethod
-    def split(key):
-        return key[::-1] if isinstance(key, tuple) else (key, "full")
-
-    def task(self, key):
-        return toy.sample(self.seed, *self.split(key))[1]["task_type"]
-
-    def estimate(self, key):
-        """About how many tokens the item has, without drawing it."""
-        clip, record = toy.sample(self.seed, *self.split(key))
-        words = sum(len(entry["content"].split()) + 4
-                    for entry in record["question"] + record["response"])
-        return 60 + clip.seconds * (14 + self.fps * self.config.grid**2) + words
-
-    def __getitem__(self, key):
-        i, kind = self.split(key)
-        clip, record = toy.sample(self.seed, i, kind)
-        rng = random.Random(f"{self.seed}/{kind}/{i}/augment")
-        fps = self.fps * (2 if rng.random() < self.augment.double_rate else 1)
-        noise = np.random.default_rng(rng.getrandbits(64))
-        level = rng.uniform(0, 4) if rng.random() < self.augment.noise else 0
-
-        def frame(j):
-            image = clip.frame(j / fps, self.config.vision.image_size)
-            return image if not level else np.clip(
-                image + noise.normal(0, level, image.shape), 0, 255).astype(np.uint8)
-
-        turns = turns_from_record(record, clip.seconds)
-        return make_item(self.tokenizer, self.config, turns, record["task_type"], frame,
-                         clip.seconds * fps, fps, f"toy {self.seed}/{kind}/{i}", rng, self.augment)
-
-
-class ToyFilms(ToyDataset):
-    """Items with labels of their visual tokens, "shown" (N, 10): toy.labels (8), asked (1), and the
-    second at which the turn ends, as its tag says it, -1 from 1000 on (1). words: the ids of all
-    colours, shapes, changes and numbers, in this order; said: how many there are of each."""
-
-    said = len(toy.COLOURS), len(toy.SHAPES), len(toy.CHANGES) - 1, 1000
-
-    def __init__(self, tokenizer, config, seed):
-        super().__init__(tokenizer, config, seed, augment=Augment(window=0, double_rate=0))
-        self.numbers = {tokenizer.id(str(n)): n for n in range(1000)}
-        self.words = [tokenizer.encode(f" {word}")[-1]
-                      for word in (*toy.COLOURS, *toy.SHAPES, *toy.CHANGES[1:])] + [*self.numbers]
-
-    def __getitem__(self, key):
-        i, kind = self.split(key)
-        item, (clip, record) = super().__getitem__(key), toy.sample(self.seed, i, kind)
-        things = [clip.state(t) for t in range(clip.seconds)]
-        before = things if isinstance(clip, toy.Slides) else [things[0], *things]
-        questions = [(int(q["time"]) - 1, q["content"]) for q in record["question"]]
-        shown, side = [], self.config.vision.side
-        for t, grid in enumerate(item["grids"]):
-            cells = toy.labels(things[t], before[t], side, grid)
-            _, latest = max((q for q in questions if q[0] <= t), default=(0, ""))
-            shown.append(np.column_stack([cells, asked(cells, latest)]))
-        ids = np.array(item["input_ids"])
-        number = np.isin(ids, [*self.numbers])          # the last before a frame: 5 of "<4s-5s>"
-        at = np.maximum.accumulate(number * np.arange(len(ids)))[ids == self.tokenizer.frame_id]
-        tags = [-1 if number[k - 1] else self.numbers[ids[k]] for k in at]      # -1: two tokens
-        item["shown"] = np.column_stack([np.concatenate(shown), np.float32(tags)])
-        return item
-
-
-ASKED = re.compile(rf"\b(?:({'|'.join(toy.COLOURS)}) )?({'|'.join(toy.SHAPES)})\b(?: ([^.?]*))?")
-
-
-def asked(cells, question):
-    """(cells,) float32, for each of toy.labels: 0; 1 where it shows the thing that the question
-    names first, 2 where that thing does what the question's caption says of it."""
-    if not (match := ASKED.search(question)):
-        return np.zeros(len(cells), np.float32)
-    colour, shape, caption = match.groups("")
-    named = (cells[:, 0] > 0) & (cells[:, 1] == list(toy.SHAPES).index(shape))
-    if colour:
-        named &= cells[:, 0] == 1 + list(toy.COLOURS).index(colour)
-    told = {*caption.split(), *(toy.DIRECTIONS if "hits" in caption.split() else ())}
-    does = [k for k, change in enumerate(toy.CHANGES) if change in told]
-    return np.float32(named) + (named & np.isin(cells[:, 5], does))
-
-
-ADVICE = "; see all faults: python data.py check "
+ADVICE = "; see all faults: python records.py check "
 
 
 class RawDataset(Dataset):
@@ -602,22 +409,6 @@ class RawDataset(Dataset):
         return item
 
 
-def stated_seconds(record):
-    """Seconds of a sound record by what it says itself: for want of its video, or of time."""
-    if "messages" in record:
-        return len(record["messages"]) // 2
-    times = [parse_time(r.get(k)) or 0 for r in record["response"] for k in ("end_time", "time")]
-    return math.ceil(parse_time(record.get("duration")) or max(times, default=0) + 1)
-
-
-def video_path(record, folder):
-    """The record's video inside `folder`; ValueError for a path that would leave it."""
-    path = record["videos"][0] if "messages" in record else record["video_path"]
-    if not path or Path(path).is_absolute() or ".." in Path(path).parts:
-        raise ValueError(f"video path {path!r} is empty or leaves the video folder")
-    return Path(folder) / path
-
-
 def collate(samples, pad_id):
     """Right-padded batch: input_ids, labels (B, T); pixels uint8 (U, H, W, 3), the distinct
     frames; frames (F,), which of these each frame of the batch is; grids (F,), its grid side;
@@ -635,357 +426,109 @@ def collate(samples, pad_id):
         batch["shown"] = torch.from_numpy(np.concatenate([s["shown"] for s in samples]))
     return batch
 
-# ---------------------------------------------- Annotation files, and other sources -> raw records
 
-def read_records(file):
-    """Yield what a file holds: the lines of .jsonl and the rows of .csv, in constant memory; the
-    items of a JSON list; the (key, value) pairs of a JSON object, or of its "database".
-    Raises OSError, or ValueError naming file and line."""
-    path, n = Path(file), 0
-    bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=None)
+def model_inputs(batch, device):
+    """What a model reads of a batch of data.collate, as the arguments of its forward."""
+    inputs = {key: batch[key].to(device, non_blocking=True)
+              for key in ("input_ids", "pixels", "frames", "grids")}
+    return {**inputs, "pixels": normalised(inputs["pixels"])}
 
-    def lines(errors):
-        nonlocal n
-        with open(path, "rb") as raw:
-            while line := raw.readline(LONGEST_LINE):
-                n += 1
-                if len(line) == LONGEST_LINE:
-                    raise ValueError(f"longer than {LONGEST_LINE} bytes")
-                bar.update(len(line))
-                yield line.decode("utf-8-sig" if n == 1 else "utf-8", errors)
-
-    try:
-        if path.suffix == ".csv":
-            csv.field_size_limit(LONGEST_LINE)
-            yield from csv.DictReader(lines("replace"))
-        elif path.suffix == ".jsonl":
-            yield from (json.loads(line) for line in lines("strict") if line.strip())
-        else:
-            whole = json.loads(path.read_text("utf-8-sig"))
-            whole = whole.get("database", whole) if isinstance(whole, dict) else whole
-            if not isinstance(whole, (list, dict)):
-                raise ValueError("neither a JSON list nor an object")
-            yield from whole.items() if isinstance(whole, dict) else whole
-    except (ValueError, RecursionError, csv.Error) as error:
-        raise ValueError(f"{file}: {f'line {n}: ' if n else ''}{error}") from error
-    finally:
-        bar.close()
+POOL = 8                                       # steps whose samples are sorted by length together
 
 
-# A reader yields, for an item of its source's file: the video's path, its duration (None: unknown),
-# spans (start, end, text) in seconds of that video (None: no times), and the tasks to make of them.
+class Steps:
+    """What every step reads, a function of the options, the ranks and the step. A step is so many
+    micro-batches for each rank; a micro-batch is a list of the dataset's keys of like length."""
 
-def activitynet(name, v):
-    spans = [(*span, text) for span, text in zip(v["timestamps"], v["sentences"], strict=True)]
-    yield f"v_{name.removeprefix('v_')}.mp4", v["duration"], spans, caption, grounding
+    def __init__(self, o, dataset, rank, world, curriculum):
+        self.o, self.dataset, self.rank, self.world = o, dataset, rank, world
+        self.curriculum = curriculum
+        self.sizes = deque()                                   # micro-batches of the steps to come
 
-def qvhighlights(v):                            # times are relative to the clip that vid names
-    spans = [(*span, v["query"]) for span in v["relevant_windows"]]
-    yield f"{v['vid']}.mp4", v["duration"], spans, grounding
+    def cut(self, keys, tokens):
+        """Groups of (length, key), shortest first, each within so many tokens when padded."""
+        groups = [[]]
+        for length, key in sorted(keys):
+            if groups[-1] and (len(groups[-1]) + 1) * length > tokens:
+                groups.append([])
+            groups[-1].append(key)
+        return groups
 
-def youcook2(name, v):
-    if "timestamps" in v:                       # PDVC's copy; its test split says "None"
-        path, spans = name.removeprefix("v_"), zip(v["timestamps"], v["sentences"], strict=True)
-    else:
-        path = f"{v['recipe_type']}/{name}"
-        spans = [(a["segment"], a["sentence"]) for a in v["annotations"]]
-    spans = [(*span, text) for span, text in spans if text != "None"]
-    yield f"{path}.mp4", v["duration"], spans, steps, grounding
+    def epoch_step(self, step):
+        """--batch samples in the data's order; as many micro-batches for one rank as another."""
+        first, o = step * self.o.batch, self.o
+        groups = self.cut([(self.dataset.estimate(i), i) for i in range(first, first + o.batch)],
+                          o.micro_tokens)
+        while len(groups) % self.world:
+            large = max(groups, key=len)              # --batch is a multiple of world: it ends
+            groups.remove(large)
+            groups += [large[::2], large[1::2]]
+        return groups
 
-def hacs(name, v):                              # the folder is the class, the duration a string
-    spans = [(*a["segment"], a["label"]) for a in v["annotations"]]
-    folder = spans[0][2].replace(" ", "_") if spans else ""
-    yield f"{folder}/v_{name}.mp4", v["duration"], spans, steps, grounding
+    def toy_pool(self, pool):
+        """POOL steps of one micro-batch for each rank, drawn by the curriculum."""
+        o, rng, keys, total = self.o, random.Random(f"{self.o.seed}/pool/{pool}"), [], 0
+        tokens, kinds = next(rest for end, *rest in self.curriculum if pool * POOL / o.steps < end)
+        while total < (POOL * self.world + 1.5) * tokens:
+            key = rng.choices(list(kinds), list(kinds.values()))[0], rng.randrange(10**9)
+            if self.dataset.wanted(key, o.tasks):
+                keys.append((self.dataset.estimate(key), key))
+                total += min(keys[-1][0], tokens)       # a longer one is a group of its own
+        groups = self.cut(keys, tokens)
+        rng.shuffle(groups)
+        return [groups[k * self.world:][:self.world] for k in range(POOL)]
 
-def egotimeqa(v):                               # frames at 30 fps; " l " is a misread " I "
-    ask = partial(qa, question=v["question"].replace(" l ", " I "))
-    span = v["moment_start_frame"] / 30, v["moment_end_frame"] / 30, v["answer"]
-    yield f"{v['video_id']}.mp4", None, [span], ask
-
-def didemo(v):                                  # inclusive 5-second chunks, by several annotators
-    (first, last), _ = Counter(map(tuple, v["times"])).most_common(1)[0]
-    end = min(5 * v["num_segments"], 30)
-    yield v["video"], end, [(5 * first, min(5 * last + 5, end), v["description"])], grounding
-
-def coin(name, v):                              # the class is the goal, in CamelCase
-    goal = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", v["class"])
-    which = partial(dated, question=f'Which step of "{goal}" is being done?')
-    spans = [(*a["segment"], a["label"]) for a in v["annotation"]]
-    yield f"{name}.mp4", v["duration"], spans, steps, grounding, which
-
-def llava_video(v):                             # no times at all
-    for asked, told in talk(turn["value"] for turn in v["conversations"]):
-        yield v["video"], None, [(None, None, told)], partial(qa, question=asked)
-
-def koala(v):                                   # a row is a clip; its times are the whole film's
-    start, end = map(parse_time, re.findall(r"[\d:.]+", v["timestamp"]))
-    yield f"{v['videoID']}.mp4", end - start, [(0, end - start, v["caption"])], caption
-
-def et_instruct(v):                             # src and tgt are flat: start, end, start, end, ...
-    src, tgt = v.get("src", []), v.get("tgt", [])
-    left = {"human": [*src], "gpt": [*tgt]}     # in vid files each <vid> is the next of them
-    texts = [re.sub("<vid>", lambda _: str(left[turn["from"]].pop(0)), turn["value"])
-             for turn in v["conversations"]]
-    for asked, told in talk(texts):
-        part = re.split(r"(\d+(?:\.\d+)?) *- *(\d+(?:\.\d+)?) *s(?:ec\w*)?\b[,:. ]*", told)
-        spans = list(zip(part[1::3], part[2::3], map(str.strip, part[3::3])))
-        if not tgt or len(tgt) % 2 or v["task"] == "gvq":       # words, at a time or of one
-            times = [tgt[0], tgt[0] + 1] if len(tgt) == 1 else tgt or src or [None]
-            spans, task = [(times[0], times[-1], told)], partial(qa, question=asked)
-        elif spans and all(text for *_, text in spans):         # "36 - 44 seconds, wash it. ..."
-            task = steps if v["task"] == "slc" else caption     # slc: steps, located and told
-        else:                                                   # spans alone, of what was asked
-            spans = [(start, end, asked) for start, end in zip(tgt[::2], tgt[1::2])]
-            task = partial(grounding, question=asked)
-        yield v["video"], v["duration"], spans, task
-
-def talk(texts):
-    """The (question, answer) pairs of a LLaVA conversation, without its mark of the video."""
-    texts = [text.replace("<image>\n", "") for text in texts]
-    return zip(texts[::2], texts[1::2], strict=True)
+    def batches(self, first):
+        """The micro-batches of this rank from step `first` on."""
+        for step in range(first, self.o.steps):
+            if self.o.batch:
+                groups = self.epoch_step(step)
+            else:
+                if step == first or step % POOL == 0:
+                    pool = self.toy_pool(step // POOL)
+                groups = pool[step % POOL]
+            mine = groups[self.rank::self.world]
+            self.sizes.append(len(mine))
+            yield from mine
 
 
-SOURCES = {"activitynet": activitynet, "qvhighlights": qvhighlights, "youcook2": youcook2,
-           "hacs": hacs, "egotimeqa": egotimeqa, "didemo": didemo, "coin": coin,
-           "llava-video": llava_video, "koala": koala, "et-instruct": et_instruct}
-ASK = {**toy.ASK, "Action Caption": (
-    "List each step when it is done.", "Describe every action as it ends.", "Name every step.",
-    "What is being done here, step by step?", "Follow the work and report each finished step.")}
+class Loader(torch.utils.data.Dataset):
+    """The dataset as the workers see it: a sample that cannot be read is named, and either stops
+    the run or, with --skip-bad, is written to a list and the next one stands in for it."""
 
+    def __init__(self, dataset, o, tokenizer):
+        self.dataset, self.o = dataset, o
+        self.silence, self.standby, _ = tokenizer.state_ids
 
-# A task maker: (spans, duration, rng) -> (task, second of the question, question, responses).
-
-def response(text, start="", end="", time=""):
-    return {"content": text, "st_time": start, "end_time": end, "time": str(time)}
-
-def caption(spans, duration, rng, task="Event Caption"):
-    """All spans, each told when it ends; many short ones (3 s or less) are a narration."""
-    responses = [response(text, start, end) for start, end, text in spans]
-    if len(spans) > 4 and sorted(end - start for start, end, _ in spans)[len(spans) // 2] <= 3:
-        task = "Real-time Narration"
-        responses = [response(text, time=int(max(end, 1))) for _, end, text in spans]
-    return task, 0, rng.choice(ASK[task]), responses
-
-steps = partial(caption, task="Action Caption")
-
-def grounding(spans, duration, rng, question=None):
-    """One event, with all of its spans: asked before the first, or after the last."""
-    event = rng.choice(spans)[2]
-    spans = sorted((start, end) for start, end, text in spans if text == event)
-    told = [f"from {int(start)}s to {int(end)}s" for start, end in spans]
-    over = int(max(end for _, end in spans)) + 2
-    if duration and over <= duration and rng.random() < 0.5:
-        task, asked = "Backward Grounding", rng.randint(over, int(duration))
-        responses = [response(f"The event took place {' and '.join(told)}.", time=asked)]
-    else:
-        task, asked = "Event Grounding", rng.randint(0, int(spans[0][0]))
-        responses = [response(f"The event took place {text}.", *span)
-                     for text, span in zip(told, spans)]
-    return task, asked, question or rng.choice(ASK[task]).format(event), responses
-
-def dated(spans, duration, rng, question):
-    """One question, whose answer changes as each span begins."""
-    responses = [response(text, time=int(start) + 1) for start, _, text in spans]
-    return "Time-sensitive QA", 0, rng.choice(ASK["Time-sensitive QA"]).format(question), responses
-
-def qa(spans, duration, rng, question):
-    """Asked as the span begins; without times early in the video, as the release does it."""
-    [(start, end, text)] = spans
-    if start is None:
-        start = rng.randint(2, 6)
-        end = start + 1
-    return "Offline QA", int(start), question.strip(), [response(text, start, end)]
-
-
-def clean(spans, duration, counts):
-    """The spans in float seconds, in order, inside the video; texts on one line. Empty ones go."""
-    for start, end, text in spans:
-        start, end, text = parse_time(start), parse_time(end), " ".join(text.split())
-        if start is not None:
-            counts["spans swapped"] += end < start
-            counts["spans clamped to the video"] += bool(duration and max(start, end) > duration)
-            start, end = sorted(min(time, duration or time) for time in (start, end))
-        if text and (start is None or start < end):
-            yield start, end, text
-        else:
-            counts["spans left out: no length or no text"] += 1
-
-
-def raw_records(source, item, counts):
-    """The raw records of one item of a source's file; always the same for the same item."""
-    item = item if isinstance(item, tuple) else (item,)         # of a JSON object, or of a list
-    for video, duration, spans, *tasks in SOURCES[source](*item):
-        duration = parse_time(duration)
-        spans = list(clean(spans, duration, counts))
-        rng = random.Random(f"{source}/{video}/{spans}")
-        for make in tasks if spans else ():
-            task, asked, question, responses = make(spans, duration, rng)
-            yield {"video_name": Path(video).name, "video_path": video, "task_type": task,
-                   "source": source, "duration": duration,
-                   "question": [{"content": question, "time": str(asked)}], "response": responses}
-
-
-@lru_cache(maxsize=1000)                        # the records of a video usually follow one another
-def count_seconds(video, rate=None):
-    return sum(1 for _ in frames(video, 1, rate))
-
-
-def convert(source, files, videos, counts):
-    """Yield the records made of the items of a source's files ("stream": stream records of raw
-    ones, whose videos must be there). An item that cannot be used is reported and counted."""
-    for file in files:
-        for n, item in enumerate(read_records(file)):
+    def __getitem__(self, key):
+        *kind, first = key if isinstance(key, tuple) else (key,)    # ("short", 5), or 5
+        for number in range(first, first + 100):
             try:
-                if source == "stream":
-                    seconds = count_seconds(video_path(item, videos), parse_time(item.get("fps")))
-                    made = [stream_record(item, turns_from_record(item, seconds, counts))]
-                else:
-                    made = list(raw_records(source, item, counts))
-                json.dumps(made, ensure_ascii=False).encode()       # half an emoji is no text
-            except (OSError, *MISSHAPEN) as error:
-                counts["items refused"] += 1
-                print(f"{file}: item {n} refused: {type(error).__name__} {error}", file=sys.stderr)
-                continue
-            counts["items with nothing to learn from"] += not made
-            counts["records written"] += len(made)
-            yield from made
+                item = self.dataset[(*kind, number) if kind else number]
+                if item["length"] > self.o.max_tokens:
+                    raise ValueError(f"{item['name']}: {item['length']} tokens, more than "
+                                     f"--max-tokens {self.o.max_tokens}")
+                if self.o.states == 2:
+                    for ids in (item["input_ids"], item["labels"]):
+                        ids[:] = [self.silence if i == self.standby else i for i in ids]
+                return item
+            except (ValueError, OSError) as error:
+                if not self.o.skip_bad:
+                    raise
+                with open(Path(self.o.out) / "bad.txt", "a", encoding="utf-8") as file:
+                    file.write(f"{error}\n")
+        raise ValueError("--skip-bad: 100 samples on end are unreadable, the last is number "
+                         f"{number}")
 
 
-def write(records, out):
-    """Write records to `out`, a JSON list (.json) or one a line (.jsonl), whole or not at all."""
-    before, between, after = ("[\n", ",\n", "\n]\n") if out.endswith(".json") else ("", "\n", "\n")
-    with open(f"{out}.tmp", "w", encoding="utf-8") as sink:
-        sink.write(before)
-        for n, record in enumerate(records):
-            sink.write((between if n else "") + json.dumps(record, ensure_ascii=False))
-        sink.write(after)
-    os.replace(f"{out}.tmp", out)
+def loaded(o, dataset, tokenizer, batches):
+    """The micro-batches of these lists of keys, decoded ahead by --workers processes."""
+    return DataLoader(Loader(dataset, o, tokenizer), batch_sampler=batches, num_workers=o.workers,
+                      collate_fn=partial(collate, pad_id=tokenizer.pad_id),
+                      worker_init_fn=own_group, prefetch_factor=4 if o.workers else None,
+                      pin_memory=torch.cuda.is_available())
 
 
-# ---------------------------------------------------------------------------------- check and show
-
-GRAIN = {"Real-time Narration": "second", "Action Caption": "step", "Event Caption": "event",
-         "Event Grounding": "event", "Backward Grounding": "event"}
-
-
-def check(file, videos=None):
-    """Print what is wrong with each record of a file, then what the file holds. Returns 2 when a
-    record cannot be used, 1 when some are to be mended (turns_from_record does it), else 0."""
-    broken, mended, holds = Counter(), Counter(), Counter()
-    for n, record in enumerate(read_records(file)):
-        wrong, counts = faults(record), Counter()
-        try:
-            if not wrong:
-                seconds = stated_seconds(record) if not videos else count_seconds(
-                    video_path(record, videos), parse_time(record.get("fps")))
-                task, edges = record["task_type"], (30, 60, 120, 240, math.inf)
-                holds.update([f"state {turn.state}"
-                              for turn in turns_from_record(record, seconds, counts)])
-                holds.update([f"task {task}", f"granularity {GRAIN.get(task, 'question')}",
-                              f"source {record['source']}",
-                              f"duration up to {min(e for e in edges if seconds <= e)} s"])
-        except (OSError, ValueError) as error:
-            wrong = [str(error)]
-        for what in [*wrong, *(f"{what} (mended)" for what in +counts)]:
-            print(f"{file}: record {n}: {what}")
-        broken.update(re.sub(r"'[^']*'|\S*/\S*|[\d.]+", "*", what) for what in wrong)
-        mended += counts
-    for title, found in (("broken", broken), ("mended", mended), ("holds", holds)):
-        for what, count in found.most_common():
-            print(f"{title:8}{count:9}  {what}")
-    states = [holds[f"state {state}"] for state in STATES]
-    ratio = " : ".join(f"{n / max(states[2], 1):.1f}" for n in states)
-    print(f"Silence : Standby : Response = {ratio}")
-    return 2 if broken else 1 if mended else 0
-
-
-def paint(tokenizer, item, colour):
-    """The tokens of an item as text. What is only read is grey, each token ending in a dot; what is
-    learnt is coloured by kind (the three states; text) on a shade that grows with its loss weight,
-    the alpha of a state (paper, equation 4), which is printed. In plain text the learnt is [so]."""
-    hues = dict(zip(tokenizer.state_ids, (34, 33, 31)))
-    counts = Counter(label for label in item["labels"] if label in hues)
-    out = []
-    for (token, label), run in groupby(zip(item["input_ids"], item["labels"])):
-        text, times = tokenizer.decode([token]), len(list(run))
-        if token == tokenizer.frame_id:
-            text, times = f"{text}x{times}", 1
-        if label == -100:
-            plain = text = text if text.endswith("\n") else f"{text}·"
-            shade = "90"
-        else:
-            weight = counts.total() / (3 * counts[label]) if label in hues else 1.0
-            text = f"{text} {weight:.2f}" if label in hues else text
-            shade = f"{hues.get(label, 32)};48;5;{232 + min(int(weight * 3), 12)}"
-            plain = f"[{text}]"
-        out += [f"\033[{shade}m{text}\033[0m" if colour else plain] * times
-    return "".join(out)
-
-
-def strip(item, state_ids, path, columns=10, side=96):
-    """Write a PNG of the frames of an item (one a second), each over the colour of its state."""
-    states = [label for label in item["labels"] if label in state_ids]
-    rows = math.ceil(len(states) / columns)
-    sheet = Image.new("RGB", (columns * (side + 8), rows * (side + 20)), "white")
-    for k, (frame, label) in enumerate(zip(item["frames"], states, strict=True)):
-        x, y = k % columns * (side + 8), k // columns * (side + 20)
-        sheet.paste(("#6baed6", "#fec44f", "#de2d26")[state_ids.index(label)],
-                    (x, y, x + side + 8, y + side + 20))
-        sheet.paste(Image.fromarray(item["pixels"][frame]).resize((side, side)), (x + 4, y + 4))
-        ImageDraw.Draw(sheet).text((x + 6, y + side + 5), f"{k}s", fill="black")
-    sheet.save(path)
-
-
-def show(args):
-    tokenizer = Tokenizer.from_pretrained(args.model)
-    config = StreamoConfig.from_dict(read_json(Path(args.model) / "config.json"))
-    if args.file:
-        data = RawDataset(tokenizer, config, [args.file], args.videos)
-        if not 0 <= args.index < len(data):
-            raise ValueError(f"--index {args.index}: {args.file} has records 0 to {len(data) - 1}")
-        item = data.item(*data.files[0][args.index], random.Random(0))
-    else:
-        item = ToyDataset(tokenizer, config, seed=0, augment=PLAIN)[args.index]
-    print(paint(tokenizer, item, sys.stdout.isatty()))
-    print(f"{item['name']}: {item['length']} tokens, {len(item['grids'])} frames, "
-          f"{len(item['pixels'])} distinct; counts: {dict(+item['counts'])}")
-    if args.strip:
-        strip(item, tokenizer.state_ids, args.strip)
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    add = commands.add_parser("show").add_argument
-    add("file", nargs="?", help="raw or stream records; none: the toy world")
-    add("--index", type=int, default=0)
-    add("--videos", default=".", help="the folder that the records' paths start from")
-    add("--model", default="assets/tiny", help="a folder with tokenizer.json and config.json")
-    add("--strip", metavar="PNG", help="write the frames here")
-    add = commands.add_parser("check").add_argument
-    add("file")
-    add("--videos", help="without it the videos are not looked at")
-    add = commands.add_parser("convert").add_argument
-    add("source", choices=[*SOURCES, "stream"])
-    add("files", nargs="+")
-    add("--videos", default=".", help="for stream: the folder that the records' paths start from")
-    add("--out", required=True, help=".jsonl, or .json for a list")
-    args = parser.parse_args(argv)
-    if args.command == "show":
-        return show(args)
-    if args.command == "check":
-        return check(args.file, args.videos)
-    counts = Counter()
-    write(convert(args.source, args.files, args.videos, counts), args.out)
-    Path(f"{args.out}.counts.json").write_text(json.dumps(+counts, indent=1))
-    for what, count in counts.most_common():
-        print(f"{count:9}  {what}")
-    return 0 if counts["records written"] else 2
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (OSError, ValueError) as error:
-        print(f"data.py: {error}", file=sys.stderr)
-        sys.exit(2)
+def own_group(_):
+    """For a loader's process: signals to the run's group of processes are not meant for it."""
+    os.setpgrp()

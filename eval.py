@@ -6,9 +6,8 @@
     python eval.py run mvbench --offline --data json/ --videos FOLDER --model DIR --out mv.jsonl
     torchrun --nproc_per_node=8 eval.py run ovo ... --out ovo.jsonl     writes ovo.rank0.jsonl, ...
     python eval.py score ovo ovo.rank*.jsonl --out ovo.json             official result files too
-    python eval.py claims loss --model DIR --steps 1000 --seeds 3       trains, streams, compares
 
-`toy` and `run` write a JSON line per item, `claims` keeps its runs: all go on where they stopped.
+`toy` and `run` write a JSON line per item, and go on where they stopped.
 Scores follow the official rules to the letter; where a rule has a known fault, the corrected figure
 stands beside.
 """
@@ -17,9 +16,7 @@ import hashlib
 import json
 import math
 import os
-import random
 import re
-import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
@@ -31,22 +28,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 import data
+from bench import public
+from bench.public import mean, percent
 from infer import STATES as NAMES
 from infer import see, stream, unspoken
-from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo, Tokenizer, write_json
-
-
-def percent(part, whole):
-    return 100 * part / whole if whole else 0.0
-
-
-def mean(values):
-    return sum(values) / len(values) if values else 0.0
-
+from parts.files import read_records, write_json
+from parts.video import frames
+from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo, Tokenizer
+from toy import dialogues
 
 # ---- Streamo-Bench (paper, section 5)
 # A row is a streamed dialogue: {"id", "task", "seconds", "compute", "gold": said, "pred": said},
@@ -135,241 +127,6 @@ def threshold_curve(rows):
     return curve
 
 
-# ---- The other benchmarks' official rules
-# A row is {"id", "task", "response": str or None, "answer": str, ...}; a rule gives 1, 0, or None
-# for an item that leaves the denominator.
-
-PREFIXES = ("The best answer is", "The correct answer is", "The answer is", "The answer",
-            "The best option is", "The correct option is", "Best answer:", "Best option:")
-
-
-def ovo_rule(row):
-    """A substring rule: "Answer: B" is right for A too. The digits of a count are joined."""
-    response, answer = row["response"] or "", row["answer"]
-    if row["task"] == "REC":
-        return int("".join(re.findall(r"\d+", response)) == answer)
-    bare = row["task"] in ("SSR", "CRR") and response == answer[0]          # "Y" and "N" will do
-    return int(bare or answer in response)
-
-
-def mvbench_rule(row):
-    """lmms-eval's: the article "a" is option A; an empty response leaves the denominator."""
-    text = row["response"] or ""
-    if text == "":
-        return None
-    option = re.match(r"([A-E])\.\s*(.+)$", text.strip(), re.IGNORECASE)
-    if option is None:
-        whole = text = text.replace("\n", " ").replace("\t", " ").strip()
-        comma = re.search(r"\d,\d", whole)
-        for mark in ";/[]\"{}()=+\\_-><@`,?!":
-            glue = comma or mark + " " in whole or " " + mark in whole
-            text = text.replace(mark, "" if glue else " ")
-        text = re.sub(r"(?!<=\d)\.(?!\d)", "", text, count=32)              # 32 is re.UNICODE
-        option = re.search(r"\b([A-E])\b", text, re.IGNORECASE)
-    return int(option is not None and option[1].upper() == row["answer"])
-
-
-def tempcompass_match(row):
-    """1 or 0 when the official rules can tell, None when a language model would be the judge."""
-    text, answer = (row["response"] or "").replace("</s>", ""), row["answer"]
-    if row["task"] == "yes_no":
-        found = re.findall("^(?:yes|no)", text.lower())
-    elif row["task"] == "multi-choice":
-        found = [answer] if text == answer else re.findall(r"^[A-D](?=[.)]|\Z)", text)
-        answer = answer if text == answer else answer[0]
-    else:                                               # "Caption A: The ball falls.", or a part
-        found = []
-        for option in row["question"].split("\n")[1:]:
-            index, sentence, *_ = option.split(": ")
-            if (text == option or index in (text, text.replace(".", ""))
-                    or sentence in (text, *text.split(") ")[1:2])):         # "(A) sentence" too
-                found.append(option)
-    return int(answer in found) if found else None
-
-
-def letter_rule(row, letters, prefixes):
-    """The first of the letters in a response without the prefixes is right; None: there is none."""
-    text = row["response"] or ""
-    for prefix in prefixes:
-        text = text.replace(prefix, "")
-    found = re.search(f"[{letters}]", text)
-    return found and int(found[0] == row["answer"])
-
-
-def videomme_rule(row):
-    """Two commas are missing in the official prefixes, so that four of them stay in the text and
-    the B of "Best answer:" is an answer; no letter at all leaves the denominator."""
-    glued = PREFIXES[4] + PREFIXES[5], PREFIXES[6] + PREFIXES[7]
-    return letter_rule(row, "ABCD", PREFIXES[:4] + glued)
-
-
-def longvideobench_rule(row):
-    """No letter: a random choice, here drawn from the item's id so that it stays the same."""
-    mark = letter_rule(row, "ABCDE", PREFIXES)
-    guess = random.Random(row["id"]).choice("ABCDE"[:row["choices"]])
-    return int(guess == row["answer"]) if mark is None else mark
-
-
-def corrected(row):
-    """1 or 0: all items count, an option is a capital on its own, a count the first number."""
-    text, answer = row["response"] or "", row["answer"]
-    if answer in ("Yes", "No"):
-        text, answer = text.upper(), answer[0]
-        found = re.search(r"\b([YN])(?:ES|O)?\b", text)
-    elif row["task"] == "REC":
-        found = re.search(r"(\d+)", text)
-    else:                                                   # but not the article in "A man ..."
-        found = re.search(r"\b([B-E]|A(?! [a-z]))\b", text)
-    return int(found is not None and found[1] == answer)
-
-
-RULES = {"ovo": ovo_rule, "mvbench": mvbench_rule, "videomme": videomme_rule,
-         "longvideobench": longvideobench_rule,
-         "tempcompass": lambda row: tempcompass_match(row) or 0}        # as with --disable_llm
-OVO = {"backward": ("EPM", "ASI", "HLD"), "forward": ("REC", "SSR", "CRR"),
-       "realtime": ("OCR", "ACR", "ATR", "STU", "FPD", "OJR")}
-DIVISIONS = "task", "duration", "domain", "sub_category", "duration_group"  # keys of a row
-
-
-def averages(bench, rows, rule):
-    """{name: score} of the tasks and divisions of a benchmark, and its own kind of average."""
-    marks = defaultdict(list)
-    for row in rows:
-        names = "overall", *(str(row[key]) for key in DIVISIONS if row.get(key) is not None)
-        for name in names if rule(row) is not None else ():
-            marks[name].append(rule(row))
-    scores = {name: 100 * mean(of) for name, of in marks.items()}
-    overall = scores.pop("overall", 0.0)
-    if bench == "ovo":                  # a category is the mean of its tasks, the total of three
-        means = {category: mean([scores[task] for task in tasks if task in scores])
-                 for category, tasks in OVO.items() if scores.keys() & set(tasks)}
-        return scores | means | ({"total": mean([*means.values()])} if len(means) == 3 else {})
-    if bench in ("mvbench", "tempcompass"):
-        return scores | {"average": mean([*scores.values()])}
-    return scores | {"overall": overall}
-
-
-def score(bench, rows):
-    """All scores of a benchmark's rows by its official rule; "corrected" beside a faulty one."""
-    if bench == "raw":
-        return score_stream(rows)
-    scores = averages(bench, rows, RULES[bench]) | {"items": len(rows)}
-    if bench == "tempcompass":
-        known = [tempcompass_match(row) is not None for row in rows]
-        return scores | {"matched_without_judge": 100 * mean(known)}
-    return scores | {"corrected": averages(bench, rows, corrected)}
-
-
-# ---- Data files and official result files, which are laid out alike: one reader does for both
-
-BARE = "Do not include any additional text or explanation in your response.\n"
-YES_NO = "Answer only with “Yes” or “No”.\n" + BARE
-PROMPTS = {  # OVO-Bench's own
-    "MCQ": "\nQuestion: {}\nOptions:\n{}\n\nRespond only with the letter corresponding to your "
-           "chosen option (e.g., A, B, C). \n" + BARE,
-    "REC": "\nYou're watching a video in which people may perform a certain type of action "
-           "repetively. \nThe person performing this kind of action are referred to as 'they' in "
-           "the following statement.\nYou're task is to count how many times have different people "
-           "in the video perform this kind of action in total.\nOne complete motion counts as one. "
-           "\nNow, answer the following question: {}\nProvide your answer as a single number "
-           "(e.g., 0, 1, 2, 3…) indicating the total count.\n" + BARE,
-    "SSR": "\nYou're watching a tutorial video which contain a sequential of steps. \nThe "
-           "following is one step from the whole procedures: \n{}\nYour task is to determine if "
-           "the man or woman in the video is currently performing this step.\n" + YES_NO,
-    "CRR": "\nYou're responsible of answering questions based on the video content. \nThe "
-           "following question are relevant to the latest frames, i.e. the end of the video.\n{}\n"
-           "Decide whether existing visual content, especially latest frames, i.e. frames that "
-           "near the end of the video, provide enough information for answering the question.\n"
-           + YES_NO}
-
-
-LETTERS = "ABCDEFGH"
-CHOICES = {  # benchmark: an item's id, task and video, what else is kept; the prompt; an option
-    "mvbench": (None, None, "video", ("start", "end", "fps"),
-                "Question:{}\nOption:\n{}\nOnly give the best option.\n", "({}) {}"),
-    "videomme": ("question_id", "task_type", "videoID", ("duration", "domain", "sub_category"),
-                 "Select the best answer to the following multiple-choice question based on the "
-                 "video. Respond with only the letter (A, B, C, or D) of the correct option.\n{}\n"
-                 "{}\nThe best answer is:", "{1}"),
-    "longvideobench": ("id", "question_category", "video_path", ("duration_group",),
-                       "{}\n{}\nAnswer with the option's letter from the given choices directly.\n",
-                       "{}. {}")}
-NEWER = {"video_id": "videoID", "duration_category": "duration", "video_category": "domain",
-         "video_subcategory": "sub_category"}                   # Video-MME's keys have two names
-
-
-def choice_rows(bench, content, stem):
-    """A row for each multiple-choice question. MVBench names its task in the file's name alone;
-    Video-MME's is a list of videos with their questions; LongVideoBench's Hub copy pads options."""
-    key, task, video, more, prompt, form = CHOICES[bench]
-    items = [{NEWER.get(name, name): value for name, value in item.items()} | item | question
-             for item in content if not item.get("missing")
-             for question in item.get("questions", [item])]
-    for i, r in enumerate(items):
-        options = r.get("options") or r.get("candidates") or [r[f"option{k}"] for k in range(5)]
-        options = [option for option in options if option != "N/A"]
-        right = r.get("correct_choice", r.get("answer"))        # an index, a text or a letter
-        right = options.index(right) if right in options else right
-        right = [*LETTERS].index(right) if isinstance(right, str) else right
-        lettered = "\n".join(map(form.format, LETTERS, options))
-        yield {"id": r[key] if key else f"{stem}/{i}", "task": r[task] if task else stem,
-               "video": r[video] + ".mp4" * (bench == "videomme"), "answer": LETTERS[right],
-               "prompt": prompt.format(r["question"], lettered), "choices": len(options),
-               "response": r.get("response"), **{name: r.get(name) for name in more}}
-
-
-def ovo_rows(content, stem):
-    """A row for each moment asked about. ask: (second, question, how the stream is read at the
-    moment): its last answer (REC), was there any (CRR), is its state not Silence (SSR)."""
-    for r in sum(([item] if isinstance(item, dict) else item[1] for item in content), []):
-        for j, at in enumerate(r.get("test_info", [r])):
-            kind, ask, options = r["task"], None, ""
-            if at is r:
-                kind, question = "MCQ", r["question"]
-                answer = r["ground_truth"] if "ground_truth" in r else LETTERS[r["gt"]]
-                options = " ".join(map("{}. {};".format, LETTERS, r.get("options", ())))
-            elif kind == "REC":
-                answer, question = str(at["count"]), f"How many times did they {r['activity']}?"
-                ask = max(min(r.get("start_times") or [0]) - 3, 0), question, "last"
-            else:
-                answer, question = ("No", "Yes")[at["type"]], at.get("step", r.get("question"))
-                ask = r.get("ask_time", 0), question, "any" if kind == "CRR" else "state"
-            yield {"id": f"{r['id']}_{j}", "task": r["task"], "video": r["video"], "ask": ask,
-                   "response": at.get("response"), "end": at.get("realtime"), "answer": answer,
-                   "prompt": PROMPTS[kind].format(question, options)}
-
-
-def tempcompass_rows(content, stem):
-    """{video: {aspect: [question]}} in a file called as the task. Captioning needs a judge: it
-    is left out, and the average is that of the other three tasks."""
-    hint = "answer yes or no:" if stem == "yes_no" else "directly give the best option:"
-    for video, aspects in content if stem != "captioning" else ():
-        for aspect, items in aspects.items():
-            for i, r in enumerate(items):
-                yield {"id": f"{stem}/{video}/{aspect}/{i}", "task": stem, "video": f"{video}.mp4",
-                       "prompt": f"{r['question']}\nPlease {hint}", "question": r["question"],
-                       "answer": r["answer"], "response": r.get("prediction", r.get("response"))}
-
-
-READERS = {"ovo": ovo_rows, "tempcompass": tempcompass_rows,
-           **{bench: partial(choice_rows, bench) for bench in CHOICES}}
-
-
-def read_rows(bench, path):
-    """The rows of a data file (or a folder of them), of official results, or of a file of `run`."""
-    if path.is_dir():
-        return [row for file in sorted(path.glob("*.json")) for row in read_rows(bench, file)]
-    content = list(data.read_records(path))
-    try:
-        if path.suffix == ".jsonl" and "run" in content[0]:
-            if content[0]["run"]["bench"].replace("toy", "raw") != bench:
-                raise ValueError(f"answers to {content[0]['run']['bench']}")
-            return content[1:]
-        return list(READERS[bench](content, path.stem))
-    except data.MISSHAPEN as error:
-        raise ValueError(f"{path}: not a file of {bench} ({error!r})") from None
-
-
 # ---- Running
 
 @lru_cache(1)
@@ -447,10 +204,10 @@ def run_group(group, run):
     model, tokenizer = load_model(run["model"], run["device"])
     began, fps, rows = time.perf_counter(), run["fps"], group["rows"]
     if run["bench"] == "toy":
-        clip, size = data.toy.bench(run["seed"], group["video"])[0], model.config.vision.image_size
+        clip, size = dialogues.bench(run["seed"], group["video"])[0], model.config.vision.image_size
         pictures = ((k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps))
     else:                               # a record's fps is the rate of a folder of frames
-        pictures = data.frames(group["video"], fps, rows[0].get("fps"))
+        pictures = frames(group["video"], fps, rows[0].get("fps"))
     features, streams, done = encode(model, pictures), defaultdict(list), []
     options = {key: run[key] for key in ("fps", "threshold", "window")}
     for row in rows:
@@ -482,9 +239,9 @@ def groups_of(args):
     if args.bench == "toy":
         for i in range(args.videos):
             groups[i] = [{"id": f"{args.seed}/{i}/{k}", "task": task, "record": record}
-                         for k, (task, record) in enumerate(data.toy.bench(args.seed, i)[1])]
+                         for k, (task, record) in enumerate(dialogues.bench(args.seed, i)[1])]
     elif args.bench == "raw":
-        for i, record in enumerate(data.read_records(args.data)):
+        for i, record in enumerate(read_records(args.data)):
             if wrong := data.faults(record):
                 raise ValueError(f"{args.data}: record {i}: {wrong[0]}")
             task, rate = record["task_type"], data.parse_time(record.get("fps"))
@@ -493,7 +250,7 @@ def groups_of(args):
                  "fps": rate})
     else:
         paths = [str(path) for path in args.folder.absolute().rglob("*")]
-        for row in read_rows(args.bench, args.data):
+        for row in public.read_rows(args.bench, args.data):
             found = [path for path in paths if path.endswith(os.sep + row["video"])]
             if len(found) != 1:
                 raise ValueError(f"{args.folder}: {len(found)} files are called {row['video']}, "
@@ -550,7 +307,6 @@ def run_bench(args):
             bar.update(len(answered))
     return rows, run, out
 
-
 VERSIONS = {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
 JUDGE = "Narration and captions: F1 against the annotations, in place of a judge's win rate."
 
@@ -569,198 +325,45 @@ def report(bench, scores, out, **about):
     write_json(out, scores | about | {"versions": VERSIONS})
 
 
-# ---- The paper's claims in miniature: variants trained from the same start, seeds and budget
-
-OVO_MEANS = "OVO-Bench real-time / backward / forward / total"
-CLAIMS = {  # what the paper shows, and the variants: options of train.py, fps of the test, paper's
-    "loss": ("table 4, 3B: OVO-Bench REC / SSR / CRR", {
-        "focal": ("", 1, "27.94 / 50.72 / 82.5"),
-        "fixed weights": ("--loss fixed", 1, "18.62 / 41.02 / 49.17"),
-        "cross entropy": ("--loss ce", 1, "6.45 / 20.99 / 41.67")}),
-    "states": (f"table 7, 3B: {OVO_MEANS}; forward grounding", {
-        "three states": ("", 1, "61.51 / 41.76 / 53.72 / 52.33; 14.7"),
-        "no Standby": ("--states 2", 1, "60.93 / 39.43 / 45.22 / 48.52; 9.3")}),
-    "tasks": (f"table 2, 3B, its tasks and ET-Instruct's: {OVO_MEANS}", {
-        "six tasks": ("", 1, "61.51 / 41.76 / 53.72 / 52.33"),
-        "grounding and caption": ("--tasks grounding+caption", 1,
-                                  "46.47 / 28.52 / 46.62 / 40.54")}),
-    "fps": (f"table 2, 7B: {OVO_MEANS}", {
-        "tested at 1 fps": ("", 1, "65.98 / 46.10 / 54.77 / 55.61"),
-        "tested at 2 fps": ("", 2, "67.44 / 49.18 / 56.96 / 57.86")})}
-COMPARED = ("response_precision", "response_recall", "response_f1", "state_f1", *SIX, "average")
-
-
-def origin(model):
-    """What a run starts from, for people: "nothing", or the folder's name and part of a digest."""
-    if not model:
-        return "nothing"
-    return "-".join([model.name, *(d[:8] for d in sha256(model, "safetensors").values())])
-
-
-def trained(args, options, seed):
-    """The folder of a run of train.py, whose name tells options, start, steps and seed: begun, gone
-    on with, or complete and left alone."""
-    start = ["--model", str(args.model)] if args.model else []
-    steps = ["--steps", str(args.steps)] if args.steps else []
-    variant = "-".join(options.strip("-").split() or ["base"])
-    name = f"{variant}-from-{origin(args.model)}-{args.steps or 'recipe'}-steps-seed-{seed}"
-    folder = args.runs / name
-    if not (folder / "model" / "run.json").exists():                        # written last of all
-        again = ["--resume"] if folder.exists() else []
-        subprocess.run([sys.executable, Path(__file__).with_name("train.py"), *options.split(),
-                        *start, *steps, "--seed", str(seed), "--out", str(folder), *again],
-                       check=True)
-    return folder
-
-
-def thinned(log, most=60):
-    """The lines of a training log, many in one: the means of their figures, to four digits."""
-    lines = [{key: value for key, value in line.items() if not isinstance(value, dict)}
-             for line in data.read_records(log)]
-    width = -(-len(lines) // most)
-    parts = [lines[k:k + width] for k in range(0, len(lines), width)]
-    return [{key: float(f"{mean([line[key] for line in part if key in line]):.4g}")
-             for key in sorted(set().union(*part))} | {"step": part[-1]["step"]} for part in parts]
-
-
-def claims(args):
-    """Train what is not there yet, stream it, compare: {claim}.json, .md and logs in args.out."""
-    (paper, variants), training, found = CLAIMS[args.claim], {}, {}
-    for name, (options, fps, theirs) in variants.items():
-        seeds, pooled, training[name] = [], [], []
-        for seed in range(args.seeds):
-            folder = trained(args, options, seed)
-            rows, *_ = run_bench(argparse.Namespace(**vars(args) | {
-                "model": folder / "model", "fps": fps, "out": folder / f"toy-{fps}fps.jsonl"}))
-            seeds.append(score_stream(rows))
-            pooled += rows
-            training[name].append(thinned(folder / "log.jsonl"))
-            write_json(args.out / "logs" / f"{folder.name}.json", training[name][-1])
-        cells = {key: [scores[key] for scores in seeds] for key in (*COMPARED, "text_exact")}
-        found[name] = {
-            "options": options, "fps": fps, "paper": theirs, "seeds": dict(enumerate(seeds)),
-            "mean": {key: mean(cell) for key, cell in cells.items()},
-            "half_range": {key: (max(cell) - min(cell)) / 2 for key, cell in cells.items()},
-            "curve": threshold_curve(pooled)}
-    write_json(args.out / f"{args.claim}.json", {
-        "command": args.line, "start": origin(args.model), "steps": args.steps,
-        "videos": args.videos, "toy_seed": args.seed, "versions": VERSIONS, "paper": paper,
-        "variants": found})
-    table = claim_table(args, paper, found)
-    (args.out / f"{args.claim}.md").write_text(table, encoding="utf-8")
-    if args.claim == "loss":
-        loss_figure(found, training, args.out / "loss.png")
-    print(table)
-
-
-def claim_table(args, paper, found):
-    """Markdown: the scores, the paper's beside them; of the losses the curve over the threshold."""
-    lines = [("toy world, %", *found), ["---"] * (len(found) + 1)]
-    cell = "{:.1f} ± {:.1f}" if args.seeds > 1 else "{:.1f}"
-    for key in COMPARED:
-        cells = [cell.format(v["mean"][key], v["half_range"][key]) for v in found.values()]
-        lines.append((key.replace("_", " "), *cells))
-    lines.append((f"the paper, {paper}", *(v["paper"] for v in found.values())))
-    curves = [{threshold: pair for threshold, *pair in v["curve"]} for v in found.values()]
-    for threshold in THRESHOLDS if args.claim == "loss" else ():
-        lines.append((f"precision / recall, Response if p ≥ {threshold:g}", *(
-            "{:.1f} / {:.1f}".format(*curve[threshold]) if threshold in curve else "never said"
-            for curve in curves)))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (
-        f"\nTrained from {origin(args.model)}; steps: {args.steps or 'as the recipe'}; seeds: "
-        f"{args.seeds} (mean ± half of the range); tested on {args.videos} toy videos of seed "
-        f"{args.seed}. Response within 1 s. {JUDGE}\n\n    {args.line}\n")
-
-
-def loss_figure(found, training, path, sharp=4):
-    """Recall in training, a shade for the range of the seeds, and precision by recall of all seeds
-    together; a picture twice as large as it is shown."""
-    image = Image.new("RGB", (1120 * sharp, 430 * sharp), "white")
-    pen, ink, pale = ImageDraw.Draw(image, "RGBA"), "#1c222b", "#5b6470"
-    small, large = (ImageFont.load_default(size * sharp) for size in (13, 15))
-    last = max(log[-1]["step"] for logs in training.values() for log in logs)
-
-    def at(panel, x, y):
-        """Pixels of a point: x from 0 to 1, y in percent."""
-        return (52 + 560 * panel + 480 * x) * sharp, (348 - 3 * y) * sharp
-
-    for n, (title, label, most) in enumerate((
-            ("Recall of Response in training, %", "optimiser step", last),
-            ("Precision of Response on unseen clips, %",
-             "recall, for every threshold; the dot: Response where it is likeliest", 100))):
-        (left, bottom), (right, top) = at(n, 0, 0), at(n, 1, 100)
-        pen.text((left - 40 * sharp, top - 20 * sharp), title, ink, large, "ls")
-        pen.text((left + 240 * sharp, bottom + 26 * sharp), label, pale, small, "ma")
-        for k in range(5):
-            x, y = at(n, k / 4, 25 * k)
-            pen.line((left, y, right, y), "#dfe3e8", sharp)
-            pen.text((left - 8 * sharp, y), f"{25 * k}", pale, small, "rm")
-            pen.text((x, bottom + 8 * sharp), f"{most * k / 4:,.0f}", pale, small, "ma")
-    for k, (colour, name) in enumerate(zip(("#0072b2", "#d55e00", "#009e73"), found)):
-        recall, scores = defaultdict(list), found[name]["mean"]
-        for line in (line for log in training[name] for line in log if "recall_response" in line):
-            recall[line["step"] / last].append(100 * line["recall_response"])
-        if recall:
-            pen.polygon([at(0, x, max(of)) for x, of in recall.items()]
-                        + [at(0, x, min(of)) for x, of in reversed(recall.items())], f"{colour}30")
-            pen.line([at(0, x, mean(of)) for x, of in recall.items()], colour, 10, "curve")
-        pen.line([at(1, r / 100, p) for _, p, r in found[name]["curve"]], colour, 10, "curve")
-        dot = at(1, scores["response_recall"] / 100, scores["response_precision"])
-        pen.circle(dot, 5 * sharp, colour, "white", sharp)
-        x, y = (300 + 200 * k) * sharp, 408 * sharp
-        pen.line((x, y, x + 24 * sharp, y), colour, 4 * sharp)
-        pen.text((x + 32 * sharp, y), name, ink, large, "lm")
-    image.reduce(2).save(path)
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(dest="command", required=True)
-    commands = {name: subparsers.add_parser(name) for name in ("toy", "run", "score", "claims")}
+    commands = {name: subparsers.add_parser(name) for name in ("toy", "run", "score")}
     workers = 1 if torch.cuda.is_available() else min(2, os.cpu_count())
 
     def add(names, flag, **settings):
         for name in names.split():
             commands[name].add_argument(flag, **settings)
 
-    add("run score", "bench", choices=("raw", *READERS))
+    add("run score", "bench", choices=("raw", *public.READERS))
     add("score", "files", nargs="+", type=Path)
-    add("claims", "claim", choices=CLAIMS)
     add("toy run", "--model", type=Path, required=True, help="checkpoint folder")
-    add("claims", "--model", type=Path, help="start of all runs; default: nothing")
     add("run", "--data", type=Path, required=True, help="annotation file")
     add("run", "--videos", type=Path, required=True, dest="folder")
     add("toy", "--data", type=Path, help="raw records, in place of the toy videos")
     add("toy", "--videos-folder", type=Path, dest="folder", default=Path())
-    add("toy claims", "--videos", type=int, default=300, help="how many")
-    add("toy run claims", "--seed", type=int, default=10**6, help="of toy videos")
-    add("claims", "--seeds", type=int, default=1, help="runs of each variant")
-    add("claims", "--steps", type=int, help="of training; default: the recipe's")
-    add("claims", "--runs", type=Path, default="runs/claims", help="folder of the training runs")
+    add("toy", "--videos", type=int, default=300, help="how many")
+    add("toy run", "--seed", type=int, default=10**6, help="of toy videos")
     add("toy run score", "--out", type=Path, required=True)
-    add("claims", "--out", type=Path, default="assets/claims", help="of tables, figure and logs")
-    add("toy run claims", "--workers", type=int, default=workers)
+    add("toy run", "--workers", type=int, default=workers)
     add("toy run", "--fps", type=int, default=1, help="frames in a turn, a second")
-    add("toy run claims", "--threshold", type=float, help="of P(Response)")
-    add("toy run claims", "--window", type=int, help="seconds kept in the context")
+    add("toy run", "--threshold", type=float, help="of P(Response)")
+    add("toy run", "--window", type=int, help="seconds kept in the context")
     add("run", "--offline", action="store_true", help="all frames in one turn")
     add("run", "--max-frames", type=int, default=64, help="offline")
     add("run", "--patience", type=int, default=10,
         help="seconds that the last picture stands still until an answer comes")
     args = parser.parse_args(argv)
     try:
-        if args.command == "claims":
-            args.bench, line = "toy", sys.argv[1:] if argv is None else argv
-            args.line = " ".join(["python eval.py", *line])
-            claims(args)
-        elif args.command == "score":
+        if args.command == "score":
             rows, of = [], {}                       # the file that each item was first met in
             for file in args.files:
-                rows += (more := read_rows(args.bench, file))
+                rows += (more := public.read_rows(args.bench, file))
                 if twice := [id for row in more if of.setdefault(id := row["id"], file) != file]:
                     raise ValueError(f"{file}: item {twice[0]} is in {of[twice[0]]}, too")
-            report(args.bench, score(args.bench, rows), args.out, files=[*map(str, args.files)])
+            scores = score_stream(rows) if args.bench == "raw" else public.score(args.bench, rows)
+            report(args.bench, scores, args.out, files=[*map(str, args.files)])
         else:
             for flag in {"fps", "videos", "max_frames", "workers"} & vars(args).keys():
                 if isinstance(n := getattr(args, flag), int) and n < 1:
@@ -774,7 +377,7 @@ def main(argv=None):
                 print(f"{len(rows)} items in {out}, to be scored by: eval.py score {bench}")
             else:
                 report(args.bench, score_stream(rows), args.out, run=run)
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+    except (ValueError, OSError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

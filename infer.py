@@ -9,14 +9,13 @@
 
 As a library:
 
-    for turn in stream(model, tokenizer, data.frames("video.mp4"), [(0, "Describe every event.")]):
+    for turn in stream(model, tokenizer, video.frames("video.mp4"), [(0, "Describe every event.")]):
         print(turn.start, turn.end, turn.state, turn.probs, turn.text)
 """
 import argparse
 import json
 import math
 import os
-import queue
 import re
 import signal
 import sys
@@ -25,7 +24,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import chain, groupby, islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import av
@@ -35,7 +34,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import data
-import render
+from parts import render, video
 from streamo import KVCache, Streamo, Tokenizer, normalised
 
 STATES = ("silence", "standby", "response")              # in the order of streamo.STATES
@@ -81,7 +80,7 @@ def see(model, images, compressor=None):
             raise ValueError("compress needs pictures, not encoded frames")
         return [len(image) for image in images], torch.cat(images).to(weight)
     images = [np.asarray(i.convert("RGB") if isinstance(i, Image.Image) else i) for i in images]
-    images = [data.resized(image, model.config.vision.image_size) for image in images]
+    images = [video.resized(image, model.config.vision.image_size) for image in images]
     grids = [compressor(image) if compressor else model.config.grid for image in images]
     pixels = normalised(torch.from_numpy(np.stack(images)).to(weight.device)).to(weight.dtype)
     features = model.features(pixels, torch.arange(len(grids)), torch.tensor(grids))
@@ -241,103 +240,6 @@ def stream(model, tokenizer, frames, questions=(), *, fps=1, threshold=None, max
                          (memory.cache.length, memory.capacity))
 
 
-# ---- Sources
-
-class Live:
-    """Frames read in a thread of their own: `size` wait, the oldest are dropped and counted.
-
-    paced: a file's frames come at their own time, as if it happened now."""
-
-    def __init__(self, frames, size, paced=False):
-        self.waiting, self.dropped, self.came = queue.Queue(size), 0, 0.0
-        threading.Thread(target=self.read, args=(frames, paced), daemon=True).start()
-
-    def read(self, frames, paced):
-        start = time.monotonic()
-        try:
-            for frame in chain(frames, [None]):
-                if paced and frame:
-                    time.sleep(max(0.0, start + frame[0] - time.monotonic()))
-                self.put(frame)
-        except Exception as error:                       # else its reader would wait for ever
-            self.put(error)
-
-    def put(self, item):
-        with suppress(queue.Empty):                      # where the reader took the last just now
-            if self.waiting.full():
-                self.waiting.get_nowait()
-                self.dropped += 1
-        self.waiting.put((time.monotonic(), item))
-
-    def __iter__(self):
-        while (entry := self.waiting.get())[1] is not None:
-            self.came, item = entry
-            if isinstance(item, Exception):
-                raise item
-            yield item
-
-
-def patience(source):
-    """Seconds for which a live source may be silent, and of its frames that may wait: over http
-    many come at once, by the segment."""
-    return 30 if source.startswith(data.WEB) else 5
-
-
-def received(source, fps):
-    """Frames of a live URL or a camera, by the time of their arrival, or by their own where they
-    arrive by the segment."""
-    camera = re.fullmatch(r"(?:camera:|/dev/video)(\w+)", source)
-    name, form = (f"/dev/video{camera[1]}", "v4l2") if camera else (source, None)
-    if camera and sys.platform == "darwin":
-        name, form = camera[1], "avfoundation"
-    options = {"analyzeduration": "1000000", "overrun_nonfatal": "1"}        # 1 s of probing
-    last, seconds, sent = None, 0.0, -1
-    try:
-        timeout = 10, patience(source)                   # to open it, and between two frames
-        with av.open(name, format=form, timeout=timeout, options=options) as container:
-            if not container.streams.video:
-                raise ValueError(f"{source}: no video stream in it")
-            segments = container.format.name in ("hls", "dash")
-            for frame in container.decode(video=0):
-                now = frame.time if segments else time.monotonic()
-                if last is not None and 0 <= now - last < 60:            # else the clock jumped
-                    seconds += now - last
-                last = now
-                if (k := int(seconds * fps)) > sent:     # the first frame since k / fps
-                    sent = k
-                    yield k / fps, data.rgb(frame)
-    except av.error.ExitError:                           # the timeout
-        if last is None:
-            raise ValueError(f"{source}: nothing came for 10 s") from None
-        print(f"{source}: nothing came for {patience(source)} s, taken as its end", file=sys.stderr)
-
-
-def raw_frames(file, size, fps):
-    """rgb24 frames of "WIDTHxHEIGHT" from a binary file, fps of them a second."""
-    width, height = map(int, size.split("x"))
-    for k, raw in enumerate(iter(lambda: file.read(3 * width * height), b"")):
-        if len(raw) < 3 * width * height:
-            raise ValueError(f"standard input ends in frame {k}: are the frames {size}, rgb24?")
-        yield k / fps, np.frombuffer(raw, np.uint8).reshape(height, width, 3)
-
-
-def open_source(source, fps, size):
-    """-> (frames, seconds or None where unknown, whether it is live). A bad file fails here."""
-    if source == "-":
-        return raw_frames(sys.stdin.buffer, size, fps), None, False
-    web = source.startswith(data.WEB)                    # a file, or live when it has no length
-    if source.startswith(("camera:", "/dev/video")) or ("://" in source and not web):
-        return received(source, fps), None, True
-    frames = data.frames(source, fps)
-    frames = frames if web else chain([next(frames)], frames)
-    if Path(source).is_dir():
-        return frames, None, False
-    with av.open(source, timeout=(10, 5)) as container:
-        seconds = (container.duration or 0) / 1e6 or None
-    live = web and not seconds
-    return received(source, fps) if live else frames, seconds, live
-
-
 # ---- The command line
 
 LEAST = {"fps": 1, "threshold": 0, "max_new_tokens": 1, "window": 0, "prune": 1, "compress": 0}
@@ -408,7 +310,7 @@ def typed(questions):
 def status(turn, speed, frames):
     """The state, its three probabilities as bars, x real time, lag, share of the cache in use."""
     bars = "".join(" ▁▂▃▄▅▆▇█"[round(8 * p)] for p in turn.probs)
-    lag = time.monotonic() - frames.came if isinstance(frames, Live) else 0.0
+    lag = time.monotonic() - frames.came if isinstance(frames, video.Live) else 0.0
     return (f"{render.clock(turn.start)} {turn.state:8} |{bars}| {speed:.1f} x real time, "
             f"lag {lag:.1f} s, KV {turn.kv[0] / turn.kv[1]:.0%}")
 
@@ -416,7 +318,7 @@ def status(turn, speed, frames):
 def watch(args):
     """Stream the source, show what is said, write the files: all but --render also when it is cut
     short."""
-    frames, seconds, live = open_source(args.source, args.fps, args.size)
+    frames, seconds, live = video.open_source(args.source, args.fps, args.size)
     late = [text for when, text in args.ask if seconds and when > math.ceil(seconds) - 1]
     if late:
         raise ValueError(f"--ask {late[0]!r}: the video ends after {seconds:.1f} s")
@@ -426,7 +328,7 @@ def watch(args):
     if args.source != "-" and sys.stdin and sys.stdin.isatty():
         threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
     if live or args.realtime:
-        frames = Live(frames, patience(args.source) * args.fps, args.realtime)
+        frames = video.Live(frames, video.patience(args.source) * args.fps, args.realtime)
     kept, counts, said, n, worst, began = [], Counter(), 0, 0, 0.0, time.monotonic()
     try:
         with open(args.jsonl or os.devnull, "w", encoding="utf-8") as jsonl, tqdm(
@@ -456,7 +358,7 @@ def watch(args):
             if path and kept:
                 write(kept, path)
     if args.render:
-        again = data.frames(args.source, args.fps) if Path(args.source).is_dir() else args.source
+        again = video.frames(args.source, args.fps) if Path(args.source).is_dir() else args.source
         render.captioned_video(again, kept, args.render)
     unasked = [text for when, text in args.ask if not n or when > turn.start]
     if unasked:

@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")       # the background has the oth
 
 # Processes of a parent that has imported everything once: importing takes each 4 s.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["train", "eval", "torch.distributed.optim", "torch._dynamo"])
+FORKS.set_forkserver_preload(["train", "eval", "bench.claims", "bench.speed", "torch.distributed.optim", "torch._dynamo"])
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Frames, records -> turns, the renderer and the data sets of data.py."""
+"""Frames, records -> turns, the renderer and the data sets."""
 
 import json
 import random
@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 import data
-import toy
 from data import PLAIN, Augment, Turn, render, turns_from_record
+from parts import files, video
 from streamo import FRAME, RESPONSE, SILENCE, STANDBY, STATES, Tokenizer
+from toy import datasets, dialogues, world
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 CONFIG = SimpleNamespace(grid=2, coarse_grid=1, vision=SimpleNamespace(image_size=32, side=4))
@@ -47,7 +48,7 @@ def film(path, times, size=(32, 48), rate=100):
 
 
 def seen(path, fps=1, **kw):
-    return [(t, round((image.mean() - 20) / 20)) for t, image in data.frames(path, fps, **kw)]
+    return [(t, round((image.mean() - 20) / 20)) for t, image in video.frames(path, fps, **kw)]
 
 
 # ---- frames
@@ -83,14 +84,14 @@ def test_rotation(tmp_path):
         image[:, :16] = 255  # white on the left as stored
         container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
         container.mux(stream.encode())
-    upright = next(data.frames(path))[1]
+    upright = next(video.frames(path))[1]
     assert upright.shape == (32, 64, 3)
     blob = bytearray(path.read_bytes())
     matrix = blob.index(b"tkhd") + 4 + 40  # version, times, ids, ..., then 3 x 3
     clockwise = 0, 1 << 16, 0, -1 << 16, 0, 0, 32 << 16, 0, 1 << 30
     blob[matrix : matrix + 36] = struct.pack(">9i", *clockwise)
     path.write_bytes(blob)
-    turned = next(data.frames(path))[1]
+    turned = next(video.frames(path))[1]
     assert turned.shape == (64, 32, 3)
     assert turned[:12].mean() > 200 > 50 > turned[20:].mean()  # left as stored is up when upright
 
@@ -114,7 +115,7 @@ def test_folder_is_in_the_order_of_numbers_at_its_rate(tmp_path):
 
 def test_files_that_are_no_video(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone.mp4"):
-        list(data.frames(tmp_path / "gone.mp4"))
+        list(video.frames(tmp_path / "gone.mp4"))
     for name, content in (
         ("text.mp4", b"hello" * 100),
         ("empty.mp4", b""),
@@ -122,13 +123,13 @@ def test_files_that_are_no_video(tmp_path):
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name):
-            list(data.frames(tmp_path / name))
+            list(video.frames(tmp_path / name))
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="folder: no picture"):
-        list(data.frames(tmp_path / "folder"))
+        list(video.frames(tmp_path / "folder"))
     (tmp_path / "folder" / "a.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match="a.png"):
-        list(data.frames(tmp_path / "folder"))
+        list(video.frames(tmp_path / "folder"))
 
 
 def test_truncated_in_the_middle(tmp_path):
@@ -148,12 +149,12 @@ def test_truncated_in_the_middle(tmp_path):
     path.write_bytes(whole[: len(whole) - len(rest[head:]) // 2])
     got = []
     with pytest.raises(ValueError, match="a.mp4: truncated"):
-        for second, _ in data.frames(path):
+        for second, _ in video.frames(path):
             got.append(second)
     assert got == [float(k) for k in range(len(got))] and 2 < len(got) < 9
     path.write_bytes(blob[: len(blob) // 2])  # without the index: nothing to read
     with pytest.raises(ValueError, match="a.mp4"):
-        list(data.frames(path))
+        list(video.frames(path))
 
 
 def test_compressor_counts_a_small_change_but_not_noise():
@@ -329,8 +330,8 @@ def test_stream_faults():
 
 @pytest.mark.skipif(not SAMPLES.exists(), reason="the released samples are not here")
 def test_the_released_samples():
-    raw = list(data.read_records(SAMPLES / "streamo_raw_data.json"))
-    stream = list(data.read_records(SAMPLES / "streamo_stream_format.json"))
+    raw = list(files.read_records(SAMPLES / "streamo_raw_data.json"))
+    stream = list(files.read_records(SAMPLES / "streamo_stream_format.json"))
     for a, b, asked in zip(raw, stream, (4, 2), strict=True):
         turns = turns_from_record(a, 76)
         assert line(turns) == "-" * 4 + "ssR" + "-" * 69
@@ -402,7 +403,7 @@ ALWAYS = Augment(1, (0.3, 0.3), 1, 1, 1, 1, 1)
 
 def test_toy_items_are_consistent_and_repeat(tokenizer):
     for augment in (PLAIN, Augment(), ALWAYS):
-        dataset = data.ToyDataset(tokenizer, CONFIG, seed=5, augment=augment)
+        dataset = datasets.ToyDataset(tokenizer, CONFIG, seed=5, augment=augment)
         for key in (0, 1, ("short", 2), ("frame", 3)):
             item, again = dataset[key], dataset[key]
             assert again["input_ids"] == item["input_ids"]
@@ -411,7 +412,7 @@ def test_toy_items_are_consistent_and_repeat(tokenizer):
             assert len(item["grids"]) == len(item["frames"])
             assert item["length"] == len(item["labels"]) == len(item["input_ids"])
             assert 0.5 < dataset.estimate(key) / item["length"] < 2 or augment is ALWAYS
-            assert dataset.task(key) == toy.sample(5, *dataset.split(key))[1]["task_type"]
+            assert dataset.task(key) == dialogues.sample(5, *dataset.split(key))[1]["task_type"]
             assert sorted(set(item["frames"])) == list(range(len(item["pixels"])))
             for a, b in zip(item["pixels"], item["pixels"][1:]):
                 assert not np.array_equal(a, b)  # distinct frames are stored once
@@ -419,16 +420,16 @@ def test_toy_items_are_consistent_and_repeat(tokenizer):
 
 def test_every_visual_token_of_a_film_has_its_label(tokenizer):
     """Whatever the grid of its frame: as many labels as tokens, and of things that are there."""
-    films, sides, changes = data.ToyFilms(tokenizer, CONFIG, seed=5), set(), set()
+    films, sides, changes = datasets.ToyFilms(tokenizer, CONFIG, seed=5), set(), set()
     for i in range(40):
         kind = ("busy", "short", "frame", "one")[i % 4]
-        item, (clip, _) = films[kind, i], toy.sample(5, i, kind)
+        item, (clip, _) = films[kind, i], dialogues.sample(5, i, kind)
         assert len(item["shown"]) == item["input_ids"].count(tokenizer.frame_id)
         places = iter(item["shown"])
         for t, side in enumerate(item["grids"]):
             shown = {tuple(next(places)[:2]) for _ in range(side * side)} - {(0, 0)}
-            assert shown <= {(1 + list(toy.COLOURS).index(thing.colour),
-                              list(toy.SHAPES).index(thing.shape)) for thing in clip.state(t)}
+            assert shown <= {(1 + list(world.COLOURS).index(thing.colour),
+                              list(world.SHAPES).index(thing.shape)) for thing in clip.state(t)}
         ends = re.findall(r"<\d+s-(\d+)s>", tokenizer.decode(item["input_ids"]))
         tags = (end for end, side in zip(ends, item["grids"], strict=True) for _ in range(side**2))
         assert all(int(number) == (int(end) if int(end) < 1000 else -1)
@@ -442,30 +443,30 @@ def test_every_visual_token_of_a_film_has_its_label(tokenizer):
 
 def test_visual_tokens_know_what_was_asked_about():
     """Worked by hand: a red circle that moves left, a still red square, nothing."""
-    red, circle, square = 1 + list(toy.COLOURS).index("red"), *map(
-        list(toy.SHAPES).index, ("circle", "square"))
-    cells = np.array([(red, circle, 0, 0, 0, toy.CHANGES.index("left")),
+    red, circle, square = 1 + list(world.COLOURS).index("red"), *map(
+        list(world.SHAPES).index, ("circle", "square"))
+    cells = np.array([(red, circle, 0, 0, 0, world.CHANGES.index("left")),
                       (red, square, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0)], np.float32)
-    for wording in (*toy.ASK["Event Grounding"], *toy.ASK["Backward Grounding"]):
+    for wording in (*dialogues.ASK["Event Grounding"], *dialogues.ASK["Backward Grounding"]):
         for caption, expected in (
                 ("The red circle moves left.", [2, 0, 0]),
                 ("The red circle moves right.", [1, 0, 0]),
                 ("The red circle hits the red square.", [2, 0, 0]),
                 ("The red square grows.", [0, 1, 0]), ("The blue circle moves left.", [0, 0, 0])):
-            assert data.asked(cells, wording.format(caption)).tolist() == expected, wording
-    for wording in toy.ASK["Time-sensitive QA"]:
+            assert datasets.asked(cells, wording.format(caption)).tolist() == expected, wording
+    for wording in dialogues.ASK["Time-sensitive QA"]:
         for question, expected in (
                 ("What is the red circle doing?", [1, 0, 0]), ("What colour is the square?",
                                                                [0, 1, 0]),
                 ("How many shapes are there?", [0, 0, 0])):
-            assert data.asked(cells, wording.format(question)).tolist() == expected, wording
-    for wording in toy.ASK["Real-time Narration"]:
-        assert not data.asked(cells, wording).any()
+            assert datasets.asked(cells, wording.format(question)).tolist() == expected, wording
+    for wording in dialogues.ASK["Real-time Narration"]:
+        assert not datasets.asked(cells, wording).any()
 
 
 def test_plain_toy_item_is_its_record(tokenizer):
-    clip, raw = toy.sample(5, 0)
-    item = data.ToyDataset(tokenizer, CONFIG, seed=5, augment=PLAIN)[0]
+    clip, raw = dialogues.sample(5, 0)
+    item = datasets.ToyDataset(tokenizer, CONFIG, seed=5, augment=PLAIN)[0]
     turns = turns_from_record(raw, clip.seconds)
     assert item["input_ids"] == render(tokenizer, turns, [[2]] * clip.seconds)[0]
     for k, n in enumerate(item["frames"]):
@@ -544,7 +545,7 @@ def test_a_long_dialogue_keeps_a_window_of_full_length(tokenizer):
 
 
 def test_collate(tokenizer):
-    dataset = data.ToyDataset(tokenizer, CONFIG, seed=6)
+    dataset = datasets.ToyDataset(tokenizer, CONFIG, seed=6)
     samples = [dataset["short", i] for i in range(3)]
     batch = data.collate(samples, tokenizer.pad_id)
     n = f = 0

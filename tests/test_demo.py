@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-import data
 from infer import stream
+from parts import video
 from streamo import Streamo, Tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -15,7 +15,7 @@ def test_the_demo_says_what_readme_shows():
     folder = ROOT / "assets" / "tiny"
     model = Streamo.from_pretrained(folder, torch.float32)
     turns = stream(model, Tokenizer.from_pretrained(folder),
-                   data.frames(ROOT / "assets" / "demo.mp4"), [(0, "Describe every event.")])
+                   video.frames(ROOT / "assets" / "demo.mp4"), [(0, "Describe every event.")])
     said = [f"[00:{turn.start:02}-00:{turn.end:02}] {turn.text}" for turn in turns
             if turn.state == "response"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -18,9 +18,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import eval as ev
-import toy
+from bench import claims, public
 from streamo import (FRAME, RESPONSE, STATES, DecoderConfig, Streamo, StreamoConfig, Tokenizer,
                      VisionConfig)
+from toy import dialogues
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +186,8 @@ def row(response, answer, task="x", **more):
     ("CRR", "Yes.", "Yes", 1, 1), ("CRR", "yes", "Yes", 0, 1), ("CRR", "Not yet", "No", 1, 0),
     ("SSR", "No", "Yes", 0, 0), ("OCR", "N", "No", 0, 1)])
 def test_ovo_rule(task, response, answer, official, fixed):
-    assert ev.ovo_rule(row(response, answer, task)) == official
-    assert ev.corrected(row(response, answer, task)) == fixed
+    assert public.ovo_rule(row(response, answer, task)) == official
+    assert public.corrected(row(response, answer, task)) == fixed
 
 
 def test_ovo_averages_and_official_result_file(tmp_path):
@@ -221,7 +222,7 @@ def test_ovo_averages_and_official_result_file(tmp_path):
     assert scores["corrected"]["OCR"] == 0 and scores["items"] == 12
     results["forward"] = []  # the official script would crash here
     file.write_text(json.dumps(results))
-    assert "total" not in ev.score("ovo", ev.read_rows("ovo", file))
+    assert "total" not in public.score("ovo", public.read_rows("ovo", file))
 
 
 @pytest.mark.parametrize("response, official", [
@@ -230,7 +231,7 @@ def test_ovo_averages_and_official_result_file(tmp_path):
     ("Best option: B", 1), ("option-B", 1), ("my pick: b", 1), ("1,2 option-B", 0)])
 def test_mvbench_rule(response, official):
     """The article is option A; with a number like 1,2 all punctuation is glued together."""
-    assert ev.mvbench_rule(row(response, "B")) == official
+    assert public.mvbench_rule(row(response, "B")) == official
 
 
 def test_mvbench_files_and_average(tmp_path):
@@ -238,11 +239,11 @@ def test_mvbench_files_and_average(tmp_path):
              "start": 1, "end": 2}]
     (tmp_path / "action_count.json").write_text(json.dumps(task * 2))
     (tmp_path / "state_change.json").write_text(json.dumps(task))
-    rows = ev.read_rows("mvbench", tmp_path)
+    rows = public.read_rows("mvbench", tmp_path)
     assert [r["answer"] for r in rows] == ["B"] * 3 and "(B) dog\nOnly give" in rows[0]["prompt"]
     for r, response in zip(rows, ("B", "", "A")):
         r["response"] = response
-    scores = ev.score("mvbench", rows)
+    scores = public.score("mvbench", rows)
     assert (scores["action_count"], scores["state_change"], scores["average"]) == (100, 0, 50)
     assert scores["corrected"]["action_count"] == 50  # an empty response is wrong
 
@@ -265,8 +266,8 @@ PAIR = "Which caption fits?\nCaption A: The ball falls.\nCaption B: The ball ris
     ("caption_matching", "It rises", "Caption B: The ball rises.", None)])
 def test_tempcompass_rules(task, response, answer, mark):
     item = row(response, answer, task, question=PAIR)
-    assert ev.tempcompass_match(item) == mark
-    assert ev.RULES["tempcompass"](item) == (mark or 0)  # no judge: 0
+    assert public.tempcompass_match(item) == mark
+    assert public.RULES["tempcompass"](item) == (mark or 0)  # no judge: 0
 
 
 def test_tempcompass_files(tmp_path):
@@ -280,9 +281,9 @@ def test_tempcompass_files(tmp_path):
         write("caption_matching.json",
               {"question": PAIR, "answer": PAIR.split("\n")[1], "prediction": "Caption B"}),
         write("captioning.json", {"question": "Tell.", "answer": "A. x", "prediction": "x"})]
-    rows = [r for file in files for r in ev.read_rows("tempcompass", file)]
+    rows = [r for file in files for r in public.read_rows("tempcompass", file)]
     assert rows[0]["video"] == "7.mp4" and rows[0]["prompt"] == "Fast?\nPlease answer yes or no:"
-    scores = ev.score("tempcompass", rows)
+    scores = public.score("tempcompass", rows)
     assert (scores["yes_no"], scores["caption_matching"], scores["average"]) == (50, 0, 25)
     assert "captioning" not in scores and scores["matched_without_judge"] == pytest.approx(200 / 3)
 
@@ -293,8 +294,8 @@ def test_tempcompass_files(tmp_path):
     ("I see none", "C", None, 0), ("", "C", None, 0), (None, "C", None, 0), ("D", "C", 0, 0),
     ("The answer is (B)", "B", 1, 1), ("Black cats", "B", 1, 0)])
 def test_videomme_rule(response, answer, official, fixed):
-    assert ev.videomme_rule(row(response, answer)) == official
-    assert ev.corrected(row(response, answer)) == fixed
+    assert public.videomme_rule(row(response, answer)) == official
+    assert public.corrected(row(response, answer)) == fixed
 
 
 def test_videomme_files(tmp_path):
@@ -308,15 +309,15 @@ def test_videomme_files(tmp_path):
     old = {"video_id": "002", "duration_category": "long", "video_category": "Sports",
            "video_subcategory": "Go", "missing": False, "questions": [question("3", "B")]}
     (tmp_path / "r.json").write_text(json.dumps([new, old, old | {"missing": True}]))
-    rows = ev.read_rows("videomme", tmp_path / "r.json")
+    rows = public.read_rows("videomme", tmp_path / "r.json")
     assert [r["answer"] for r in rows] == ["C"] * 3
     assert rows[0]["prompt"].endswith("\nHow many?\nA. 1\nB. 2\nC. 3\nD. 4\nThe best answer is:")
     both = {"videoID": "youtube", "video_id": "001", "duration": "short"}
     nested = both | {"questions": [question("4", None)]}
     (tmp_path / "hub.json").write_text(json.dumps([both | question("5", None), nested]))
-    rows_of_hub = ev.read_rows("videomme", tmp_path / "hub.json")
+    rows_of_hub = public.read_rows("videomme", tmp_path / "hub.json")
     assert [r["video"] for r in rows_of_hub] == ["youtube.mp4"] * 2
-    scores = ev.score("videomme", rows)
+    scores = public.score("videomme", rows)
     assert (scores["overall"], scores["short"], scores["long"], scores["Sports"]) == (
         50, 100, 0, 50)
     assert scores["corrected"]["overall"] == pytest.approx(100 / 3) and (
@@ -329,20 +330,21 @@ def test_longvideobench(tmp_path):
             "correct_choice": 1, "question_category": "S2E", "duration_group": 15,
             "video_path": "v.mp4"}
     (tmp_path / "lvb.json").write_text(json.dumps([item | {"id": f"v_{i}"} for i in range(400)]))
-    rows = ev.read_rows("longvideobench", tmp_path / "lvb.json")
+    rows = public.read_rows("longvideobench", tmp_path / "lvb.json")
     assert rows[0]["answer"] == "B" and "D. w" in rows[0]["prompt"]
     for i, r in enumerate(rows):
         r["response"] = "B. y" if i < 100 else "y"
-    scores = ev.score("longvideobench", rows)
+    scores = public.score("longvideobench", rows)
     assert scores["overall"] == pytest.approx(100 * (100 + 300 / 4) / 400, abs=7)
-    assert scores == ev.score("longvideobench", rows) and scores["corrected"]["overall"] == 25
-    assert not any(ev.longvideobench_rule(row("y", "E", id=str(i), choices=4)) for i in range(99))
+    assert scores == public.score("longvideobench", rows) and scores["corrected"]["overall"] == 25
+    assert not any(public.longvideobench_rule(row("y", "E", id=str(i), choices=4))
+                   for i in range(99))
     assert scores["15"] == scores["S2E"] == scores["overall"]
     hub = {k: v for k, v in item.items() if k != "candidates"} | {
         f"option{i}": c for i, c in enumerate("xyz")}
     (tmp_path / "hub.jsonl").write_text(
         json.dumps(hub | {"id": "v", "option3": "N/A", "option4": "N/A"}))
-    assert ev.read_rows("longvideobench", tmp_path / "hub.jsonl")[0]["choices"] == 3
+    assert public.read_rows("longvideobench", tmp_path / "hub.jsonl")[0]["choices"] == 3
 
 
 # ---- running
@@ -357,13 +359,13 @@ def test_run_then_score_is_the_figure_in_process_and_a_run_resumes(folder, tmp_p
     rows, _, out = ev.run_bench(toy_args(folder, tmp_path / "a.json"))
     assert Counter(r["task"] for r in rows)["tsqa"] == 12 and len(rows) == 20
     whole = ev.score_stream(rows)
-    assert whole == ev.score("raw", ev.read_rows("raw", out))
+    assert whole == ev.score_stream(public.read_rows("raw", out))
     lines = out.read_text().splitlines(keepends=True)
     out.write_text("".join(lines[:14]) + lines[14][:50])  # stopped in the middle of a line
     again, _, _ = ev.run_bench(toy_args(folder, tmp_path / "a.json", workers=2))
     assert [{**r, "compute": 0} for r in sorted(again, key=lambda r: r["id"])] == [
         {**r, "compute": 0} for r in sorted(rows, key=lambda r: r["id"])]
-    assert len(ev.read_rows("raw", out)) == 20
+    assert len(public.read_rows("raw", out)) == 20
     with pytest.raises(ValueError, match="another run"):
         ev.run_bench(toy_args(folder, tmp_path / "a.json", fps=2))
     ev.main(["toy", "--model", str(folder), "--videos", "2", "--seed", "11", "--workers", "1",
@@ -378,7 +380,7 @@ def test_a_shorter_run_keeps_the_answers_of_a_longer_one(folder, tmp_path, monke
     monkeypatch.setattr(ev, "run_group", lambda group, run: group["rows"])
     _, _, out = ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=3))
     rows, _, _ = ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
-    assert len(rows) == 10 and len(ev.read_rows("raw", out)) == 30
+    assert len(rows) == 10 and len(public.read_rows("raw", out)) == 30
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -422,7 +424,7 @@ def test_a_row_is_what_the_stream_said_and_the_records_turns_say(folder, monkeyp
     monkeypatch.setattr(ev, "stream", lambda m, t, f, questions, **o: (
         heard.append(questions), stream(m, t, f, questions, **o))[1])
     model, tokenizer = ev.load_model(folder, "cpu")
-    clip, records = toy.bench(11, 0)
+    clip, records = dialogues.bench(11, 0)
     pictures = [(t, clip.frame(t, 32)) for t in range(clip.seconds)]
     features = ev.encode(model, pictures)
     task, record = records[4]
@@ -444,7 +446,7 @@ def test_the_pictures_of_a_video_are_encoded_once(folder, monkeypatch):
     args = toy_args(str(folder), None)
     rows = ev.run_group(ev.groups_of(args)[1], vars(args) | {"device": "cpu", "offline": None})
     assert len(rows) == 10
-    assert sum(seen) == toy.bench(11, 1)[0].seconds
+    assert sum(seen) == dialogues.bench(11, 1)[0].seconds
 
 
 def test_shards_share_the_work(folder, tmp_path, monkeypatch):
@@ -501,8 +503,8 @@ def test_ovo_items_share_a_stream_and_end_at_their_moment(folder, tmp_path, monk
     videos = tmp_path / "tree" / "deep"
     videos.mkdir(parents=True)
     for i in range(6):
-        toy.sample(1, 0)
-        ev.Image.fromarray(np.full((32, 32, 3), i * 40, np.uint8)).save(tmp_path / f"{i}.png")
+        dialogues.sample(1, 0)
+        claims.Image.fromarray(np.full((32, 32, 3), i * 40, np.uint8)).save(tmp_path / f"{i}.png")
     (videos / "clip").mkdir()
     for i in range(6):
         (tmp_path / f"{i}.png").rename(videos / "clip" / f"{i}.png")
@@ -564,7 +566,7 @@ def test_raw_files_of_our_own_and_offline(folder, tmp_path, capsys):
     videos = tmp_path / "videos"
     (videos / "clip").mkdir(parents=True)
     for i in range(8):
-        ev.Image.fromarray(np.full((32, 32, 3), i * 30, np.uint8)).save(
+        claims.Image.fromarray(np.full((32, 32, 3), i * 30, np.uint8)).save(
             videos / "clip" / f"{i}.png")
     records = [{"video_name": "clip", "video_path": "clip", "task_type": kind, "source": "own",
                 "question": [{"content": "When?", "time": "1"}],
@@ -584,7 +586,7 @@ def test_raw_files_of_our_own_and_offline(folder, tmp_path, capsys):
     ev.main(["run", "mvbench", "--offline", "--model", str(folder),
              "--data", str(tmp_path / "temporal.json"), "--videos", str(videos), "--workers", "1",
              "--out", str(out)])
-    assert isinstance(ev.read_rows("mvbench", out)[0]["response"], str)
+    assert isinstance(public.read_rows("mvbench", out)[0]["response"], str)
     (tmp_path / "own.json").write_text(json.dumps(records[::-1]))
     with pytest.raises(SystemExit):  # the answers there are to other records
         ev.main([*map(str, own)])
@@ -615,7 +617,7 @@ def test_a_video_name_must_be_found_once(tmp_path, monkeypatch):
     args = Namespace(bench="ovo", data=None, folder=tmp_path)
 
     def found(*names):
-        monkeypatch.setattr(ev, "read_rows", lambda bench, path: [{"video": n} for n in names])
+        monkeypatch.setattr(public, "read_rows", lambda bench, path: [{"video": n} for n in names])
         return [(group["video"], len(group["rows"])) for group in ev.groups_of(args)]
 
     w, v = str(tmp_path / "a/clips/w.mp4"), str(tmp_path / "a/clips/v.mp4")
@@ -643,15 +645,16 @@ def trained(folder, monkeypatch):
         (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
         (out / "model" / "run.json").write_text("{}")
 
-    bench = toy.bench
-    monkeypatch.setattr(toy, "bench", lambda *of: (bench(*of)[0], bench(*of)[1][:5]))  # a task each
-    monkeypatch.setattr(ev.subprocess, "run", train)
+    bench = dialogues.bench
+    monkeypatch.setattr(dialogues, "bench",                             # a task each
+                        lambda *of: (bench(*of)[0], bench(*of)[1][:5]))
+    monkeypatch.setattr(claims.subprocess, "run", train)
     return commands
 
 
 def claim(tmp_path, name, *more):
-    """Runs `eval.py claims`; the result as JSON and as Markdown."""
-    ev.main(["claims", name, "--steps", "150", "--videos", "1", "--workers", "1", "--seed", "30"]
+    """Runs `bench.claims`; the result as JSON and as Markdown."""
+    claims.main([name, "--steps", "150", "--videos", "1", "--workers", "1", "--seed", "30"]
             + ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *map(str, more)])
     out = tmp_path / "out"
     return json.loads((out / f"{name}.json").read_text()), (out / f"{name}.md").read_text()
@@ -659,7 +662,7 @@ def claim(tmp_path, name, *more):
 
 def test_a_claim_trains_its_variants_alike_and_only_once(folder, tmp_path, trained, monkeypatch):
     rows = [dialogue(task, gold, gold) for task, gold in GOLD.items()]
-    monkeypatch.setattr(ev, "run_bench", lambda args: (rows, {}, None))
+    monkeypatch.setattr(claims, "run_bench", lambda args: (rows, {}, None))
     claim(tmp_path, "loss", "--seeds", "2")
     same = ["--steps", "150", "--seed"]
     assert [command[:command.index("--out")] for command in trained] == [
@@ -683,14 +686,14 @@ def test_a_claim_trains_its_variants_alike_and_only_once(folder, tmp_path, train
 def test_a_claim_tells_every_score_and_how_to_repeat_it(tmp_path, trained):
     """The table's figures are the mean and half the range of the seeds'; the curve is of all."""
     found, table = claim(tmp_path, "loss", "--seeds", "2")
-    assert found["command"].startswith("python eval.py claims loss --steps 150 --videos 1")
+    assert found["command"].startswith("python -m bench.claims loss --steps 150 --videos 1")
     assert found["start"] == "nothing" and {"torch", "python"} <= set(found["versions"])
     focal = found["variants"]["focal"]
     scores = [run["response_precision"] for run in focal["seeds"].values()]
     assert len(scores) == 2 and focal["mean"]["response_precision"] == sum(scores) / 2
     rows = []
     for path in sorted(tmp_path.glob("runs/base-*/toy-1fps.jsonl")):
-        rows += ev.read_rows("raw", path)
+        rows += public.read_rows("raw", path)
     assert focal["curve"] == [list(point) for point in ev.threshold_curve(rows)]
     lines = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if "|" in line}
     precision = f"| response precision | {scores[0]:.1f} ± 0.0 |"
@@ -717,7 +720,7 @@ def test_the_mean_of_different_runs_and_its_spread(tmp_path, trained, monkeypatc
         made.extend(said)
         return said + [dialogue(task, gold, gold) for task, gold in GOLD.items()], {}, None
 
-    monkeypatch.setattr(ev, "run_bench", rows)
+    monkeypatch.setattr(claims, "run_bench", rows)
     found, table = claim(tmp_path, "fps", "--seeds", "2")
     scores = [100 * 2 * 3 / 7, 100 * 2 * 2 / 7]
     variant = found["variants"]["tested at 2 fps"]
@@ -747,8 +750,8 @@ def test_the_figure_shows_recall_in_training_and_the_curve(tmp_path):
         found[name] = {"curve": [(0.1, 20, 100 * recall), (0.9, 20, 0)],
                        "mean": {"response_recall": 50 * recall, "response_precision": 20}}
     found["c"], training["c"] = found["b"], [[{"step": 99}]]  # no Response to learn from
-    ev.loss_figure(found, training, tmp_path / "x.png")
-    picture = np.asarray(ev.Image.open(tmp_path / "x.png")).astype(int)
+    claims.loss_figure(found, training, tmp_path / "x.png")
+    picture = np.asarray(claims.Image.open(tmp_path / "x.png")).astype(int)
     assert picture.shape == (860, 2240, 3)
 
     def near(panel, x, y, colour):

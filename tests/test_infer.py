@@ -13,8 +13,8 @@ import torch
 
 import data
 import infer
-from streamo import (FRAME, STATES, DecoderConfig, KVCache, Streamo,
-                     StreamoConfig, Tokenizer, VisionConfig)
+from streamo import (FRAME, STATES, DecoderConfig, KVCache, Streamo, StreamoConfig, Tokenizer,
+                     VisionConfig)
 
 SAY = "A red circle."
 

@@ -12,6 +12,9 @@ import torch
 from make_golden import GOLDEN, inputs, models, reference, weight, write_folder
 
 import streamo
+from parts import config as configs
+from parts import tokenizer as bpe
+from parts import weights
 from streamo import (FRAME, STATES, DecoderConfig, Streamo, StreamoConfig, Tokenizer, VisionConfig,
                      load_decoder, load_vision)
 
@@ -222,7 +225,7 @@ def test_a_trained_streamo_keeps_its_state_rows(tmp_path):
     config = StreamoConfig.from_llava(TABLE["llava"]["config"], -1, "")
     config = replace(config, decoder=replace(config.decoder, vocab_size=1304))
     tokenizer.save_pretrained(folder)
-    _, (rows, new) = streamo.with_stream_tokens(config, folder)
+    _, (rows, new) = configs.with_stream_tokens(config, folder)
     assert (rows, new, ids) == (1304, [], [1300, 1301, 1302, 1303])
 
 
@@ -241,7 +244,7 @@ def test_loading_peaks_near_the_models_size(tmp_path):
     """float32 files to bfloat16, one big embedding among them: no second copy at any time."""
     config = {**TABLE["qwen2"]["config"], "vocab_size": 300_000, "hidden_size": 200,
               "num_attention_heads": 5, "num_key_value_heads": 5, "num_hidden_layers": 1}
-    model = streamo.on_meta(streamo.Decoder, DecoderConfig.from_hf(config, ""))
+    model = weights.on_meta(streamo.Decoder, DecoderConfig.from_hf(config, ""))
     tensors = {n: torch.zeros(t.shape) for n, t in model.state_dict().items()}
     write_folder(tmp_path, config, tensors)
     out = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True,
@@ -255,7 +258,7 @@ def test_tokenizer_equals_the_library_live(tmp_path):
              "👩‍👧",
              "It'S", "'ſ", "12٣½", "\x1c\x85", "!?", " \t",
               "क़", "\u1df6\u0301", "\U00031350"]
-    trained = Tokenizer.train(words * 2, 1400, streamo.QWEN_PATTERN)
+    trained = Tokenizer.train(words * 2, 1400, bpe.QWEN_PATTERN)
     for nfc in (False, True):
         ours = Tokenizer(trained.vocab, trained.merges, trained.patterns, trained.added, nfc)
         ours.save_pretrained(tmp_path)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORTER = {"python train.py": ["--steps", "1", "--see-steps", "1",
                                "--watch-steps", "1", "--workers", "0"],
-           "python eval.py": ["--videos", "1", "--workers", "1"], "python toy.py": ["--n", "1"]}
+           "python eval.py": ["--videos", "1", "--workers", "1"], "python -m toy": ["--n", "1"]}
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)) + \
     "\n".join(line.strip() for line in TEXT.splitlines() if line.startswith("    python "))
 COMMANDS = sorted({re.sub(r" --videos \d+| --seed \d{4,}", "", line.split("   #")[0].strip())
@@ -31,7 +31,7 @@ def test_readme_has_the_two_commands_and_names_only_files_that_exist():
 
 def run(command, folder):
     for path in ROOT.iterdir():
-        if path.suffix == ".py":
+        if path.suffix == ".py" or path.name in ("parts", "toy", "bench"):
             (folder / path.name).symlink_to(path)
     (folder / "assets").mkdir()
     for path in (ROOT / "assets").iterdir():
@@ -54,8 +54,13 @@ def run_script(words, folder):
     printed = os.open("printed", os.O_WRONLY | os.O_CREAT)
     os.dup2(printed, 1)
     os.dup2(printed, 2)
-    sys.argv = words
-    runpy.run_path(words[0], run_name="__main__")
+    sys.path.insert(0, str(folder))
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

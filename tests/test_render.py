@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import render
+from parts import render
 
 LONG = ("Two riders in yellow pass behind the bollard, then a third follows with a dog on a lead, "
         "averyverylongwordthatnolinecouldeverholdbecauseithasnospaces" * 2)

@@ -1,5 +1,5 @@
 """The day-long soak's own arithmetic; what it streams is tested in test_infer.py."""
-from soak import told
+from bench.soak import told
 
 
 def test_an_hours_recall_and_precision_by_hand():

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 import streamo
+from parts import tokenizer as bpe
 from streamo import (FRAME, STATES, Decoder, DecoderConfig, KVCache, Streamo, StreamoConfig,
                      Tokenizer, VisionConfig, VisionEncoder, causal_attention, preprocess, rope,
                      rotate)
+from toy import pretrain
 
 TEXTS = ["<|im_start|>user\nWhat is the red circle doing?\n<4s-5s>\n", "assistant\n It moves left."]
 VISION = VisionConfig(24, 36, 2, 3, 3, 22, 5)           # 4 x 4 patches, 2 pixels over
@@ -93,8 +95,8 @@ def test_of_two_added_tokens_at_a_place_the_longer_one_is_read():
 def test_merges_by_hand_and_long_words_in_time(tokenizer):
     # ranks: (1,2)->5 first, then (5,3)->6, (2,3)->7 third: 1 2 3 2 3 -> 5 3 7 -> 6 7
     ranks = {(1, 2): (0, 5), (5, 3): (1, 6), (2, 3): (2, 7)}
-    assert streamo.merge_word([1, 2, 3, 2, 3], ranks) == [6, 7]
-    assert streamo.merge_word([1, 1, 1], {(1, 1): (0, 2)}) == [2, 1]
+    assert bpe.merge_word([1, 2, 3, 2, 3], ranks) == [6, 7]
+    assert bpe.merge_word([1, 1, 1], {(1, 1): (0, 2)}) == [2, 1]
     rng = random.Random(0)
     for text in ("".join(rng.choice("abcde \n.7é漢'") for _ in range(100_000)), "oh" * 50_000):
         start = time.process_time()
@@ -109,13 +111,13 @@ def test_merges_by_hand_and_long_words_in_time(tokenizer):
     ("!\u1c89a!!\U00031350", ["!\u1c89a", "!!", "\U00031350"]),       # letters of Unicode 15, 16
     ("a \n\n b\r\n", ["a", " \n\n", " b", "\r\n"])])
 def test_qwen_split_by_hand(text, words):
-    split = streamo.compile_split(streamo.QWEN_PATTERN)
+    split = bpe.compile_split(bpe.QWEN_PATTERN)
     assert [word for word in split.split(text) if word] == words
 
 
 def test_nfc_knows_only_the_marks_of_its_unicode():
-    alphabet = {c: i for i, c in enumerate(streamo.byte_alphabet().values())}
-    tokenizer = Tokenizer(alphabet, [], [streamo.QWEN_PATTERN], nfc=True)
+    alphabet = {c: i for i, c in enumerate(bpe.byte_alphabet().values())}
+    tokenizer = Tokenizer(alphabet, [], [bpe.QWEN_PATTERN], nfc=True)
     assert tokenizer.decode(tokenizer.encode("e\u0301")) == "\u00e9"
     assert tokenizer.decode(tokenizer.encode("e\u1df6\u0301")) == "e\u1df6\u0301"
 
@@ -133,7 +135,7 @@ def test_tokenizer_files(tokenizer, tmp_path):
     added = {str(i): {"content": t} for t, i in tokenizer.added.items()}
     (vocab / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
     qwen = Tokenizer.from_pretrained(vocab)
-    same = Tokenizer(tokenizer.vocab, tokenizer.merges, [streamo.QWEN_PATTERN], tokenizer.added,
+    same = Tokenizer(tokenizer.vocab, tokenizer.merges, [bpe.QWEN_PATTERN], tokenizer.added,
                      nfc=True)
     assert qwen.encode(text) == same.encode(text) != tokenizer.encode(text)
     data = json.loads((tmp_path / "tokenizer.json").read_text())
@@ -412,7 +414,7 @@ def test_copying_attention_looks_at_what_is_like_it_and_passes_it_on():
     config = DecoderConfig(vocab_size=64, hidden_size=192, num_attention_heads=6, head_dim=32,
                            num_key_value_heads=3, intermediate_size=64, num_hidden_layers=2)
     plain, copying = Decoder(config).model.layers
-    streamo.start_copying([copying])
+    pretrain.start_copying([copying])
     x = torch.nn.functional.normalize(torch.randn(200, 192), dim=1) * 192 ** 0.5
 
     def of(layer):

@@ -15,7 +15,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-import toy
+from toy import dialogues, drills, world
+from toy.__main__ import main as toy_main
 
 SIZE, VIDEOS = 96, 80
 NUMBERS = {0: "no", 2: "two", 3: "three", 4: "four"}
@@ -28,14 +29,14 @@ SPAN = re.compile(r"(.+), from (\d+)s to (\d+)s\.")
 
 @cache
 def clip_and_rows(i):
-    return toy.bench(11, i)
+    return dialogues.bench(11, i)
 
 
 @cache
 def look(i, t, colour):
     """(area, x, y) of all pixels of a colour on second t of clip i; in pixels; area 0: no such."""
     picture = clip_and_rows(i)[0].frame(t, SIZE).astype(int)
-    rows, columns = np.nonzero(np.abs(picture - toy.COLOURS[colour]).max(axis=2) < 24)
+    rows, columns = np.nonzero(np.abs(picture - world.COLOURS[colour]).max(axis=2) < 24)
     return (len(rows), columns.mean(), rows.mean()) if len(rows) else (0, np.nan, np.nan)
 
 
@@ -74,7 +75,7 @@ def shows(i, colour, verb, first, last):
                 and abs(there).max() < 1.5)
     way = np.array([shift(i, t, colour) for t in range(first, last + 1)])
     if verb.startswith("moves"):
-        direction = np.array(toy.DIRECTIONS[verb.split()[1]])
+        direction = np.array(world.DIRECTIONS[verb.split()[1]])
     else:                                       # hits: towards the other, up to its edge
         other = verb.split()[2]
         apart = np.array(look(i, last, other)[1:]) - look(i, last, colour)[1:]
@@ -96,7 +97,7 @@ def test_captions_agree_with_the_pixels():
         assert len(record["response"]) == len(clip.events)
         for said in record["response"]:
             _, colour, _, verb = CAPTION.fullmatch(said["content"]).groups()
-            others = [word for word in verb.split() if word in toy.COLOURS]
+            others = [word for word in verb.split() if word in world.COLOURS]
             if any(worn[name] > 1 for name in (colour, *others)):
                 continue                        # pixels cannot tell two red things apart
             first, last = int(said["st_time"]) - 1, int(said["end_time"]) - 1
@@ -121,7 +122,7 @@ def test_narration_agrees_with_the_pixels():
                 continue
             if words[3:5] == ["starts", "moving"]:
                 assert still(i, t - 1, words[1]), said
-                assert shift(i, t, words[1]) @ toy.DIRECTIONS[words[5]] > 1, said
+                assert shift(i, t, words[1]) @ world.DIRECTIONS[words[5]] > 1, said
             elif words[3] == "starts":
                 grown = look(i, t, words[1])[0] - look(i, t - 1, words[1])[0]
                 assert (grown > 0) == (words[4] == "growing"), said
@@ -157,26 +158,26 @@ def test_slides_show_what_is_said_of_them():
     """Each second is another picture; what is said of it on that second is measured in it."""
     told = collections.Counter()
     for i in range(120):
-        clip, record = toy.sample(3, i, "frame")
+        clip, record = dialogues.sample(3, i, "frame")
         pictures = [clip.frame(t, SIZE).astype(int) for t in range(clip.seconds)]
         assert len({picture.tobytes() for picture in pictures}) == clip.seconds
         for said in record["response"]:
             turn = int(said["time"]) - 1
             masks = {name: np.abs(pictures[turn] - rgb).max(axis=2) < 24
-                     for name, rgb in toy.COLOURS.items()}
+                     for name, rgb in world.COLOURS.items()}
             there = {name for name, mask in masks.items() if mask.any()}
             worn = collections.Counter(one.colour for one in clip.state(turn) if one.r)
             asked = next((question["content"] for question in record["question"]
                           if question["time"] == said["time"]), "")
             if said["content"].startswith("I see "):
-                named = re.findall(rf"\b({'|'.join(toy.COLOURS)})\b", said["content"])
+                named = re.findall(rf"\b({'|'.join(world.COLOURS)})\b", said["content"])
                 assert collections.Counter(named) == worn and set(named) == there
                 told["names"] += 1
             where = re.search(r"Where is the ((\w+) \w+)", asked)
             if where and worn[where[2]] == 1:
                 rows, columns = np.nonzero(masks[where[2]])
                 column, row = (int(pixels.mean() * 3 / SIZE) for pixels in (columns, rows))
-                place = toy.PLACES[3 * row + column]
+                place = world.PLACES[3 * row + column]
                 assert said["content"] == f"The {where[1]} is {place}."
                 told["places"] += 1
             dates = re.findall(r"(\w+ \w+) at (\d+)s", said["content"])
@@ -193,26 +194,26 @@ def test_slides_show_what_is_said_of_them():
 def test_labels_agree_with_the_pixels():
     """Side 96: one patch is one pixel, so that what it is called must be its colour. A cell of a
     coarser grid is called as most of its covered patches are."""
-    looks = list(toy.COLOURS), list(toy.SHAPES)
+    looks = list(world.COLOURS), list(world.SHAPES)
     for i in range(15):
-        (clip,) = toy.sample(6, i, "one")[0].pictures
+        (clip,) = dialogues.sample(6, i, "one")[0].pictures
         picture = clip.frame(0, SIZE).astype(int)
         things = clip.state(0)
-        labels = toy.labels(things, things, SIZE, SIZE).reshape(SIZE, SIZE, 8)
+        labels = world.labels(things, things, SIZE, SIZE).reshape(SIZE, SIZE, 8)
         names, centre = labels[..., :2], (np.arange(SIZE) + 0.5) / SIZE
         for thing in (thing for thing in things if thing.r):
             look = 1 + looks[0].index(thing.colour), looks[1].index(thing.shape)
             mine = (names == look).all(axis=2)
             far = np.hypot(centre[None] - thing.x, centre[:, None] - thing.y)
             assert mine[far < 0.25 * thing.r].all() and not mine[far > 1.06 * thing.r].any()
-            colours = picture[far < 0.25 * thing.r] - toy.COLOURS[thing.colour]
+            colours = picture[far < 0.25 * thing.r] - world.COLOURS[thing.colour]
             assert np.abs(colours).max() < 24
             assert np.allclose(labels[mine][:, 2:], (thing.x, thing.y, thing.r, 0, *look))
-        off = np.min([np.abs(picture - rgb).max(axis=2) for rgb in toy.COLOURS.values()], axis=0)
+        off = np.min([np.abs(picture - rgb).max(axis=2) for rgb in world.COLOURS.values()], axis=0)
         assert (off[names[..., 0] == 0] < 24).mean() < 0.03     # only corners reach out so far
-        patches = toy.labels(things, things, 8, 8).reshape(8, 8, 8)
+        patches = world.labels(things, things, 8, 8).reshape(8, 8, 8)
         for grid, spans in ((2, ((0, 4), (4, 8))), (3, ((0, 3), (2, 6), (5, 8)))):
-            cells = iter(toy.labels(things, things, 8, grid))
+            cells = iter(world.labels(things, things, 8, grid))
             for rows, columns in itertools.product(spans, spans):
                 inside = patches[slice(*rows), slice(*columns)].reshape(-1, 8)
                 counts = collections.Counter(tuple(row) for row in inside if row[0])
@@ -230,7 +231,7 @@ def test_labels_and_sentences_of_a_busy_film_agree_with_its_pixels():
     """What goes on is measured anew: by where each colour's pixels are, a second before and now."""
     told, words = collections.Counter(), "moving (?:left|right|up|down)|growing|shrinking"
     for i in range(100):
-        clip, record = toy.sample(3, i, "busy")
+        clip, record = dialogues.sample(3, i, "busy")
         pictures = [clip.frame(t, SIZE).astype(int) for t in range(clip.seconds)]
         if record["task_type"] not in ("Acting", "Since"):
             continue
@@ -244,11 +245,11 @@ def test_labels_and_sentences_of_a_busy_film_agree_with_its_pixels():
                         for t in (turn - 1, turn)]
                 if worn != [1, 1] or cut_off(clip, turn, colour):
                     continue
-                off = (np.abs(pictures[t] - toy.COLOURS[colour]).max(axis=2)
+                off = (np.abs(pictures[t] - world.COLOURS[colour]).max(axis=2)
                        for t in (turn - 1, turn))
                 before, now = (np.argwhere(far < 24) for far in off)
                 (dy, dx), grown = now.mean(axis=0) - before.mean(axis=0), len(now) / len(before)
-                x, y = toy.DIRECTIONS.get(doing.split()[-1], (0, 0))
+                x, y = world.DIRECTIONS.get(doing.split()[-1], (0, 0))
                 if doing.startswith("moving"):
                     assert 0.07 * SIZE < x * dx + y * dy < 0.15 * SIZE
                 else:
@@ -256,30 +257,30 @@ def test_labels_and_sentences_of_a_busy_film_agree_with_its_pixels():
                         doing == "shrinking") and max(abs(dx), abs(dy)) < 0.02 * SIZE
                 told[doing] += 1
                 things = clip.state(turn)
-                labels = toy.labels(things, clip.state(turn - 1), 8, 3)
-                mine = labels[labels[:, 0] == 1 + list(toy.COLOURS).index(colour)]
+                labels = world.labels(things, clip.state(turn - 1), 8, 3)
+                mine = labels[labels[:, 0] == 1 + list(world.COLOURS).index(colour)]
                 change = {"growing": "grows", "shrinking": "shrinks"}.get(doing, doing.split()[-1])
-                assert all(toy.CHANGES[int(cell[5])] == change for cell in mine)
+                assert all(world.CHANGES[int(cell[5])] == change for cell in mine)
     assert len(told) == 6 and min(told.values()) >= 5, told
 
 
 def test_what_turns_or_disappears_is_known_by_its_name_of_the_second_before():
     """Its middle has that colour in the picture before, and another in this one."""
-    changes = [*map(toy.CHANGES.index, ("turns", "disappears"))]
+    changes = [*map(world.CHANGES.index, ("turns", "disappears"))]
     centre, told = (np.arange(SIZE) + 0.5) / SIZE, collections.Counter()
     for i in range(4):
-        clip, _ = toy.sample(3, i, "busy")
+        clip, _ = dialogues.sample(3, i, "busy")
         for turn in range(1, clip.seconds):
             before, now = clip.state(turn - 1), clip.state(turn)
-            labels = toy.labels(now, before, SIZE, SIZE).reshape(SIZE, SIZE, 8)
+            labels = world.labels(now, before, SIZE, SIZE).reshape(SIZE, SIZE, 8)
             pictures = [clip.frame(t, SIZE).astype(int) for t in (turn - 1, turn)]
             for old in (one for one in before if one.r):
                 middle = np.hypot(centre[None] - old.x, centre[:, None] - old.y) < 0.25 * old.r
                 middle &= np.isin(labels[..., 5], changes)
                 told.update(labels[middle][:, 5])
-                assert (labels[middle][:, 7] == list(toy.SHAPES).index(old.shape)).all()
+                assert (labels[middle][:, 7] == list(world.SHAPES).index(old.shape)).all()
                 for colour, *off in zip(labels[middle][:, 6], *(p[middle] for p in pictures)):
-                    named = toy.COLOURS[list(toy.COLOURS)[int(colour) - 1]]
+                    named = world.COLOURS[list(world.COLOURS)[int(colour) - 1]]
                     was, goes_on = (np.abs(rgb - named).max() < 24 for rgb in off)
                     assert was and not goes_on
     assert min(told[change] for change in changes) > 50
@@ -289,7 +290,7 @@ def test_what_hits_in_a_busy_film_has_come_to_touch_what_it_hits():
     """Both are at rest, and the one touches the other, towards which it moved the second before."""
     hits = 0
     for i in range(100):
-        clip, record = toy.sample(3, i, "busy")
+        clip, record = dialogues.sample(3, i, "busy")
         for event in (event for event in clip.events if event.kind == "hit"):
             earlier, before, now = (clip.state(event.first - k) for k in (2, 1, 0))
             one, (other,) = event.thing, [k for k, thing in enumerate(before)
@@ -309,7 +310,7 @@ def test_what_hits_in_a_busy_film_has_come_to_touch_what_it_hits():
 
 @pytest.mark.parametrize("t", [0, 7, 7.5])
 def test_edges_are_smooth_and_every_size_shows_the_same(t):
-    clip, _ = toy.bench(11, 0)
+    clip, _ = dialogues.bench(11, 0)
     large, small = clip.frame(t, 256), clip.frame(t, 64)
     assert large.shape == (256, 256, 3) and large.dtype == np.uint8
     pooled = large.reshape(64, 4, 64, 4, 3).mean(axis=(1, 3))
@@ -339,7 +340,7 @@ def measured(clip, question, turn):
         return f"The {rest} is {one.colour}."
     if kind == "Where":
         column, row = (0 if c < 0.345 else 1 if c < 0.655 else 2 for c in (one.x, one.y))
-        return None if x or y else f"The {rest} is {toy.PLACES[3 * row + column]}."
+        return None if x or y else f"The {rest} is {world.PLACES[3 * row + column]}."
     if x:
         return f"The {rest} is moving {'right' if x > 0 else 'left'}."
     if y:
@@ -379,7 +380,7 @@ def test_dated_answers_are_true_on_every_turn_and_told_at_every_change():
 
 @cache
 def samples(kind, n):
-    return [toy.sample(5, i, kind) for i in range(n)]
+    return [dialogues.sample(5, i, kind) for i in range(n)]
 
 
 def everything():
@@ -401,7 +402,7 @@ def test_every_task_appears_near_the_papers_share():
     for kind in ("short", "long", "busy", "frame"):
         tasks = {record["task_type"] for _, record in samples(kind, 200)}
         drawn = {"Recalling": "Backward Grounding", "Waiting": "Event Grounding"}
-        assert tasks >= {drawn.get(task, task) for task in toy.MIXES[kind]} - {"Grounding"}
+        assert tasks >= {drawn.get(task, task) for task in dialogues.MIXES[kind]} - {"Grounding"}
 
 
 def test_times_lie_in_the_clip_and_answers_follow_questions():
@@ -421,7 +422,7 @@ def test_times_lie_in_the_clip_and_answers_follow_questions():
                 assert min(asked) <= int(said["time"]) <= clip.seconds
             else:                               # Response on turn end_time, counted from 0
                 assert min(asked) <= said["st_time"] <= said["end_time"] <= clip.seconds - 1
-        end = clip.seconds - (1 if isinstance(clip, toy.Bustle) else 2)
+        end = clip.seconds - (1 if isinstance(clip, drills.Bustle) else 2)
         assert all(1 <= event.first <= event.last <= end for event in clip.events)
 
 
@@ -430,7 +431,7 @@ def test_every_sentence_is_grammatical():
     for clip, record in everything():
         for event in clip.events:
             article, colour, shape, verb = CAPTION.fullmatch(event.caption).groups()
-            assert colour in toy.COLOURS and shape in toy.SHAPES
+            assert colour in world.COLOURS and shape in world.SHAPES
             new = "An" if colour == "orange" else "A"
             assert article == (new if verb == "appears" else "The")
             captions[verb.split()[0]] += 1
@@ -439,7 +440,7 @@ def test_every_sentence_is_grammatical():
             assert not re.search(r"\b(a [aeiou]|an [^aeiou]|is (no|two|three|four)|are one)\b",
                                  text, re.IGNORECASE), text
     assert len(captions) == 7
-    for wordings in toy.ASK.values():
+    for wordings in dialogues.ASK.values():
         assert len(set(wordings)) == len(wordings) >= 2
 
 
@@ -456,20 +457,20 @@ def fingerprint(pairs):
 
 def test_samples_never_change():
     """A changed hash is a changed data set: the shipped checkpoint was trained on this one."""
-    assert fingerprint(toy.sample(1, i) for i in range(8)) == "7274cf2f64c82d90"
-    assert fingerprint(toy.sample(1, i, "short") for i in range(8)) == "df8fcdc8fc9bc618"
-    assert fingerprint(toy.sample(1, i, "long") for i in range(8)) == "789f71e6e7cf4fde"
-    assert fingerprint(toy.sample(1, i, "busy") for i in range(8)) == "383c6c90555e2a06"
-    assert fingerprint(toy.sample(1, i, "frame") for i in range(8)) == "3cb8434c5bf01bff"
-    assert fingerprint(toy.bench(1, i) for i in range(3)) == "fffd22bb924a258a"
+    assert fingerprint(dialogues.sample(1, i) for i in range(8)) == "7274cf2f64c82d90"
+    assert fingerprint(dialogues.sample(1, i, "short") for i in range(8)) == "df8fcdc8fc9bc618"
+    assert fingerprint(dialogues.sample(1, i, "long") for i in range(8)) == "789f71e6e7cf4fde"
+    assert fingerprint(dialogues.sample(1, i, "busy") for i in range(8)) == "383c6c90555e2a06"
+    assert fingerprint(dialogues.sample(1, i, "frame") for i in range(8)) == "3cb8434c5bf01bff"
+    assert fingerprint(dialogues.bench(1, i) for i in range(3)) == "fffd22bb924a258a"
 
 
 def test_a_sample_does_not_depend_on_what_was_made_before():
     random.seed(0)
-    clip, record = toy.sample(4, 2)
+    clip, record = dialogues.sample(4, 2)
     random.seed(1)
-    toy.sample(4, 1)
-    again, record_again = toy.sample(4, 2)
+    dialogues.sample(4, 1)
+    again, record_again = dialogues.sample(4, 2)
     assert record == record_again and clip.seconds == again.seconds
     assert np.array_equal(clip.frame(3, 32), again.frame(3, 32))
 
@@ -477,11 +478,11 @@ def test_a_sample_does_not_depend_on_what_was_made_before():
 def test_evaluation_clips_are_never_training_clips(monkeypatch):
     """Not one source of chance is shared, whatever the seeds; and no two clips are alike."""
     used, real = set(), random.Random
-    monkeypatch.setattr(toy.random, "Random", lambda seed: used.add(seed) or real(seed))
-    clips = [toy.sample(seed, i, kind)[0] for kind in ("full", "short", "frame")
+    monkeypatch.setattr(dialogues.random, "Random", lambda seed: used.add(seed) or real(seed))
+    clips = [dialogues.sample(seed, i, kind)[0] for kind in ("full", "short", "frame")
              for seed in (0, 1, 7) for i in range(15)]
     training, used = used, set()
-    clips += [toy.bench(seed, i)[0] for seed in (0, 1, 7) for i in range(5)]
+    clips += [dialogues.bench(seed, i)[0] for seed in (0, 1, 7) for i in range(5)]
     assert len(training) == 135 and len(used) >= 15 and not training & used
     assert all(seed.startswith("train/") for seed in training)
     assert all(seed.startswith("bench/") for seed in used)
@@ -492,15 +493,15 @@ def test_evaluation_clips_are_never_training_clips(monkeypatch):
 
 def test_the_command_writes_films_and_records_that_match(tmp_path):
     out = tmp_path / "new" / "films"
-    done = subprocess.run([sys.executable, "toy.py", "--out", out, "--n", "2", "--seed", "51",
-                           "--size", "64", "--fps", "5"], cwd=Path(toy.__file__).parent,
+    done = subprocess.run([sys.executable, "-m", "toy", "--out", out, "--n", "2", "--seed", "51",
+                           "--size", "64", "--fps", "5"], cwd=Path(__file__).parents[1],
                           capture_output=True, text=True, check=True)
     assert "2/2" in done.stderr                                     # the progress bar
     assert sorted(path.name for path in out.iterdir()) == ["000000.mp4", "000001.mp4", "raw.json"]
     records = json.loads((out / "raw.json").read_text(encoding="utf-8"))
     between = 0
     for i, record in enumerate(records):
-        clip, expected = toy.sample(51, i)
+        clip, expected = dialogues.sample(51, i)
         assert record == expected
         film = iio.imread(out / record["video_path"], plugin="pyav")
         assert film.shape == (clip.seconds * 5, 64, 64, 3)
@@ -524,7 +525,7 @@ def test_bad_arguments_end_in_one_line(bad, named, tmp_path, monkeypatch, capsys
     out = [] if "--out" in bad or not bad else ["--out", "films"]
     monkeypatch.setattr(sys, "argv", ["toy.py", *out, *bad])
     with pytest.raises(SystemExit) as stop:
-        toy.main()
+        toy_main()
     printed = capsys.readouterr().err
     assert stop.value.code == 2
     assert named in printed and printed.count("\n") == 1, printed
@@ -538,11 +539,11 @@ def test_a_film_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch, capsys
         renamed.append(target)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(toy.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     monkeypatch.setattr(sys, "argv", ["toy.py", "--out", str(tmp_path), "--n", "1", "--size", "32",
                                       "--fps", "1"])
     with pytest.raises(SystemExit) as stop:
-        toy.main()
+        toy_main()
     assert stop.value.code == 2 and "No space left on device" in capsys.readouterr().err
     assert renamed == [str(tmp_path / "000000.mp4")]
     assert not {"000000.mp4", "raw.json"} & {path.name for path in tmp_path.iterdir()}

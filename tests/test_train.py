@@ -16,15 +16,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from conftest import FORKS
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
 import data
-import toy
 import train
-from conftest import FORKS
+from bench import estimate
 from infer import stream
+from parts import devices, runs
 from streamo import FRAME, STATES, Streamo, Tokenizer, VisionConfig
+from toy import datasets, dialogues, pretrain, world
 
 ROOT = Path(__file__).parent.parent
 SPLITS = [[0, 1, 2, 3, 4, 5, 6, 7]], [[0, 1], [2, 3], [4, 5], [6, 7]]
@@ -38,10 +40,10 @@ def all_cores():
 
 def parts(vision=(), decoder=()):
     """A tokenizer and a model small enough to train in a blink."""
-    tokenizer = Tokenizer.train(data.toy_texts(60), 1500)
+    tokenizer = Tokenizer.train(datasets.toy_texts(60), 1500)
     tokenizer.add_tokens([*STATES, FRAME])
     torch.manual_seed(1)
-    config = train.tiny_config(tokenizer)
+    config = pretrain.tiny_config(tokenizer)
     vision = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1,
                   num_attention_heads=2, image_size=16, patch_size=4) | dict(vision)
     decoder = dict(hidden_size=24, intermediate_size=32, num_hidden_layers=2, head_dim=12,
@@ -79,7 +81,7 @@ def as_rank(rank, world, port, target, *arguments):
 def gradient(groups):
     """All gradients, as one vector, of a step with these micro-batches of this rank."""
     tokenizer, model = parts()
-    dataset = data.ToyDataset(tokenizer, model.config, 3)
+    dataset = datasets.ToyDataset(tokenizer, model.config, 3)
     batches = []
     for group in groups:
         items = [dataset["one" if i < 2 else "short", i] for i in group]  # unequal lengths
@@ -128,7 +130,7 @@ def one_rank(rank, arguments, end, step):
     `step` + 1 begins; for end = "torn" the process is killed when half of the checkpoint of `step`
     is written."""
     os.setpgrp()
-    train.CURRICULUM, train.POOL = ((1.0, 300, {"one": 0.5, "short": 0.5}),), 2
+    train.CURRICULUM, data.POOL = ((1.0, 300, {"one": 0.5, "short": 0.5}),), 2
     rate, write = train.learning_rate, torch.save
 
     def last_rate(o, now):
@@ -277,7 +279,7 @@ def test_matrices_are_multiplied_in_bfloat16_only_where_the_hardware_does_it(mon
     o, square = train.parse([]), torch.ones(2, 2)
 
     def product(o):
-        with train.autocast(o, torch.device("cpu")):
+        with devices.autocast(o, torch.device("cpu")):
             return (square @ square).dtype
 
     for names, dtype in ((["avx2"], torch.float32), (["avx2", "amx_bf16"], torch.bfloat16),
@@ -285,15 +287,15 @@ def test_matrices_are_multiplied_in_bfloat16_only_where_the_hardware_does_it(mon
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(names, True))
         assert product(o) == dtype
         assert product(train.parse(["--no-autocast"])) == torch.float32
-        assert train.in_bfloat16(o, gpu=True)
+        assert devices.in_bfloat16(o, gpu=True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: emulated)     # a T4
-    assert not train.in_bfloat16(o, gpu=True)
+    assert not devices.in_bfloat16(o, gpu=True)
 
 
 def learner(*arguments):
     tokenizer, model = parts()
-    dataset = data.ToyDataset(tokenizer, model.config, 3)
+    dataset = datasets.ToyDataset(tokenizer, model.config, 3)
     learner = train.Learner(train.parse(["--no-autocast", *arguments]), tokenizer, model)
     return learner, dataset, data.collate([dataset["one", 0]], tokenizer.pad_id)
 
@@ -315,7 +317,7 @@ def test_a_past_of_its_own_changes_silence_and_standby_alone(monkeypatch):
     quiet = learn.state_ids[:2]
     batch = next(batch for batch in (data.collate([dataset["short", i]], 0) for i in range(99))
                  if torch.isin(quiet, batch["labels"]).all())
-    inputs = train.model_inputs(batch, "cpu")
+    inputs = data.model_inputs(batch, "cpu")
     mask = torch.nn.functional.pad(batch["labels"][:, 1:] != -100, (0, 1))
     ids, (silence, standby, response) = batch["input_ids"], learn.state_ids
     said = torch.zeros(int((mask & torch.isin(ids.roll(-1, 1), quiet)).sum()),
@@ -344,17 +346,17 @@ def test_the_demos_first_lessons(tmp_path):
         return {n.split(".")[0] for n, p in model.named_parameters()
                 if not torch.equal(p, before[n])}
 
-    assert moved(train.learn_to_see) == {"vision_tower", "multi_modal_projector"}
-    images = np.stack([data.ToyStills(model.config)[i][0] for i in range(100)])
-    tokens = model.encode_frames(train.normalised(images)).flatten(0, 1)
+    assert moved(pretrain.learn_to_see) == {"vision_tower", "multi_modal_projector"}
+    images = np.stack([datasets.ToyStills(model.config)[i][0] for i in range(100)])
+    tokens = model.encode_frames(pretrain.normalised(images)).flatten(0, 1)
     assert tokens.mean(0).norm() < 0.3 * tokens.norm(dim=1).mean()
-    assert moved(train.learn_to_watch, tokenizer) == {"multi_modal_projector", "language_model"}
+    assert moved(pretrain.learn_to_watch, tokenizer) == {"multi_modal_projector", "language_model"}
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_numbers_begin_as_waves(monkeypatch):
     """All of one length and no two alike, in 28 directions: a single head can copy them all."""
-    monkeypatch.setattr(train, "toy_texts", lambda: [data.SYSTEM])      # a vocabulary made at once
+    monkeypatch.setattr(pretrain, "toy_texts", lambda: [data.SYSTEM])   # a vocabulary made at once
     tokenizer, model = train.start(train.parse([]))
     words = model.language_model.model.embed_tokens.weight.detach()
     numbers = words[[tokenizer.id(str(n)) for n in range(1000)]]
@@ -382,14 +384,14 @@ def test_lessons_that_are_stopped_go_on_bit_for_bit(tmp_path, monkeypatch):
     """Of three steps each: killed in the last of seeing, SIGTERM in the first of watching, which
     is saved, killed in the last of it."""
     monkeypatch.setattr(train, "start", lambda o: parts())
-    monkeypatch.setattr(train, "WATCHING", ((1.0, 200, {"busy": 1.0}),))
+    monkeypatch.setattr(pretrain, "WATCHING", ((1.0, 200, {"busy": 1.0}),))
     class Killed(BaseException):
         pass
 
     def kill():
         raise Killed
 
-    descend, begun = train.descend, []
+    descend, begun = pretrain.descend, []
     common = ["--see-steps", "3", "--watch-steps", "3", "--save-every", "2", "--steps", "1"]
 
     def lessons(out, last, *more, end=None):
@@ -400,8 +402,8 @@ def test_lessons_that_are_stopped_go_on_bit_for_bit(tmp_path, monkeypatch):
                 end()
             descend(*arguments)
         begun.clear()
-        monkeypatch.setattr(train, "descend", until_last)
-        with suppress(Killed, train.Stopped):
+        monkeypatch.setattr(pretrain, "descend", until_last)
+        with suppress(Killed, runs.Stopped):
             run_here(monkeypatch, *common, "--out", str(tmp_path / out), *more)
         return len(begun)
 
@@ -422,23 +424,23 @@ def test_lessons_that_are_stopped_go_on_bit_for_bit(tmp_path, monkeypatch):
 def test_what_tells_a_label_tells_it():
     """The loss of a head that is right is near 0; wrong in any one part it is not."""
     label = torch.tensor([[3.0, 2, 0.4, 0.6, 0.1, 5, 3, 2]])
-    right = torch.zeros(1, sum(data.ToyStills.parts))
+    right = torch.zeros(1, sum(datasets.ToyStills.parts))
     right[0, 3] = right[0, 7 + 2] = right[0, 15 + 5] = 20
     right[0, 12:15] = label[0, 2:5]
-    assert train.shown_loss(right, label) < 1e-3
+    assert pretrain.shown_loss(right, label) < 1e-3
     for k in (3, 9, 12, 13, 14, 20):
         wrong = right.clone()
         wrong[0, k] += 1 if 12 <= k < 15 else -40
-        assert train.shown_loss(wrong, label) > 1
+        assert pretrain.shown_loss(wrong, label) > 1
 
 
 def test_a_lesson_steps_by_the_mean_of_the_ranks_gradients(monkeypatch):
     """Two parameters, two ranks; the other rank's gradients are 0, 0.02, ... 0.18."""
     monkeypatch.setattr(train.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(train, "own_rank", lambda: (0, 2))
+    monkeypatch.setattr(pretrain, "own_rank", lambda: (0, 2))
     monkeypatch.setattr(train.dist, "all_reduce", lambda whole: whole.add_(torch.arange(10) / 100))
     matrix, vector = (torch.nn.Parameter(torch.zeros(size)) for size in ((2, 3), (4,)))
-    train.descend(torch.optim.SGD([matrix, vector]), 0.1 * matrix.sum() + 0.3 * vector.sum(), 10)
+    pretrain.descend(torch.optim.SGD([matrix, vector]), 0.1 * matrix.sum() + 0.3 * vector.sum(), 10)
     expected = -10 * (torch.tensor([0.1] * 6 + [0.3] * 4) + torch.arange(10) / 50) / 2
     torch.testing.assert_close(torch.cat([matrix.detach().flatten(), vector.detach()]), expected)
 
@@ -448,7 +450,7 @@ def test_tensors_of_the_ranks_are_added_up_in_messages(monkeypatch):
     sent, tensors = [], [torch.ones(shape) for shape in ((2, 3), (4,), (20,), (3,))]
     monkeypatch.setattr(train.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(train.dist, "all_reduce", lambda all: sent.append(all.mul_(2).numel()))
-    train.add_up(tensors, most=10)
+    devices.add_up(tensors, most=10)
     assert sent == [10, 20, 3] and all((tensor == 2).all() for tensor in tensors)
 
 
@@ -457,11 +459,11 @@ def test_what_a_token_is_to_say():
     turns red then, nothing, and "on the left", which is no action. Words 0 to 1019 are the colours,
     shapes, changes, numbers; 5000 is a frame."""
     colours, shapes, changes, _ = (list(part) for part in (
-        toy.COLOURS, toy.SHAPES, toy.CHANGES[1:], range(1000)))
+        world.COLOURS, world.SHAPES, world.CHANGES[1:], range(1000)))
     red, circle = colours.index("red"), shapes.index("circle")
     grows, shrinks = changes.index("grows"), changes.index("shrinks")
     n, m = len(colours), len(colours) + len(shapes)
-    left, indices = m + changes.index("left"), train.word_indices(torch.arange(1020), 5001)
+    left, indices = m + changes.index("left"), pretrain.word_indices(torch.arange(1020), 5001)
     assert indices[n + circle].tolist() == [-1, circle, -1] and indices[1019].tolist() == [-1] * 3
     ids = torch.tensor([[3000, red, n + circle, m + grows, 3000, 5000, 5000, 5000, left]
                         + [3000] * 4])
@@ -470,7 +472,7 @@ def test_what_a_token_is_to_say():
     shown = torch.tensor([[1 + blue, star, *thing, 1 + shrinks, 1 + blue, star, 0, 7],
                           [1 + red, star, *thing, 1 + turns, 1 + blue, star, 0, 7],
                           [0.0, 0, 0, 0, 0, 0, 0, 0, 0, 7]])
-    targets = train.said_targets(ids, indices, ids == 5000, shown)[0].tolist()
+    targets = pretrain.said_targets(ids, indices, ids == 5000, shown)[0].tolist()
     name, does, none = [red, circle, -1, -1], [red, circle, grows, -1], [-1] * 4
     assert targets == [none, none, name, does, does, [blue, star, shrinks, 7],
                        [blue, star, turns, 7], [-1, -1, -1, 7], does, does, does, none, none]
@@ -478,7 +480,7 @@ def test_what_a_token_is_to_say():
 
 def test_a_token_that_says_it_has_no_loss():
     """Near 0 where every word is right, above 1 where one is wrong, 0 with nothing to say."""
-    sizes = data.ToyFilms.said
+    sizes = datasets.ToyFilms.said
     targets = torch.tensor([[[2, 4, 8, 999], [-1, -1, -1, -1], [0, 0, -1, -1]]])
     right = torch.zeros(1, 3, sum(sizes))
     firsts = np.cumsum([0, *sizes])
@@ -486,12 +488,12 @@ def test_a_token_that_says_it_has_no_loss():
         for first, word in zip(firsts, words):
             if word >= 0:
                 right[0, k, first + word] = 30
-    assert train.said_loss(right, targets) < 1e-3
+    assert pretrain.said_loss(right, targets) < 1e-3
     for k, part, word in ((0, 0, 2), (0, 1, 4), (0, 2, 8), (0, 3, 999), (2, 0, 0), (2, 1, 0)):
         wrong = right.clone()
         wrong[0, k, firsts[part] + word] = -30
-        assert train.said_loss(wrong, targets) > 1
-    assert train.said_loss(right, torch.full_like(targets, -1)) == 0
+        assert pretrain.said_loss(wrong, targets) > 1
+    assert pretrain.said_loss(right, torch.full_like(targets, -1)) == 0
 
 
 def test_a_gradient_that_is_not_finite_names_samples_and_parameter():
@@ -508,7 +510,7 @@ def test_a_gradient_that_is_not_finite_names_samples_and_parameter():
 
 def test_two_states_leave_no_standby():
     learn, dataset, _ = learner("--states", "2")
-    item = train.Loader(dataset, learn.o, dataset.tokenizer)["short", 5]
+    item = data.Loader(dataset, learn.o, dataset.tokenizer)["short", 5]
     plain = dataset["short", 5]
     standby = dataset.tokenizer.id("</Standby>")
     assert standby in plain["labels"] and standby not in item["labels"] + item["input_ids"]
@@ -521,14 +523,14 @@ def test_four_clips_are_learnt_in_30_steps_and_streamed_back():
              head_dim=32))
     o = train.parse(["--steps", "30", "--lr", "0.005", "--warmup", "0.1", "--train", "all",
                      "--weight-decay", "0", "--no-autocast"])
-    dataset = data.ToyDataset(tokenizer, model.config, 10, augment=data.PLAIN)
+    dataset = datasets.ToyDataset(tokenizer, model.config, 10, augment=data.PLAIN)
     batch = data.collate([dataset["short", i] for i in range(4)], tokenizer.pad_id)
     learn = train.Learner(o, tokenizer, model)
     for step in range(o.steps):
         log = learn.step([batch], train.learning_rate(o, step))
     assert log["loss"] < 0.01 and log["state_accuracy"] == log["text_accuracy"] == 1
     for i in range(4):
-        clip, record = toy.sample(10, i, "short")
+        clip, record = dialogues.sample(10, i, "short")
         wanted = data.turns_from_record(record, clip.seconds)
         questions = [(turn.second, turn.question) for turn in wanted if turn.question]
         frames = ((second, clip.frame(second, 32)) for second in range(clip.seconds))
@@ -542,11 +544,11 @@ def test_a_sample_that_cannot_be_used_is_named(tmp_path, monkeypatch, beginning)
                  str(tmp_path / "out"))
     learn, dataset, _ = learner("--max-tokens", "50")
     with pytest.raises(ValueError, match=r"toy 3/short/5: \d+ tokens, more than --max-tokens 50"):
-        train.Loader(dataset, learn.o, dataset.tokenizer)["short", 5]
+        data.Loader(dataset, learn.o, dataset.tokenizer)["short", 5]
     lengths = [dataset["short", i]["length"] for i in range(9)]
     i = next(i for i in range(8) if lengths[i] > lengths[i + 1])
     o = replace(learn.o, max_tokens=lengths[i + 1], skip_bad=True, out=str(tmp_path))
-    item = train.Loader(dataset, o, dataset.tokenizer)["short", i]
+    item = data.Loader(dataset, o, dataset.tokenizer)["short", i]
     assert item["name"] == f"toy 3/short/{i + 1}"
     assert f"toy 3/short/{i}: {lengths[i]} tokens" in (tmp_path / "bad.txt").read_text()
 
@@ -554,7 +556,7 @@ def test_a_sample_that_cannot_be_used_is_named(tmp_path, monkeypatch, beginning)
 def test_a_step_has_its_micro_batch_where_samples_are_longer_than_it_should_be(monkeypatch):
     monkeypatch.setattr(train, "CURRICULUM", ((1.0, 100, {"short": 1.0}),))
     learn, dataset, _ = learner("--steps", "12")
-    steps = train.Steps(learn.o, dataset, 1, 2)
+    steps = data.Steps(learn.o, dataset, 1, 2, train.CURRICULUM)
     assert len(list(steps.batches(0))) == 12 and set(steps.sizes) == {1}
 
 
@@ -591,18 +593,18 @@ def test_the_estimate_of_the_demo_is_what_a_step_of_it_takes(capsys, monkeypatch
     words = Tokenizer.from_pretrained(ROOT / "assets" / "tiny")         # no time to learn them
     monkeypatch.setattr(Tokenizer, "train", lambda *_: words)
     o = train.parse([])
-    parts = train.estimate(replace(o, estimate=True))[1]
+    parts = estimate.estimate(replace(o, estimate=True))[1]
     said = capsys.readouterr().out
     tokenizer, model = train.start(o)
     eye = sum(p.numel() for p in model.vision_tower.parameters())
     size = sum(p.numel() for p in model.parameters()) - eye
     assert f"steps       {o.steps} of about" in said
     assert f"parameters  {size} learn, {eye} are frozen" in said
-    dataset = data.ToyDataset(tokenizer, model.config, o.seed)
-    last = train.Steps(o, dataset, 0, 1).batches(o.steps - train.POOL)
+    dataset = datasets.ToyDataset(tokenizer, model.config, o.seed)
+    last = data.Steps(o, dataset, 0, 1, datasets.CURRICULUM).batches(o.steps - data.POOL)
     batches = [data.collate([dataset[key] for key in keys], tokenizer.pad_id) for keys in last]
     train.choose(o, model)
-    batch = max(batches, key=lambda batch: train.activations(o, model, batch, gpu=False))
+    batch = max(batches, key=lambda batch: estimate.activations(o, model, batch, gpu=False))
     assert_within_15_percent(o, tokenizer, model, batch, parts)
 
 
@@ -618,24 +620,25 @@ def test_the_estimate_of_pretrained_widths(arguments):
             config.decoder, vocab_size=8192, hidden_size=896, intermediate_size=4864,
             num_attention_heads=14, num_key_value_heads=2, head_dim=64, attention_bias=True),
         vision=VisionConfig(num_hidden_layers=2, image_size=112)))
-    batch = data.collate([data.ToyDataset(tokenizer, model.config, 3)["one", 0]], tokenizer.pad_id)
+    item = datasets.ToyDataset(tokenizer, model.config, 3)["one", 0]
+    batch = data.collate([item], tokenizer.pad_id)
     o = train.parse(["--vision-chunk", "1", *arguments])
     train.choose(o, model)
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     learnt = sum(size for size, learns in sizes if learns)
     assert_within_15_percent(o, tokenizer, model, batch, {
         "weights": 4 * sum(size for size, _ in sizes), "gradients": 4 * learnt,
-        "optimizer": 8 * learnt, "activations": train.activations(o, model, batch, gpu=False)})
+        "optimizer": 8 * learnt, "activations": estimate.activations(o, model, batch, gpu=False)})
 
 
-def test_an_estimate_reads_configs_and_annotations_alone(tmp_path, beginning, capsys, monkeypatch):
+def test_an_estimate_reads_configs_and_annotations_alone(tmp_path, beginning, capfd, monkeypatch):
     films(tmp_path)
     shutil.copytree(beginning[1], tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     monkeypatch.setenv("WORLD_SIZE", "2")
     train.main(["--estimate", "--model", str(tmp_path / "model"), "--videos", "nowhere",
                 "--data", str(tmp_path / "raw.jsonl"), "--batch", "4"])
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert "steps       2 of 4 samples: 8 samples" in said and "each of 2 processes" in said
 
 

@@ -1,7 +1,7 @@
 """A stream without end: the toy world's films one after another, for a day.
 
-    python tests/soak.py                           24 hours (86,400 turns) with the demo checkpoint
-    python tests/soak.py --hours 1 --prune 10      what a way to forget costs and saves
+    python -m bench.soak                           24 hours (86,400 turns) with the demo checkpoint
+    python -m bench.soak --hours 1 --prune 10      what a way to forget costs and saves
 
 Every hour shows the same films, so that the hours can be compared: memory, how many of the events
 are told with the right words within a second of their time, and milliseconds a second. An answer
@@ -13,17 +13,16 @@ import json
 import os
 import resource
 import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 import data
 import infer
-import toy
 from streamo import Streamo, Tokenizer
+from toy import dialogues
+
+ROOT = Path(__file__).resolve().parent.parent
 
 QUESTION = "Narrate the video as it happens."
 
@@ -32,7 +31,7 @@ def an_hour(seed, size, seconds=3600):
     """Frames (seconds, S, S, 3) of films end to end, and what is to be told: [(second, text)]."""
     frames, due, number = [], [], 0
     while len(frames) < seconds:
-        clip, rows = toy.bench(seed, number)
+        clip, rows = dialogues.bench(seed, number)
         (record,) = (record for name, record in rows if name == "narration")
         due += [(len(frames) + turn.second, turn.text)
                 for turn in data.turns_from_record(record, clip.seconds) if turn.text]

@@ -8,16 +8,18 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
+from test_data import film, line, record
 
 import data
+import records
 from data import turns_from_record
+from parts import files
 from streamo import FRAME, STATES, DecoderConfig, StreamoConfig, Tokenizer, VisionConfig
-from test_data import film, line, record
 
 
 def made(source, *items, counts=None):
     counts = Counter() if counts is None else counts
-    return [r for item in items for r in data.raw_records(source, item, counts)]
+    return [r for item in items for r in records.raw_records(source, item, counts)]
 
 
 def spans(raw):
@@ -274,10 +276,10 @@ def test_koala_rows(tmp_path):
         rows.writerow(["abc_5", "u", "['0:00:02', '0:00:04']", "bad XX byte", 0.5, 3, 2, 4])
     path.write_bytes(path.read_bytes().replace(b"XX", b"\xff"))
     counts = Counter()
-    records = list(data.convert("koala", [path], ".", counts))
-    assert [r["video_path"] for r in records] == ["abc_3.mp4", "abc_5.mp4"]
-    assert spans(records[0]) == [('A "cat", then 🐈.', 0, pytest.approx(63.267), "")]
-    assert spans(records[1])[0][0] == "bad � byte"
+    rows = list(records.convert("koala", [path], ".", counts))
+    assert [r["video_path"] for r in rows] == ["abc_3.mp4", "abc_5.mp4"]
+    assert spans(rows[0]) == [('A "cat", then 🐈.', 0, pytest.approx(63.267), "")]
+    assert spans(rows[1])[0][0] == "bad � byte"
     assert counts["items refused"] == 1 and counts["records written"] == 2
 
 
@@ -385,7 +387,7 @@ def test_wordings_repeat_and_vary():
         asked = {re.sub(r"\b[ab]$", "", r["question"][0]["content"]) for r in of(first, task)}
         assert len(asked) >= 5
     drills = {"Naming", "Placing", "Acting", "Since", "Dating", "Timed Caption"}
-    assert all(len(data.ASK[task]) >= 5 for task in data.ASK if task not in drills)
+    assert all(len(records.ASK[task]) >= 5 for task in records.ASK if task not in drills)
 
 
 # ---- files
@@ -407,10 +409,10 @@ def test_convert_command(tmp_path, capsys):
         )
     )
     out = tmp_path / "raw.jsonl"
-    assert data.main(["convert", "activitynet", str(source), "--out", str(out)]) == 0
+    assert records.main(["convert", "activitynet", str(source), "--out", str(out)]) == 0
     printed = capsys.readouterr()
-    records = list(data.read_records(out))
-    assert [r["video_path"] for r in records] == ["v_a.mp4", "v_a.mp4"]
+    rows = list(files.read_records(out))
+    assert [r["video_path"] for r in rows] == ["v_a.mp4", "v_a.mp4"]
     assert "مرحبا 🐈" in out.read_text()
     assert json.loads((tmp_path / "raw.jsonl.counts.json").read_text()) == {
         "items refused": 5,
@@ -418,7 +420,7 @@ def test_convert_command(tmp_path, capsys):
     }
     assert printed.err.count("refused") == 5
     assert "item 1 refused" in printed.err and "nan" in printed.err
-    assert not list(tmp_path.glob("*.tmp")) and data.check(out) in (0, 1)
+    assert not list(tmp_path.glob("*.tmp")) and records.check(out) in (0, 1)
 
 
 def test_raw_to_stream_and_back(tmp_path, capsys):
@@ -427,9 +429,9 @@ def test_raw_to_stream_and_back(tmp_path, capsys):
     gone = {**record(), "video_path": "b.mp4"}
     raw.write_text(json.dumps([record([("Q", 1)], [("A", 2, 3)]), gone]))
     out = tmp_path / "stream.json"
-    data.main(["convert", "stream", str(raw), "--videos", str(tmp_path), "--out", str(out)])
+    records.main(["convert", "stream", str(raw), "--videos", str(tmp_path), "--out", str(out)])
     assert "b.mp4" in capsys.readouterr().err
-    (stream,) = list(data.read_records(out))
+    (stream,) = list(files.read_records(out))
     assert line(turns_from_record(stream, 5)) == "-ssR-"
     assert stream["messages"][1]["content"] == "Q\n<0s-1s>\n<stream>"
     assert stream["videos"] == ["a.mp4"]
@@ -447,25 +449,25 @@ def test_read_names_the_file_and_the_line(tmp_path, monkeypatch):
     for name, text in cases.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=f"{name}: "):
-            list(data.read_records(tmp_path / name))
+            list(files.read_records(tmp_path / name))
     with pytest.raises(ValueError, match="cut.jsonl: line 3"):
-        list(data.read_records(tmp_path / "cut.jsonl"))
-    monkeypatch.setattr(data, "LONGEST_LINE", 1000)
+        list(files.read_records(tmp_path / "cut.jsonl"))
+    monkeypatch.setattr(files, "LONGEST_LINE", 1000)
     (tmp_path / "one.json").write_text(json.dumps([{"a": 1}] * 1000))  # a list may be one line
-    assert len(list(data.read_records(tmp_path / "one.json"))) == 1000
+    assert len(list(files.read_records(tmp_path / "one.json"))) == 1000
     (tmp_path / "long.jsonl").write_text('{"a": 1}\n"' + "x" * 5000)
     got = []
     with pytest.raises(ValueError, match="long.jsonl: line 2: longer than"):
-        got.extend(data.read_records(tmp_path / "long.jsonl"))
+        got.extend(files.read_records(tmp_path / "long.jsonl"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"a": "\xff"}')
     with pytest.raises(ValueError, match="latin.jsonl: line 1"):
-        list(data.read_records(tmp_path / "latin.jsonl"))
+        list(files.read_records(tmp_path / "latin.jsonl"))
 
 
 def test_jsonl_is_read_as_it_streams(tmp_path):
     """Constant memory: the first record is there before a broken line behind it is reached."""
     (tmp_path / "a.jsonl").write_text('{"a": 1}\nbroken')
-    assert next(data.read_records(tmp_path / "a.jsonl")) == {"a": 1}
+    assert next(files.read_records(tmp_path / "a.jsonl")) == {"a": 1}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -477,11 +479,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         raise ValueError("broken source")
 
     with pytest.raises(ValueError):
-        data.write(rows(), str(out))
+        records.write(rows(), str(out))
     assert out.read_text() == "old"
-    data.write(iter([{"a": 1}, {"b": 2}]), str(out))
+    records.write(iter([{"a": 1}, {"b": 2}]), str(out))
     assert json.loads(out.read_text()) == [{"a": 1}, {"b": 2}]
-    data.write(iter([]), str(out))
+    records.write(iter([]), str(out))
     assert json.loads(out.read_text()) == []
 
 
@@ -505,7 +507,7 @@ def test_check(tmp_path, capsys):
     ]
     file = tmp_path / "raw.json"
     file.write_text(json.dumps(bad))
-    assert data.main(["check", str(file), "--videos", str(tmp_path)]) == 2
+    assert records.main(["check", str(file), "--videos", str(tmp_path)]) == 2
     out = capsys.readouterr().out
     for n, what in (
         (1, "response after the end"),
@@ -525,16 +527,16 @@ def test_check(tmp_path, capsys):
         assert re.search(rf"holds +3 +{what}", out)
     assert re.search(r"Silence : Standby : Response = 0.8 : 2.0 : 1.0", out), out
     file.write_text(json.dumps(bad[:3]))
-    assert data.check(file, tmp_path) == 1
+    assert records.check(file, tmp_path) == 1
     file.write_text(json.dumps(bad[:1]))
-    assert data.check(file, tmp_path) == 0
+    assert records.check(file, tmp_path) == 0
     (tmp_path / "images").mkdir()
     for k in range(10):  # a folder at its rate: 5 seconds
         Image.new("RGB", (16, 16)).save(tmp_path / "images" / f"{k}.png")
     file.write_text(json.dumps([{**bad[0], "video_path": "images", "fps": 2}]))
     capsys.readouterr()
     assert (
-        data.check(file, tmp_path) == 0
+        records.check(file, tmp_path) == 0
         and "holds           2  state </Silence>" in capsys.readouterr().out
     )
 
@@ -563,7 +565,7 @@ def test_show_a_file(tmp_path, model, capsys):
     file.write_text(json.dumps([record(), record([("Q?", 1)], [("A.", 2, 2)])]))
     strip = tmp_path / "strip.png"
     folder = ["--videos", str(tmp_path), "--model", model]
-    data.main(["show", str(file), *folder, "--index", "1", "--strip", str(strip)])
+    records.main(["show", str(file), *folder, "--index", "1", "--strip", str(strip)])
     out = capsys.readouterr().out
     # - s R -: alpha = 4 / (3 * 2) = 0.67 for Silence, 4 / 3 for the other two
     assert "Q?\n<0s-1s>\n<frame>x4<|im_end|>\n" in out.replace("·", "") and "Q·?" in out
@@ -573,14 +575,14 @@ def test_show_a_file(tmp_path, model, capsys):
     assert image.shape == (116, 1040, 3) and tuple(image[50, 1]) == (0x6B, 0xAE, 0xD6)
     assert abs(int(image[50, 50, 0]) - 20) < 5 and abs(int(image[50, 50 + 104 * 3, 0]) - 80) < 5
     with pytest.raises(ValueError, match="--index 2"):
-        data.main(["show", str(file), *folder, "--index", "2"])
+        records.main(["show", str(file), *folder, "--index", "2"])
 
 
 def test_show_a_toy_sample_in_colour(model, capsys, monkeypatch):
-    data.main(["show", "--model", model])
+    records.main(["show", "--model", model])
     plain = capsys.readouterr().out
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    data.main(["show", "--model", model])
+    records.main(["show", "--model", model])
     coloured = capsys.readouterr().out
     assert "\033[" not in plain and "toy 0/full/0" in plain
     assert "\033[90m<frame>x4·\033[0m" in coloured and "\033[34;48;5;" in coloured
@@ -591,7 +593,7 @@ def test_bad_commands_end_in_one_line(tmp_path):
     import sys
 
     run = subprocess.run(
-        [sys.executable, data.__file__, "check", str(tmp_path / "gone.json")],
+        [sys.executable, records.__file__, "check", str(tmp_path / "gone.json")],
         capture_output=True,
         text=True,
     )

@@ -1,10 +1,10 @@
 """How fast Streamo is, beside what one would write otherwise, on the same random weights.
 
-    python tests/bench.py stream                          the tiny shape: an hour of stream, whole
-    python tests/bench.py stream --shape 0.5b --dtype bfloat16 --png speed.png
-    python tests/bench.py train                           tokens/s and memory of a training step
-    python tests/bench.py stream --shape 7b               on a GPU: bfloat16, 196 tokens a frame
-    python tests/bench.py train --shape 7b
+    python -m bench.speed stream                          the tiny shape: an hour of stream, whole
+    python -m bench.speed stream --shape 0.5b --dtype bfloat16 --png speed.png
+    python -m bench.speed train                           tokens/s and memory of a training step
+    python -m bench.speed stream --shape 7b               on a GPU: bfloat16, 196 tokens a frame
+    python -m bench.speed train --shape 7b
 
 stream: milliseconds per silent second and per token of an answer, at stream ages of 1, 10 and 60
 minutes. The weights are random, so a script decides: silence, and every tenth second an answer.
@@ -21,7 +21,6 @@ import argparse
 import ctypes
 import math
 import statistics
-import sys
 import time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -33,14 +32,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import infer
 import streamo
 from loss import state_counts, state_focal_loss
-from render import COLOURS, FAINT, INK, PAPER
+from parts.devices import autocast, in_bfloat16
+from parts.render import COLOURS, FAINT, INK, PAPER
 from streamo import FRAME, RESPONSE, SILENCE, STATES, Streamo, Tokenizer
-from train import Options, autocast, in_bfloat16, model_inputs, tiny_config
+from toy.pretrain import tiny_config
+from train import Options
 
 ANSWER, EVERY = 16, 10      # tokens of a scripted answer, seconds from one answer to the next
 QUESTION = "Describe every event."
@@ -152,8 +152,14 @@ def ours(args, tokenizer, model, seconds):
 
 def reference(model):
     """The same weights in transformers: (vision tower, decoder)."""
-    from transformers import (LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                              SiglipVisionConfig, SiglipVisionModel)
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+    )
     config, weight = model.config, next(model.parameters())
     options = {key: value for key, value in asdict(config.decoder).items()
                if key not in ("attention_bias", "qk_norm", "rope_theta")}
@@ -358,7 +364,7 @@ def batch(args, tokenizer, model):
                             frames=list(range(seconds)), grids=[model.config.grid] * seconds,
                             name=str(i), counts=Counter()))
     found = data.collate(samples, tokenizer.pad_id)
-    return {**model_inputs(found, args.device), "labels": found["labels"].to(args.device)}
+    return {**data.model_inputs(found, args.device), "labels": found["labels"].to(args.device)}
 
 
 def peak_memory(device):

@@ -1,0 +1,1 @@
+"""What measures: the public benchmarks' rules, the paper's claims, speed, soak, the estimate."""

@@ -1,0 +1,188 @@
+"""The paper's claims in miniature: variants trained from one start, with the same seeds and budget.
+
+    python -m bench.claims loss --model DIR --steps 1000 --seeds 3       trains, streams, compares
+"""
+import argparse
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from bench.public import mean
+from eval import JUDGE, SIX, THRESHOLDS, VERSIONS, run_bench, score_stream, sha256, threshold_curve
+from parts.files import read_records, write_json
+
+OVO_MEANS = "OVO-Bench real-time / backward / forward / total"
+CLAIMS = {  # what the paper shows, and the variants: options of train.py, fps of the test, paper's
+    "loss": ("table 4, 3B: OVO-Bench REC / SSR / CRR", {
+        "focal": ("", 1, "27.94 / 50.72 / 82.5"),
+        "fixed weights": ("--loss fixed", 1, "18.62 / 41.02 / 49.17"),
+        "cross entropy": ("--loss ce", 1, "6.45 / 20.99 / 41.67")}),
+    "states": (f"table 7, 3B: {OVO_MEANS}; forward grounding", {
+        "three states": ("", 1, "61.51 / 41.76 / 53.72 / 52.33; 14.7"),
+        "no Standby": ("--states 2", 1, "60.93 / 39.43 / 45.22 / 48.52; 9.3")}),
+    "tasks": (f"table 2, 3B, its tasks and ET-Instruct's: {OVO_MEANS}", {
+        "six tasks": ("", 1, "61.51 / 41.76 / 53.72 / 52.33"),
+        "grounding and caption": ("--tasks grounding+caption", 1,
+                                  "46.47 / 28.52 / 46.62 / 40.54")}),
+    "fps": (f"table 2, 7B: {OVO_MEANS}", {
+        "tested at 1 fps": ("", 1, "65.98 / 46.10 / 54.77 / 55.61"),
+        "tested at 2 fps": ("", 2, "67.44 / 49.18 / 56.96 / 57.86")})}
+COMPARED = ("response_precision", "response_recall", "response_f1", "state_f1", *SIX, "average")
+
+
+def origin(model):
+    """What a run starts from, for people: "nothing", or the folder's name and part of a digest."""
+    if not model:
+        return "nothing"
+    return "-".join([model.name, *(d[:8] for d in sha256(model, "safetensors").values())])
+
+
+def trained(args, options, seed):
+    """The folder of a run of train.py, whose name tells options, start, steps and seed: begun, gone
+    on with, or complete and left alone."""
+    start = ["--model", str(args.model)] if args.model else []
+    steps = ["--steps", str(args.steps)] if args.steps else []
+    variant = "-".join(options.strip("-").split() or ["base"])
+    name = f"{variant}-from-{origin(args.model)}-{args.steps or 'recipe'}-steps-seed-{seed}"
+    folder = args.runs / name
+    if not (folder / "model" / "run.json").exists():                        # written last of all
+        again = ["--resume"] if folder.exists() else []
+        subprocess.run([sys.executable, Path(__file__).parent.with_name("train.py"),
+                        *options.split(), *start, *steps, "--seed", str(seed),
+                        "--out", str(folder), *again],
+                       check=True)
+    return folder
+
+
+def thinned(log, most=60):
+    """The lines of a training log, many in one: the means of their figures, to four digits."""
+    lines = [{key: value for key, value in line.items() if not isinstance(value, dict)}
+             for line in read_records(log)]
+    width = -(-len(lines) // most)
+    parts = [lines[k:k + width] for k in range(0, len(lines), width)]
+    return [{key: float(f"{mean([line[key] for line in part if key in line]):.4g}")
+             for key in sorted(set().union(*part))} | {"step": part[-1]["step"]} for part in parts]
+
+
+def claims(args):
+    """Train what is not there yet, stream it, compare: {claim}.json, .md and logs in args.out."""
+    (paper, variants), training, found = CLAIMS[args.claim], {}, {}
+    for name, (options, fps, theirs) in variants.items():
+        seeds, pooled, training[name] = [], [], []
+        for seed in range(args.seeds):
+            folder = trained(args, options, seed)
+            rows, *_ = run_bench(argparse.Namespace(**vars(args) | {
+                "model": folder / "model", "fps": fps, "out": folder / f"toy-{fps}fps.jsonl"}))
+            seeds.append(score_stream(rows))
+            pooled += rows
+            training[name].append(thinned(folder / "log.jsonl"))
+            write_json(args.out / "logs" / f"{folder.name}.json", training[name][-1])
+        cells = {key: [scores[key] for scores in seeds] for key in (*COMPARED, "text_exact")}
+        found[name] = {
+            "options": options, "fps": fps, "paper": theirs, "seeds": dict(enumerate(seeds)),
+            "mean": {key: mean(cell) for key, cell in cells.items()},
+            "half_range": {key: (max(cell) - min(cell)) / 2 for key, cell in cells.items()},
+            "curve": threshold_curve(pooled)}
+    write_json(args.out / f"{args.claim}.json", {
+        "command": args.line, "start": origin(args.model), "steps": args.steps,
+        "videos": args.videos, "toy_seed": args.seed, "versions": VERSIONS, "paper": paper,
+        "variants": found})
+    table = claim_table(args, paper, found)
+    (args.out / f"{args.claim}.md").write_text(table, encoding="utf-8")
+    if args.claim == "loss":
+        loss_figure(found, training, args.out / "loss.png")
+    print(table)
+
+
+def claim_table(args, paper, found):
+    """Markdown: the scores, the paper's beside them; of the losses the curve over the threshold."""
+    lines = [("toy world, %", *found), ["---"] * (len(found) + 1)]
+    cell = "{:.1f} ± {:.1f}" if args.seeds > 1 else "{:.1f}"
+    for key in COMPARED:
+        cells = [cell.format(v["mean"][key], v["half_range"][key]) for v in found.values()]
+        lines.append((key.replace("_", " "), *cells))
+    lines.append((f"the paper, {paper}", *(v["paper"] for v in found.values())))
+    curves = [{threshold: pair for threshold, *pair in v["curve"]} for v in found.values()]
+    for threshold in THRESHOLDS if args.claim == "loss" else ():
+        lines.append((f"precision / recall, Response if p ≥ {threshold:g}", *(
+            "{:.1f} / {:.1f}".format(*curve[threshold]) if threshold in curve else "never said"
+            for curve in curves)))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (
+        f"\nTrained from {origin(args.model)}; steps: {args.steps or 'as the recipe'}; seeds: "
+        f"{args.seeds} (mean ± half of the range); tested on {args.videos} toy videos of seed "
+        f"{args.seed}. Response within 1 s. {JUDGE}\n\n    {args.line}\n")
+
+
+def loss_figure(found, training, path, sharp=4):
+    """Recall in training, a shade for the range of the seeds, and precision by recall of all seeds
+    together; a picture twice as large as it is shown."""
+    image = Image.new("RGB", (1120 * sharp, 430 * sharp), "white")
+    pen, ink, pale = ImageDraw.Draw(image, "RGBA"), "#1c222b", "#5b6470"
+    small, large = (ImageFont.load_default(size * sharp) for size in (13, 15))
+    last = max(log[-1]["step"] for logs in training.values() for log in logs)
+
+    def at(panel, x, y):
+        """Pixels of a point: x from 0 to 1, y in percent."""
+        return (52 + 560 * panel + 480 * x) * sharp, (348 - 3 * y) * sharp
+
+    for n, (title, label, most) in enumerate((
+            ("Recall of Response in training, %", "optimiser step", last),
+            ("Precision of Response on unseen clips, %",
+             "recall, for every threshold; the dot: Response where it is likeliest", 100))):
+        (left, bottom), (right, top) = at(n, 0, 0), at(n, 1, 100)
+        pen.text((left - 40 * sharp, top - 20 * sharp), title, ink, large, "ls")
+        pen.text((left + 240 * sharp, bottom + 26 * sharp), label, pale, small, "ma")
+        for k in range(5):
+            x, y = at(n, k / 4, 25 * k)
+            pen.line((left, y, right, y), "#dfe3e8", sharp)
+            pen.text((left - 8 * sharp, y), f"{25 * k}", pale, small, "rm")
+            pen.text((x, bottom + 8 * sharp), f"{most * k / 4:,.0f}", pale, small, "ma")
+    for k, (colour, name) in enumerate(zip(("#0072b2", "#d55e00", "#009e73"), found)):
+        recall, scores = defaultdict(list), found[name]["mean"]
+        for line in (line for log in training[name] for line in log if "recall_response" in line):
+            recall[line["step"] / last].append(100 * line["recall_response"])
+        if recall:
+            pen.polygon([at(0, x, max(of)) for x, of in recall.items()]
+                        + [at(0, x, min(of)) for x, of in reversed(recall.items())], f"{colour}30")
+            pen.line([at(0, x, mean(of)) for x, of in recall.items()], colour, 10, "curve")
+        pen.line([at(1, r / 100, p) for _, p, r in found[name]["curve"]], colour, 10, "curve")
+        dot = at(1, scores["response_recall"] / 100, scores["response_precision"])
+        pen.circle(dot, 5 * sharp, colour, "white", sharp)
+        x, y = (300 + 200 * k) * sharp, 408 * sharp
+        pen.line((x, y, x + 24 * sharp, y), colour, 4 * sharp)
+        pen.text((x + 32 * sharp, y), name, ink, large, "lm")
+    image.reduce(2).save(path)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    workers, add = 1 if torch.cuda.is_available() else min(2, os.cpu_count()), parser.add_argument
+    add("claim", choices=CLAIMS)
+    add("--model", type=Path, help="start of all runs; default: nothing")
+    add("--videos", type=int, default=300, help="how many")
+    add("--seed", type=int, default=10**6, help="of toy videos")
+    add("--seeds", type=int, default=1, help="runs of each variant")
+    add("--steps", type=int, help="of training; default: the recipe's")
+    add("--runs", type=Path, default="runs/claims", help="folder of the training runs")
+    add("--out", type=Path, default="assets/claims", help="of tables, figure and logs")
+    add("--workers", type=int, default=workers)
+    add("--threshold", type=float, help="of P(Response)")
+    add("--window", type=int, help="seconds kept in the context")
+    args = parser.parse_args(argv)
+    args.bench, line = "toy", sys.argv[1:] if argv is None else argv
+    args.line = " ".join(["python -m bench.claims", *line])
+    try:
+        claims(args)
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        print(f"bench.claims: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""The public benchmarks: readers of their files, and their official rules to the letter."""
+import random
+import re
+from collections import defaultdict
+from functools import partial
+
+from parts.files import MISSHAPEN, read_records
+
+
+def percent(part, whole):
+    return 100 * part / whole if whole else 0.0
+
+
+def mean(values):
+    return sum(values) / len(values) if values else 0.0
+
+
+# ---- Official rules
+# A row is {"id", "task", "response": str or None, "answer": str, ...}; a rule gives 1, 0, or None
+# for an item that leaves the denominator.
+
+PREFIXES = ("The best answer is", "The correct answer is", "The answer is", "The answer",
+            "The best option is", "The correct option is", "Best answer:", "Best option:")
+
+
+def ovo_rule(row):
+    """A substring rule: "Answer: B" is right for A too. The digits of a count are joined."""
+    response, answer = row["response"] or "", row["answer"]
+    if row["task"] == "REC":
+        return int("".join(re.findall(r"\d+", response)) == answer)
+    bare = row["task"] in ("SSR", "CRR") and response == answer[0]          # "Y" and "N" will do
+    return int(bare or answer in response)
+
+
+def mvbench_rule(row):
+    """lmms-eval's: the article "a" is option A; an empty response leaves the denominator."""
+    text = row["response"] or ""
+    if text == "":
+        return None
+    option = re.match(r"([A-E])\.\s*(.+)$", text.strip(), re.IGNORECASE)
+    if option is None:
+        whole = text = text.replace("\n", " ").replace("\t", " ").strip()
+        comma = re.search(r"\d,\d", whole)
+        for mark in ";/[]\"{}()=+\\_-><@`,?!":
+            glue = comma or mark + " " in whole or " " + mark in whole
+            text = text.replace(mark, "" if glue else " ")
+        text = re.sub(r"(?!<=\d)\.(?!\d)", "", text, count=32)              # 32 is re.UNICODE
+        option = re.search(r"\b([A-E])\b", text, re.IGNORECASE)
+    return int(option is not None and option[1].upper() == row["answer"])
+
+
+def tempcompass_match(row):
+    """1 or 0 when the official rules can tell, None when a language model would be the judge."""
+    text, answer = (row["response"] or "").replace("</s>", ""), row["answer"]
+    if row["task"] == "yes_no":
+        found = re.findall("^(?:yes|no)", text.lower())
+    elif row["task"] == "multi-choice":
+        found = [answer] if text == answer else re.findall(r"^[A-D](?=[.)]|\Z)", text)
+        answer = answer if text == answer else answer[0]
+    else:                                               # "Caption A: The ball falls.", or a part
+        found = []
+        for option in row["question"].split("\n")[1:]:
+            index, sentence, *_ = option.split(": ")
+            if (text == option or index in (text, text.replace(".", ""))
+                    or sentence in (text, *text.split(") ")[1:2])):         # "(A) sentence" too
+                found.append(option)
+    return int(answer in found) if found else None
+
+
+def letter_rule(row, letters, prefixes):
+    """The first of the letters in a response without the prefixes is right; None: there is none."""
+    text = row["response"] or ""
+    for prefix in prefixes:
+        text = text.replace(prefix, "")
+    found = re.search(f"[{letters}]", text)
+    return found and int(found[0] == row["answer"])
+
+
+def videomme_rule(row):
+    """Two commas are missing in the official prefixes, so that four of them stay in the text and
+    the B of "Best answer:" is an answer; no letter at all leaves the denominator."""
+    glued = PREFIXES[4] + PREFIXES[5], PREFIXES[6] + PREFIXES[7]
+    return letter_rule(row, "ABCD", PREFIXES[:4] + glued)
+
+
+def longvideobench_rule(row):
+    """No letter: a random choice, here drawn from the item's id so that it stays the same."""
+    mark = letter_rule(row, "ABCDE", PREFIXES)
+    guess = random.Random(row["id"]).choice("ABCDE"[:row["choices"]])
+    return int(guess == row["answer"]) if mark is None else mark
+
+
+def corrected(row):
+    """1 or 0: all items count, an option is a capital on its own, a count the first number."""
+    text, answer = row["response"] or "", row["answer"]
+    if answer in ("Yes", "No"):
+        text, answer = text.upper(), answer[0]
+        found = re.search(r"\b([YN])(?:ES|O)?\b", text)
+    elif row["task"] == "REC":
+        found = re.search(r"(\d+)", text)
+    else:                                                   # but not the article in "A man ..."
+        found = re.search(r"\b([B-E]|A(?! [a-z]))\b", text)
+    return int(found is not None and found[1] == answer)
+
+RULES = {"ovo": ovo_rule, "mvbench": mvbench_rule, "videomme": videomme_rule,
+         "longvideobench": longvideobench_rule,
+         "tempcompass": lambda row: tempcompass_match(row) or 0}        # as with --disable_llm
+OVO = {"backward": ("EPM", "ASI", "HLD"), "forward": ("REC", "SSR", "CRR"),
+       "realtime": ("OCR", "ACR", "ATR", "STU", "FPD", "OJR")}
+DIVISIONS = "task", "duration", "domain", "sub_category", "duration_group"  # keys of a row
+
+
+def averages(bench, rows, rule):
+    """{name: score} of the tasks and divisions of a benchmark, and its own kind of average."""
+    marks = defaultdict(list)
+    for row in rows:
+        names = "overall", *(str(row[key]) for key in DIVISIONS if row.get(key) is not None)
+        for name in names if rule(row) is not None else ():
+            marks[name].append(rule(row))
+    scores = {name: 100 * mean(of) for name, of in marks.items()}
+    overall = scores.pop("overall", 0.0)
+    if bench == "ovo":                  # a category is the mean of its tasks, the total of three
+        means = {category: mean([scores[task] for task in tasks if task in scores])
+                 for category, tasks in OVO.items() if scores.keys() & set(tasks)}
+        return scores | means | ({"total": mean([*means.values()])} if len(means) == 3 else {})
+    if bench in ("mvbench", "tempcompass"):
+        return scores | {"average": mean([*scores.values()])}
+    return scores | {"overall": overall}
+
+
+def score(bench, rows):
+    """All scores of a benchmark's rows by its official rule; "corrected" beside a faulty one."""
+    scores = averages(bench, rows, RULES[bench]) | {"items": len(rows)}
+    if bench == "tempcompass":
+        known = [tempcompass_match(row) is not None for row in rows]
+        return scores | {"matched_without_judge": 100 * mean(known)}
+    return scores | {"corrected": averages(bench, rows, corrected)}
+
+
+# ---- Data files and official result files, which are laid out alike: one reader does for both
+
+BARE = "Do not include any additional text or explanation in your response.\n"
+YES_NO = "Answer only with “Yes” or “No”.\n" + BARE
+PROMPTS = {  # OVO-Bench's own
+    "MCQ": "\nQuestion: {}\nOptions:\n{}\n\nRespond only with the letter corresponding to your "
+           "chosen option (e.g., A, B, C). \n" + BARE,
+    "REC": "\nYou're watching a video in which people may perform a certain type of action "
+           "repetively. \nThe person performing this kind of action are referred to as 'they' in "
+           "the following statement.\nYou're task is to count how many times have different people "
+           "in the video perform this kind of action in total.\nOne complete motion counts as one. "
+           "\nNow, answer the following question: {}\nProvide your answer as a single number "
+           "(e.g., 0, 1, 2, 3…) indicating the total count.\n" + BARE,
+    "SSR": "\nYou're watching a tutorial video which contain a sequential of steps. \nThe "
+           "following is one step from the whole procedures: \n{}\nYour task is to determine if "
+           "the man or woman in the video is currently performing this step.\n" + YES_NO,
+    "CRR": "\nYou're responsible of answering questions based on the video content. \nThe "
+           "following question are relevant to the latest frames, i.e. the end of the video.\n{}\n"
+           "Decide whether existing visual content, especially latest frames, i.e. frames that "
+           "near the end of the video, provide enough information for answering the question.\n"
+           + YES_NO}
+LETTERS = "ABCDEFGH"
+CHOICES = {  # benchmark: an item's id, task and video, what else is kept; the prompt; an option
+    "mvbench": (None, None, "video", ("start", "end", "fps"),
+                "Question:{}\nOption:\n{}\nOnly give the best option.\n", "({}) {}"),
+    "videomme": ("question_id", "task_type", "videoID", ("duration", "domain", "sub_category"),
+                 "Select the best answer to the following multiple-choice question based on the "
+                 "video. Respond with only the letter (A, B, C, or D) of the correct option.\n{}\n"
+                 "{}\nThe best answer is:", "{1}"),
+    "longvideobench": ("id", "question_category", "video_path", ("duration_group",),
+                       "{}\n{}\nAnswer with the option's letter from the given choices directly.\n",
+                       "{}. {}")}
+NEWER = {"video_id": "videoID", "duration_category": "duration", "video_category": "domain",
+         "video_subcategory": "sub_category"}                   # Video-MME's keys have two names
+
+
+def choice_rows(bench, content, stem):
+    """A row for each multiple-choice question. MVBench names its task in the file's name alone;
+    Video-MME's is a list of videos with their questions; LongVideoBench's Hub copy pads options."""
+    key, task, video, more, prompt, form = CHOICES[bench]
+    items = [{NEWER.get(name, name): value for name, value in item.items()} | item | question
+             for item in content if not item.get("missing")
+             for question in item.get("questions", [item])]
+    for i, r in enumerate(items):
+        options = r.get("options") or r.get("candidates") or [r[f"option{k}"] for k in range(5)]
+        options = [option for option in options if option != "N/A"]
+        right = r.get("correct_choice", r.get("answer"))        # an index, a text or a letter
+        right = options.index(right) if right in options else right
+        right = [*LETTERS].index(right) if isinstance(right, str) else right
+        lettered = "\n".join(map(form.format, LETTERS, options))
+        yield {"id": r[key] if key else f"{stem}/{i}", "task": r[task] if task else stem,
+               "video": r[video] + ".mp4" * (bench == "videomme"), "answer": LETTERS[right],
+               "prompt": prompt.format(r["question"], lettered), "choices": len(options),
+               "response": r.get("response"), **{name: r.get(name) for name in more}}
+
+
+def ovo_rows(content, stem):
+    """A row for each moment asked about. ask: (second, question, how the stream is read at the
+    moment): its last answer (REC), was there any (CRR), is its state not Silence (SSR)."""
+    for r in sum(([item] if isinstance(item, dict) else item[1] for item in content), []):
+        for j, at in enumerate(r.get("test_info", [r])):
+            kind, ask, options = r["task"], None, ""
+            if at is r:
+                kind, question = "MCQ", r["question"]
+                answer = r["ground_truth"] if "ground_truth" in r else LETTERS[r["gt"]]
+                options = " ".join(map("{}. {};".format, LETTERS, r.get("options", ())))
+            elif kind == "REC":
+                answer, question = str(at["count"]), f"How many times did they {r['activity']}?"
+                ask = max(min(r.get("start_times") or [0]) - 3, 0), question, "last"
+            else:
+                answer, question = ("No", "Yes")[at["type"]], at.get("step", r.get("question"))
+                ask = r.get("ask_time", 0), question, "any" if kind == "CRR" else "state"
+            yield {"id": f"{r['id']}_{j}", "task": r["task"], "video": r["video"], "ask": ask,
+                   "response": at.get("response"), "end": at.get("realtime"), "answer": answer,
+                   "prompt": PROMPTS[kind].format(question, options)}
+
+
+def tempcompass_rows(content, stem):
+    """{video: {aspect: [question]}} in a file called as the task. Captioning needs a judge: it
+    is left out, and the average is that of the other three tasks."""
+    hint = "answer yes or no:" if stem == "yes_no" else "directly give the best option:"
+    for video, aspects in content if stem != "captioning" else ():
+        for aspect, items in aspects.items():
+            for i, r in enumerate(items):
+                yield {"id": f"{stem}/{video}/{aspect}/{i}", "task": stem, "video": f"{video}.mp4",
+                       "prompt": f"{r['question']}\nPlease {hint}", "question": r["question"],
+                       "answer": r["answer"], "response": r.get("prediction", r.get("response"))}
+
+READERS = {"ovo": ovo_rows, "tempcompass": tempcompass_rows,
+           **{bench: partial(choice_rows, bench) for bench in CHOICES}}
+
+
+def read_rows(bench, path):
+    """The rows of a data file (or a folder of them), of official results, or of a file of `run`."""
+    if path.is_dir():
+        return [row for file in sorted(path.glob("*.json")) for row in read_rows(bench, file)]
+    content = list(read_records(path))
+    try:
+        if path.suffix == ".jsonl" and "run" in content[0]:
+            if content[0]["run"]["bench"].replace("toy", "raw") != bench:
+                raise ValueError(f"answers to {content[0]['run']['bench']}")
+            return content[1:]
+        return list(READERS[bench](content, path.stem))
+    except MISSHAPEN as error:
+        raise ValueError(f"{path}: not a file of {bench} ({error!r})") from None

@@ -1,0 +1,143 @@
+"""Training items of the toy world, drawn on demand."""
+import random
+import re
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from data import SYSTEM, Augment, make_item, turns_from_record
+from toy.dialogues import sample
+from toy.drills import Slides
+from toy.world import CHANGES, COLOURS, DIRECTIONS, SHAPES, Clip, labels
+
+
+def toy_texts(n=3000):
+    """What a vocabulary for the toy world is learnt from: dialogues of a seed of their own."""
+    yield SYSTEM
+    yield from ["<4s-5s>\n"] * n
+    for i in range(n):
+        _, record = sample(-1, i, ("full", "short", "frame", "busy")[i % 4])
+        yield from ("user\n", "assistant\n", "system\n")
+        yield from (question["content"] + "\n" for question in record["question"])
+        yield from (" " + response["content"] for response in record["response"])
+
+
+class ToyStills(Dataset):
+    """Pictures (S, S, 3) with what their patches, and the cells of both grids, show: three times
+    (cells, 8), as world.labels. Places and sizes vary as they do while things move and grow."""
+
+    # logits of the colour; of the shape; x, y and radius; logits of the change
+    parts = 1 + len(COLOURS), len(SHAPES), 3, len(CHANGES)
+
+    def __init__(self, config):
+        self.config = config
+
+    def __getitem__(self, i):
+        rng, side = random.Random(f"still/{i}"), self.config.vision.side
+        clip = Clip(rng, 1, still=True)
+        for thing in clip.start:
+            thing.r *= rng.choice((1, 1, rng.uniform(0.55, 1), rng.uniform(1, 1.6)))
+            thing.x += rng.uniform(-0.1, 0.1)
+            thing.y += rng.uniform(-0.1, 0.1)
+        return (clip.frame(0, self.config.vision.image_size),
+                *(labels(clip.start, clip.start, side, grid)
+                  for grid in (side, self.config.grid, self.config.coarse_grid)))
+
+
+class ToyDataset(Dataset):
+    """Item i, or ("short", i), is drawn by dialogues.sample, augmented, always the same: no end."""
+
+    def __init__(self, tokenizer, config, seed, fps=1, augment=Augment()):
+        self.tokenizer, self.config, self.seed = tokenizer, config, seed
+        self.fps, self.augment = fps, augment
+
+    @staticmethod
+    def split(key):
+        return key[::-1] if isinstance(key, tuple) else (key, "full")
+
+    def task(self, key):
+        return sample(self.seed, *self.split(key))[1]["task_type"]
+
+    def wanted(self, key, tasks):
+        """Whether the item is of these tasks: "all", or "grounding+caption"."""
+        return tasks == "all" or self.task(key) in GROUNDING_AND_CAPTION
+
+    def estimate(self, key):
+        """About how many tokens the item has, without drawing it."""
+        clip, record = sample(self.seed, *self.split(key))
+        words = sum(len(entry["content"].split()) + 4
+                    for entry in record["question"] + record["response"])
+        return 60 + clip.seconds * (14 + self.fps * self.config.grid**2) + words
+
+    def __getitem__(self, key):
+        i, kind = self.split(key)
+        clip, record = sample(self.seed, i, kind)
+        rng = random.Random(f"{self.seed}/{kind}/{i}/augment")
+        fps = self.fps * (2 if rng.random() < self.augment.double_rate else 1)
+        noise = np.random.default_rng(rng.getrandbits(64))
+        level = rng.uniform(0, 4) if rng.random() < self.augment.noise else 0
+
+        def frame(j):
+            image = clip.frame(j / fps, self.config.vision.image_size)
+            return image if not level else np.clip(
+                image + noise.normal(0, level, image.shape), 0, 255).astype(np.uint8)
+
+        turns = turns_from_record(record, clip.seconds)
+        return make_item(self.tokenizer, self.config, turns, record["task_type"], frame,
+                         clip.seconds * fps, fps, f"toy {self.seed}/{kind}/{i}", rng, self.augment)
+
+
+class ToyFilms(ToyDataset):
+    """Items with labels of their visual tokens, "shown" (N, 10): world.labels (8), asked (1), the
+    second at which the turn ends, as its tag says it, -1 from 1000 on (1). words: the ids of all
+    colours, shapes, changes and numbers, in this order; said: how many there are of each."""
+
+    said = len(COLOURS), len(SHAPES), len(CHANGES) - 1, 1000
+
+    def __init__(self, tokenizer, config, seed):
+        super().__init__(tokenizer, config, seed, augment=Augment(window=0, double_rate=0))
+        self.numbers = {tokenizer.id(str(n)): n for n in range(1000)}
+        self.words = [tokenizer.encode(f" {word}")[-1]
+                      for word in (*COLOURS, *SHAPES, *CHANGES[1:])] + [*self.numbers]
+
+    def __getitem__(self, key):
+        i, kind = self.split(key)
+        item, (clip, record) = super().__getitem__(key), sample(self.seed, i, kind)
+        things = [clip.state(t) for t in range(clip.seconds)]
+        before = things if isinstance(clip, Slides) else [things[0], *things]
+        questions = [(int(q["time"]) - 1, q["content"]) for q in record["question"]]
+        shown, side = [], self.config.vision.side
+        for t, grid in enumerate(item["grids"]):
+            cells = labels(things[t], before[t], side, grid)
+            _, latest = max((q for q in questions if q[0] <= t), default=(0, ""))
+            shown.append(np.column_stack([cells, asked(cells, latest)]))
+        ids = np.array(item["input_ids"])
+        number = np.isin(ids, [*self.numbers])          # the last before a frame: 5 of "<4s-5s>"
+        at = np.maximum.accumulate(number * np.arange(len(ids)))[ids == self.tokenizer.frame_id]
+        tags = [-1 if number[k - 1] else self.numbers[ids[k]] for k in at]      # -1: two tokens
+        item["shown"] = np.column_stack([np.concatenate(shown), np.float32(tags)])
+        return item
+
+ASKED = re.compile(rf"\b(?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)})\b(?: ([^.?]*))?")
+
+
+def asked(cells, question):
+    """(cells,) float32, for each of world.labels: 0; 1 where it shows the thing that the question
+    names first, 2 where that thing does what the question's caption says of it."""
+    if not (match := ASKED.search(question)):
+        return np.zeros(len(cells), np.float32)
+    colour, shape, caption = match.groups("")
+    named = (cells[:, 0] > 0) & (cells[:, 1] == list(SHAPES).index(shape))
+    if colour:
+        named &= cells[:, 0] == 1 + list(COLOURS).index(colour)
+    told = {*caption.split(), *(DIRECTIONS if "hits" in caption.split() else ())}
+    does = [k for k, change in enumerate(CHANGES) if change in told]
+    return np.float32(named) + (named & np.isin(cells[:, 5], does))
+
+# The toy curriculum: until this part of the steps, so many tokens a step, this mix of samples.
+CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.14, "frame": 0.1, "short": 0.44, "long": 0.15,
+                            "full": 0.15}),
+              (1.00, 3072, {"one": 0.02, "busy": 0.08, "frame": 0.06, "short": 0.34, "long": 0.16,
+                            "full": 0.34}))
+GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Frame QA",
+                         "Timed Caption", "Event Caption", "Event Grounding", "Backward Grounding")

@@ -1,0 +1,132 @@
+"""Films of the demo's pretraining: a new picture every second, or all things busy every second."""
+import math
+from dataclasses import replace
+
+from toy.world import CENTRES, COLOURS, DIRECTIONS, PLACES, PROGRESSIVE, Clip, Event
+
+
+class Slides:
+    """A film that shows another picture every second."""
+    events = ()
+
+    def __init__(self, rng, seconds):
+        self.seconds = seconds
+        self.pictures = [Clip(rng, 1, still=True) for _ in range(seconds)]
+
+    def state(self, t):
+        return self.pictures[int(t)].state(0)
+
+    def frame(self, t, size):
+        return self.pictures[int(t)].frame(0, size)
+
+
+class Bustle:
+    """A film in which everything does something nearly every second: many changes to learn from.
+    What moves head-on to another thing comes to touch it; the second after, it hits it."""
+
+    def __init__(self, rng, seconds):
+        self.seconds, self.stage, self.events = seconds, Clip(rng, 1, still=True), []
+        while len(self.stage.start) < 2:
+            self.stage._enter(rng)
+            self.stage.start[-1].r = rng.uniform(0.13, 0.152)
+        self.start = self.stage.start
+        self.worn = {thing.name: i for i, thing in enumerate(self.start)}   # whose look it ever was
+        self.states = [self.start]
+        for turn in range(1, seconds):
+            before = self.states[-1]
+            now = [replace(thing, doing="still") for thing in before]
+            ways = {i: thing.doing.split()[1] for i, thing in enumerate(before) if thing.moves}
+            hits = {i: self._ahead(i, way, before) for i, way in ways.items()}
+            hits = {i: j for i, (gap, j) in hits.items() if gap < 0.01}
+            for i, old in enumerate(before):
+                tries = (self._act(rng, i, old, now) for _ in range(3 * (i not in hits.values())))
+                now[i] = next((thing for thing in tries if self._fits(thing, i, now)), now[i])
+                if i in hits:
+                    now[i] = replace(old, doing=f"hits the {before[hits[i]].name}")
+                self.worn[now[i].name] = i
+                self._note(turn, i, old.name, now[i])
+            self.states.append(now)
+        self.events.sort(key=lambda e: (e.first, e.last))
+
+    def _ahead(self, i, direction, things):
+        """(gap, j): how far thing i may go until it touches thing j, the next in its way, nearly
+        head-on; (inf, -1): nothing is in its way."""
+        (dx, dy), found, one = DIRECTIONS[direction], [(math.inf, -1)], things[i]
+        for j, other in enumerate(things):
+            x, y, reach = other.x - one.x, other.y - one.y, 0.95 * (other.r + one.r)
+            along, aside = x * dx + y * dy, x * dy + y * dx
+            if other.r and along > 0 and abs(aside) < 0.08:
+                found.append((along - math.sqrt(reach ** 2 - aside ** 2), j))
+        return min(found)
+
+    def _act(self, rng, i, old, now):
+        """What thing i, that was `old`, may be a second later; often it goes on as before."""
+        new, doing = replace(old, doing="still"), old.doing
+        if not old.r:
+            if rng.random() < 0.5:
+                x, y = (rng.choice(CENTRES) + rng.uniform(-0.03, 0.03) for _ in "xy")
+                new = replace(old, x=x, y=y, r=rng.uniform(0.13, 0.152), doing="appears")
+            return new
+        near = [f"moving {way}" for way in DIRECTIONS                # towards what it may hit
+                if 0.075 < self._ahead(i, way, now)[0] < 0.45]
+        if doing not in near and (doing == "still" or rng.random() < 0.6):
+            move = rng.choice(8 * near + [f"moving {way}" for way in DIRECTIONS])
+            turn, weights = f"turns {rng.choice(list(COLOURS))}", (1.5, 1.5, 1.5, 1, 2)
+            doing = rng.choices((move, "growing", "shrinking", turn, "disappears", "still"),
+                                (12 if near else 5, *weights))[0]
+        if doing.startswith("moving"):
+            way, far = doing.split()[1], rng.uniform(0.09, 0.13)
+            gap, (dx, dy) = self._ahead(i, way, now)[0], DIRECTIONS[way]
+            if gap < 0.3:                       # no step ends short of a thing in its way
+                far = gap / math.ceil(gap / 0.145) if gap > 0.075 else 0
+            new.x, new.y, doing = old.x + dx * far, old.y + dy * far, doing if far else "still"
+        elif doing.startswith("turns"):
+            new.colour = doing.split()[1]
+            doing = doing if new.colour != old.colour else "still"
+        elif doing == "disappears" and any(other.r for j, other in enumerate(now) if j != i):
+            new.r = 0.0
+        elif doing in ("growing", "shrinking"):
+            new.r *= rng.uniform(*((1.15, 1.35) if doing == "growing" else (0.72, 0.87)))
+        else:
+            doing = "still"
+        return replace(new, doing=doing)
+
+    def _fits(self, thing, i, now):
+        return not thing.r or 0.07 < thing.r < 0.27 and 0.12 < min(thing.x, thing.y) and max(
+            thing.x, thing.y) < 0.88 and self.worn.get(thing.name, i) == i and all(
+            math.hypot(other.x - thing.x, other.y - thing.y) > 0.9 * (other.r + thing.r)
+            for j, other in enumerate(now) if j != i and other.r)
+
+    def _note(self, turn, i, name, thing):
+        """Write what thing i does on a turn into the script."""
+        word, *rest = thing.doing.split()
+        goes_on = [k for k, e in enumerate(self.events)
+                   if (e.thing, e.last, e.doing) == (i, turn - 1, thing.doing)]
+        if goes_on:
+            self.events[goes_on[0]] = replace(self.events[goes_on[0]], last=turn)
+        elif word in PROGRESSIVE:
+            does = " ".join([f"{PROGRESSIVE[word]}s", *rest])
+            self.events.append(Event(PROGRESSIVE[word], i, name, turn, turn, (), does, thing.doing))
+        elif word != "still":
+            kind = {"appears": "appear", "disappears": "leave", "turns": "turn",
+                    "hits": "hit"}[word]
+            self.events.append(Event(kind, i, name, turn, turn, (), thing.doing))
+            thing.doing = "still"
+
+    def state(self, t):
+        return [replace(thing) for thing in self.states[int(t)]]
+
+    def frame(self, t, size):
+        self.stage.start = self.state(t)
+        return self.stage.frame(0, size)
+
+    def sentences(self, turn, since):
+        """What goes on, in the order of reading; with `since`, from when on."""
+        told = []
+        for e in self.events:
+            if e.first <= turn <= e.last:
+                thing = self.states[turn - (e.kind != "appear")][e.thing]
+                text = f"The {e.name} is {e.doing}" if e.doing else e.caption[:-1]
+                when = f" {'since' if e.doing else 'at'} {e.first + 1}s" * since
+                told.append((PLACES.index(thing.place), f"{text}{when}."))
+        return " ".join(text for _, text in sorted(told)) or "Nothing happens."

@@ -1,0 +1,274 @@
+"""What stands in for a pretrained SigLIP and Qwen: the demo's vision encoder learns to see, then
+its decoder learns to watch.
+"""
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data import Steps, loaded, model_inputs, own_group
+from loss import state_counts, state_focal_loss
+from parts.config import DecoderConfig, StreamoConfig, VisionConfig
+from parts.devices import add_up, autocast, own_device, own_rank, share_weights
+from parts.runs import Stopped, write_state
+from parts.tokenizer import FRAME, STATES, Tokenizer
+from streamo import Streamo, normalised, pooling_matrix
+from toy.datasets import ToyFilms, ToyStills, toy_texts
+
+
+def tiny_config(tokenizer):
+    """The demo model: 64-pixel frames in 8-pixel patches, 9 visual tokens a frame, 3.4M weights."""
+    return StreamoConfig(
+        vision=VisionConfig(hidden_size=128, intermediate_size=384, num_hidden_layers=3,
+                            num_attention_heads=4, image_size=64, patch_size=8),
+        decoder=DecoderConfig(vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=192,
+                              intermediate_size=512, num_hidden_layers=6, num_attention_heads=6,
+                              num_key_value_heads=3, head_dim=32, rope_theta=1e5,
+                              rms_norm_eps=1e-6, max_position_embeddings=4096,
+                              tie_word_embeddings=True, attention_bias=True, qk_norm=False),
+        frame_token_id=tokenizer.frame_id, vision_feature_layer=-1, pooling="average",
+        grid=3, coarse_grid=2, window=60)
+
+
+@torch.no_grad()
+def start_copying(layers):
+    """Attention that begins by looking at what is like it and passing that on, as attention in
+    trained models does (Trockman & Kolter, "Mimetic Initialization of Self-Attention Layers",
+    2023): names and numbers are then copied, not learnt one by one, early in a short training."""
+    for layer in layers:
+        attn, D = layer.self_attn, layer.head_dim
+        share = attn.q_proj.out_features // attn.k_proj.out_features    # query heads of a key head
+        k, v = (proj.weight.unflatten(0, (-1, D)).repeat_interleave(share, 0).flatten(0, 1)
+                for proj in (attn.k_proj, attn.v_proj))                 # (H*D, hidden_size)
+        attn.q_proj.weight.mul_(0.7).add_(0.7 * k)
+        attn.o_proj.weight.copy_(0.5 * v.T)
+
+def new_tokenizer():
+    """A vocabulary learnt from the toy world's dialogues, with our tokens."""
+    tokenizer = Tokenizer.train(toy_texts(), 1800)
+    tokenizer.add_tokens([*STATES, FRAME])
+    return tokenizer
+
+
+def new_model(tokenizer):
+    """The demo model before anything is learnt."""
+    model = Streamo(tiny_config(tokenizer))
+    start_copying(model.language_model.model.layers[2:])        # the first two compare frames
+    number_waves(model.language_model.model.embed_tokens.weight, tokenizer)
+    return model
+
+
+# As CURRICULUM. Words are bound to things on single pictures, verbs and numbers are learnt where
+# everything does something every second, looking back on pictures that change every second (by
+# practice of little else), time from short clips, memory from long ones; all of it goes on, in
+# smaller parts.
+WATCHING = ((0.10, 1536, {"one": 0.3, "busy": 0.6, "frame": 0.1}),
+            (0.30, 2304, {"one": 0.05, "busy": 0.6, "frame": 0.15, "short": 0.2}),
+            (0.45, 2304, {"busy": 0.2, "frame": 0.8}),
+            (1.00, 2304, {"one": 0.03, "busy": 0.3, "frame": 0.12, "short": 0.3, "long": 0.2,
+                          "full": 0.05}))
+
+
+@torch.no_grad()
+def number_waves(words, tokenizer):
+    """Let the numbers 0 to 999 begin, in the embeddings (V, D), as waves of 14 periods, of length
+    1, as in pretrained models (Zhou et al., "Pre-trained Large Language Models Use Fourier Features
+    to Compute Addition", 2024): what learns to copy some numbers can then copy all."""
+    angles = 2 * math.pi * torch.arange(1000)[:, None] / (2.1 * 1.3 ** torch.arange(14))
+    waves = torch.cat([angles.cos(), angles.sin()], 1) / 14 ** 0.5                  # (1000, 28)
+    turn = torch.linalg.qr(torch.randn(words.shape[1], waves.shape[1])).Q           # (D, 28)
+    words[[tokenizer.id(str(n)) for n in range(1000)]] = waves @ turn.T
+
+
+def learn_to_see(o, model, stop):
+    """The paper starts from a vision encoder and a connector that were pretrained; the demo's learn
+    here, in minutes, from stills. A patch, and a visual token of either grid, tells the colour and
+    shape of the thing that covers most of it, where its centre lies and how large it is. The heads
+    that tell it are thrown away, and the connector's output is whitened."""
+    config, device = model.config, own_device()
+    vision, connector = model.vision_tower.to(device), model.multi_modal_projector.to(device)
+    stills = ToyStills(config)
+    pools = [pooling_matrix(config.vision.side, grid, config.pooling).to(device)
+             for grid in (config.grid, config.coarse_grid)]
+    heads = torch.nn.ModuleList(torch.nn.Linear(size, sum(ToyStills.parts)) for size in
+                                (config.vision.hidden_size, config.decoder.hidden_size)).to(device)
+    learnt = [*vision.parameters(), *connector.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(learnt, betas=(0.9, 0.95), weight_decay=0.01)
+    rank, world = own_rank()
+    share = max(1, 64 // world)
+    whole = share * world                                               # of a step
+
+    def batches(first):
+        return DataLoader(stills, batch_size=share, num_workers=o.workers, worker_init_fn=own_group,
+                          sampler=range(whole * first + rank, whole * o.see_steps, world))
+
+    for step, (images, *labels), bar in lesson(o, "see", o.see_steps, stop, batches,
+                                               optimizer, vision, connector, heads):
+        with autocast(o, device):
+            patches = vision(normalised(images.to(device)))                         # (B, N, D)
+            tokens = connector(patches)
+            told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)  # (B, cells, 25)
+        loss = sum(weight * shown_loss(parts, label.to(device))
+                   for weight, label, parts in zip((0.5, 1, 0.5), labels, told))
+        descend(optimizer, loss, 2e-3 * min(1, (step + 1) / 50, 2.02 - 2 * step / o.see_steps))
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.2f}")
+    images = torch.tensor(np.stack([stills[-1 - i][0] for i in range(256)]), device=device)
+    with torch.no_grad():
+        whiten(connector, model.encode_frames(normalised(images)))
+    share_weights(connector)                                # another machine may round otherwise
+
+
+def lesson(o, name, steps, stop, batches, optimizer, *modules):
+    """Yield (step, batch, progress bar) of a lesson, "see" or "watch", whose caller steps by
+    descend. batches(first): those from step `first` on. --out/NAME.pt is its checkpoint. Raises
+    Stopped, its step saved, when stop() says so (see asked_to_stop)."""
+    path, learnt, first = Path(o.out) / f"{name}.pt", torch.nn.ModuleList(modules), 0
+    if o.resume and path.exists():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        learnt.load_state_dict(state["learnt"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    rank, _ = own_rank()
+    bar = tqdm(batches(first), f"learning to {name}", steps, initial=first, disable=rank > 0)
+    for step, batch in enumerate(bar, first):
+        yield step, batch, bar
+        stopping = stop()
+        if rank == 0 and ((step + 1) % o.save_every == 0 or step + 1 == steps or stopping):
+            write_state(path, {"step": step + 1, "learnt": learnt.state_dict(),
+                               "optimizer": optimizer.state_dict()})
+        if stopping:
+            raise Stopped
+
+
+def descend(optimizer, loss, rate):
+    """One step of a lesson at this learning rate, by the mean of the ranks' gradients."""
+    (loss / own_rank()[1]).backward()
+    (group,) = optimizer.param_groups
+    add_up([p.grad for p in group["params"]])
+    group["lr"] = rate
+    torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def shown_loss(told, labels):
+    """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.labels (..., 8), all but the
+    names before: a scalar."""
+    labels = labels.flatten(0, -2)
+    colour, shape, place, change = told.float().flatten(0, -2).split(ToyStills.parts, -1)
+    there, rare = labels[:, 0] > 0, change.new_tensor([0.15] + [1.0] * (change.shape[1] - 1))
+    return (F.cross_entropy(colour, labels[:, 0].long())
+            + F.cross_entropy(shape[there], labels[there][:, 1].long())
+            + 10 * F.l1_loss(place[there], labels[there][:, 2:5])
+            + 3 * F.cross_entropy(change, labels[:, 5].long(), weight=rare))
+
+
+def learn_to_watch(o, tokenizer, model, stop):
+    """The paper starts from a pretrained language model. The demo's decoder has its first lessons
+    here: beside the answers, heads that are thrown away tell of every visual token, two layers up,
+    what it shows and how that differs from the second before; four layers up, whether it is what
+    was asked about. With words alone to learn from, a decoder compares no two frames for an hour.
+    Two layers up, tokens also come near the words for what is seen or named (see said_targets)."""
+    device, decoder = own_device(), model.language_model.model
+    model.to(device).vision_tower.requires_grad_(False)
+    mine = replace(o, steps=o.watch_steps, batch=0, seed=o.seed + 10**6)        # clips of its own
+    films, size = ToyFilms(tokenizer, model.config, mine.seed), model.config.decoder.hidden_size
+    low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
+                 for n in (sum(ToyStills.parts), 3))
+    words = torch.tensor(films.words, device=device)
+    indices = word_indices(words, model.config.decoder.vocab_size)                     # (V, 3)
+    learnt = [p for module in (model, low, high) for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, weight_decay=0.01)
+    state_ids, hidden = torch.tensor(tokenizer.state_ids, device=device), {}
+    early, middle = decoder.layers[1], decoder.layers[len(decoder.layers) // 2]
+    hooks = [layer.register_forward_hook(lambda layer, _, output: hidden.update({layer: output}))
+             for layer in (early, middle)]
+    rare = torch.tensor([0.2, 1, 1], device=device)
+
+    def batches(first):
+        steps = Steps(mine, films, *own_rank(), WATCHING)
+        return loaded(mine, films, tokenizer, steps.batches(first))
+
+    for step, batch, bar in lesson(o, "watch", o.watch_steps, stop, batches,
+                                   optimizer, model, low, high):
+        mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)                # (B, T)
+        targets = batch["labels"].to(device).roll(-1, 1)[mask]                         # (n,)
+        inputs = model_inputs(batch, device)
+        visual = inputs["input_ids"] == tokenizer.frame_id                  # (B, T), N are True
+        shown = batch["shown"].to(device)                                              # (N, 10)
+        with autocast(o, device):
+            logits = model(**inputs, select=mask)                                      # (n, V)
+            shown_logits = low(hidden[early][visual])                                  # (N, 25)
+            said_logits = F.linear(F.rms_norm(hidden[early], (size,)),
+                                   decoder.embed_tokens.weight[words])                 # (B, T, W)
+            asked_logits = high(hidden[middle][visual])                                # (N, 3)
+        said = said_targets(inputs["input_ids"], indices, visual, shown)               # (B, T, 4)
+        renamed = torch.zeros_like(visual).masked_scatter(visual, shown[:, 6] != shown[:, 0])
+        counts = state_counts(targets, state_ids)
+        loss = state_focal_loss(logits, targets, state_ids, counts, len(targets), o.loss) \
+            + 0.5 * shown_loss(shown_logits, shown[:, :8]) \
+            + F.cross_entropy(asked_logits.float(), shown[:, 8].long(), weight=rare) \
+            + said_loss(said_logits, said) + said_loss(said_logits[renamed], said[renamed])
+        descend(optimizer, loss, o.lr * min(1, (step + 1) / 20))
+        if step % 50 == 0:
+            right = (logits.argmax(1) == targets).float().mean()
+            bar.set_postfix(loss=f"{loss.item():.2f}", tokens_right=f"{right.item():.2f}")
+    for hook in hooks:
+        hook.remove()
+
+
+def word_indices(words, size):
+    """words of ToyFilms -> (size, 3): for every token id which colour, shape and change it is; -1:
+    none."""
+    indices = torch.full((size, 3), -1, device=words.device)
+    for k, part in enumerate(words.split(ToyFilms.said)[:3]):
+        indices[part, k] = torch.arange(len(part), device=words.device)
+    return indices
+
+
+def said_targets(ids, indices, visual, shown):
+    """ids and visual (B, T), indices (V, 3), shown (N, 10) of ToyFilms -> what each token is to
+    say, (B, T, 4): the index of a colour, shape, change and number; -1: nothing. A visual token
+    says by its name of the second before what it shows, or showed then, and when. The end of a name
+    ("red circle") and the 8 tokens after it, those of the next turn included, say that name and, in
+    a caption, from the verb on what the thing does ("moves left", not "is moving left")."""
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)                # (B, T)
+    colour, shape, change = indices[ids].unbind(-1)
+    colour = colour.roll(1, 1)                                          # of the token before
+    name = (place * ((colour >= 0) & (shape >= 0))).cummax(1).values    # where the last one ends
+    verb = (place * ((change >= 0) & (place - name <= 2))).cummax(1).values     # not "on the left"
+    near = (name > 0) & (place - name <= 8)
+    told = [torch.where(where, which.gather(1, at), -1) for where, which, at in (
+        (near, colour, name), (near, shape, name), (near & (verb > name), change, verb))]
+    targets = torch.stack([*told, torch.full_like(ids, -1)], -1)
+    *_, change, colour, shape, _, number = shown.long().unbind(1)
+    targets[visual] = torch.stack([colour - 1, torch.where(colour > 0, shape, -1), change - 1,
+                                   number], -1)
+    return targets
+
+
+def said_loss(logits, targets):
+    """Cross entropy of logits (..., sum(ToyFilms.said)), products of hidden states with the words'
+    embeddings, against targets (..., 4): the sum of the four means. A name in a question and the
+    visual tokens of its thing become alike, so that attention finds one from the other."""
+    return sum(F.cross_entropy(part.flatten(0, -2), target.flatten(), ignore_index=-1,
+                               reduction="sum") / (target >= 0).sum().clamp(min=1)
+               for part, target in zip(logits.float().split(ToyFilms.said, -1), targets.unbind(-1)))
+
+
+def whiten(connector, tokens):
+    """Give the visual tokens (F, N, D) mean 0 and like variance in all directions, within the
+    connector's last layer: what they share would otherwise outweigh what tells them apart, and a
+    decoder whose text embeddings are much shorter would not get to read them."""
+    tokens, layer = tokens.flatten(0, 1), connector.linear_2
+    values, vectors = torch.linalg.eigh(torch.cov(tokens.T))
+    scales = (values.clamp(min=0) + 0.02 * values.mean()) ** -0.5 * tokens.shape[1] ** -0.5
+    matrix = vectors @ torch.diag(scales) @ vectors.T
+    layer.bias.copy_(matrix @ (layer.bias - tokens.mean(0)))
+    layer.weight.copy_(matrix @ layer.weight)

@@ -2,10 +2,15 @@
 import csv
 import json
 import os
+import shutil
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
+STANDARD = "/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/"      # open already: written into
+LONGEST_NAME = 200                          # bytes; a name may have 255
 LONGEST_LINE = 1 << 26                      # bytes; a longer "line" is no record but a broken file
 MISSHAPEN = ArithmeticError, AttributeError, LookupError, TypeError, ValueError    # from bad data
 
@@ -23,10 +28,13 @@ def only(data, where, **allowed):
               f"supported, only {' or '.join(map(repr, values))}")
 
 
+# ---- JSON
+
 def parse_json(text, path):
+    """What JSON text holds; a ValueError names the file."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:           # bytes that are no UTF-8, too
         raise ValueError(f"{path}: not JSON ({error})") from None
 
 
@@ -35,12 +43,84 @@ def read_json(path):
 
 
 def write_json(path, data):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
-    partial.replace(path)
+    """Write data as JSON, whole or not at all; the folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(data, ensure_ascii=False, indent=1))
 
+
+# ---- Outputs: never over an input, and whole or not at all
+
+def write_text(path, text):
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path):
+    """A temporary path beside `path`, renamed to it when all went well, else removed.
+
+    A link is followed: what it leads to is replaced, not the link. What is no regular file, as
+    /dev/null or a FIFO, is written into. An OSError without a file's name gets this one's."""
+    target = Path(os.path.realpath(path))
+    stream = os.path.abspath(path).startswith(STANDARD) or target.exists() and not target.is_file()
+    folder = Path(tempfile.gettempdir()) if stream else target.parent
+    partial = folder / f"{os.fsdecode(os.fsencode(target.name)[:LONGEST_NAME])}.partial"
+    try:
+        yield partial
+        if stream:
+            with open(partial, "rb") as made, open(path, "ab") as into:
+                shutil.copyfileobj(made, into)
+        else:
+            if target.exists():
+                shutil.copymode(target, partial)
+            partial.replace(target)
+    except OSError as error:
+        if error.filename not in (None, str(partial)):
+            raise
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_outputs(outputs, inputs=()):
+    """Refuse, before anything is opened, outputs that would destroy something or cannot be written.
+
+    outputs, inputs: {flag: path, list of paths, or None}. ValueError when an output is an input
+    (by another name, a link or a hard link, too), when two outputs are one file, when an output is
+    a folder, or when its folder is missing or cannot be written to."""
+    inputs, given = dict(inputs), {}
+    for flag, path in outputs.items():
+        if path is None or path == "":
+            continue
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise ValueError(f"{flag} {path}: that is a folder, a file is wanted")
+        if not target.parent.is_dir():
+            raise ValueError(f"{flag} {path}: no such folder")
+        stream = target.exists() and not target.is_file()
+        if not os.access(target if stream else target.parent, os.W_OK):
+            raise ValueError(f"{flag} {path}: cannot be written to")
+        for what, paths in inputs.items():
+            for read in paths if isinstance(paths, (list, tuple)) else [paths]:
+                if read and same_file(target, Path(os.path.realpath(read))):
+                    raise ValueError(f"{flag} {path}: would write over {what} {read}")
+        if stream:                                          # it holds nothing to be lost
+            continue
+        for other, known in given.items():
+            if same_file(target, known):
+                raise ValueError(f"{flag} {path}: {other} is written there, too")
+        given[flag] = target
+
+
+def same_file(a, b):
+    """Whether two resolved paths are one file: as names without case, for some disks have none,
+    where neither is there yet; else as the system says."""
+    if a.exists() and b.exists():
+        return a.samefile(b)
+    return str(a).casefold() == str(b).casefold() and a.exists() == b.exists()
+
+
+# ---- Annotation files
 
 def read_records(file):
     """Yield what a file holds: the lines of .jsonl and the rows of .csv, in constant memory; the

@@ -9,6 +9,7 @@ Submodules carry the names of the public checkpoints: one loads by prefix rules,
 """
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -159,18 +160,28 @@ def rotate(x, cos, sin):
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
-def causal_attention(q, k, v):
-    """q (B, H, T, D), k and v (B, K, S, D): the T last of S positions look back -> (B, T, H*D)."""
+def causal_attention(q, k, v, mask=None):
+    """q (B, H, T, D), k and v (B, K, S, D): the T last of S positions look back -> (B, T, H*D).
+    mask: chunk_mask(T, S, H // K), where one is needed."""
     # measured: on CPUs plain products win in training (2.5 times) and for bfloat16 chunks (twice)
     chunk = q.dtype == torch.bfloat16 and q.shape[2] > 1
     plain = q.device.type == "cpu" and (torch.is_grad_enabled() or chunk)
-    y = blocked_attention(q, k, v) if plain else fused_attention(q, k, v)
+    y = blocked_attention(q, k, v) if plain else fused_attention(q, k, v, mask)
     return y.transpose(1, 2).flatten(2)
 
 
 torch.backends.cuda.enable_cudnn_sdp(False)     # it plans for each new length; flash does not
 
-def fused_attention(q, k, v):
+def chunk_mask(T, S, groups, device):
+    """Which of S keys the T last positions see, (groups*T, S) bool: query i sees keys 0 .. S-T+i,
+    and each of its `groups` heads the same. None where nothing is to be hidden (T is 1) or torch's
+    own causal mask does it (T is S)."""
+    if T in (1, S):
+        return None
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T).repeat(groups, 1)
+
+
+def fused_attention(q, k, v, mask):
     """torch's kernel. Beside a cache the query heads of a key head become more queries, which
     spares the kernel the copying of keys."""
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
@@ -178,9 +189,6 @@ def fused_attention(q, k, v):
         if q.is_cuda and q.dtype == torch.float32:      # its kernel knows no shared key heads
             k, v = (x.repeat_interleave(H // K, 1) for x in (k, v))
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=K != H)
-    mask = None
-    if T > 1:                                           # query i of T sees keys 0 .. S-T+i
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T).repeat(H // K, 1)
     y = F.scaled_dot_product_attention(q.reshape(B, K, H // K * T, D), k, v, attn_mask=mask)
     return y.view(B, H, T, D)
 
@@ -205,7 +213,10 @@ def blocked_attention(q, k, v):
 
 class KVCache:
     """Keys and values of every layer, (layers, batch, kv_heads, capacity, head_dim), and one
-    length, which Decoder advances. drop() is the one primitive that makes streams endless."""
+    length, which Decoder advances. drop() is the one primitive that makes streams endless.
+
+    Streams of unlike age have a cache each, of batch 1: Decoder reads a chunk of every one of
+    them in one forward, and they come, leave and are stored one by one."""
 
     def __init__(self, config, batch=1, capacity=4096, dtype=torch.float32, device="cpu"):
         self.config, self.capacity, self.length = config, capacity, 0
@@ -222,6 +233,23 @@ class KVCache:
         self.values[layer, :, :, self.length:end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def filled(self):
+        """Views of what the cache holds, keys and values (layers, batch, kv_heads, length,
+        head_dim): with the length all that fill() needs to go on with the same bits."""
+        return self.keys[..., :self.length, :], self.values[..., :self.length, :]
+
+    def fill(self, keys, values):
+        """Hold a copy of these, as filled() gave them, in place of whatever is held."""
+        length = keys.shape[-2] if keys.dim() == 5 else 0
+        layers, batch, heads, capacity, size = self.keys.shape
+        for name, given in (("keys", keys), ("values", values)):
+            check(given.shape == (layers, batch, heads, length, size) and length <= capacity
+                  and given.dtype == self.keys.dtype, f"{name} {given.dtype} {tuple(given.shape)}: "
+                  f"the KV cache takes {self.keys.dtype} {tuple(self.keys.shape)} or fewer slots")
+        self.length = length
+        for own, given in zip(self.filled(), (keys, values)):
+            own.copy_(given)
+
     def drop(self, start, end):
         """Remove slots [start, end), or several such spans at once, by their starts and ends.
         What is later moves left and its keys turn back as far: exact, for RoPE is a rotation."""
@@ -237,6 +265,14 @@ class KVCache:
         for keys, values in zip(self.keys, self.values):    # layer by layer: a small temporary
             keys[:, :, first:self.length] = rotate(keys[:, :, old].float(), cos, sin)
             values[:, :, first:self.length] = values[:, :, old]
+
+
+class Chunk(NamedTuple):
+    """What one stream adds in a forward."""
+    cache: KVCache | None
+    start: int                                          # how much the cache holds already
+    tokens: int
+    mask: torch.Tensor | None                           # made once for all layers
 
 
 class DecoderLayer(nn.Module):
@@ -256,16 +292,21 @@ class DecoderLayer(nn.Module):
                                   "up_proj": nn.Linear(size, inner, False),
                                   "down_proj": nn.Linear(inner, size, False)})
 
-    def forward(self, x, cos, sin, cache, layer):
+    def forward(self, x, cos, sin, chunks, layer):
         (B, T, _), attn, mlp, h = x.shape, self.self_attn, self.mlp, self.input_layernorm(x)
         q, k, v = (proj(h).view(B, T, -1, self.head_dim).transpose(1, 2)
                    for proj in (attn.q_proj, attn.k_proj, attn.v_proj))      # (B, heads, T, D)
         if self.qk_norm:
             q, k = attn.q_norm(q), attn.k_norm(k)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:
-            k, v = cache.update(layer, k, v)                                 # (B, K, S, D)
-        x = x + attn.o_proj(causal_attention(q, k, v))
+        if chunks is None:
+            y = causal_attention(q, k, v)                                    # (B, T, H*D)
+        else:           # all else is one product for all streams; here each looks at its own past
+            sizes, y = [chunk.tokens for chunk in chunks], []
+            for chunk, q, k, v in zip(chunks, *(part.split(sizes, 2) for part in (q, k, v))):
+                y.append(causal_attention(q, *chunk.cache.update(layer, k, v), chunk.mask))
+            y = torch.cat(y, 1)
+        x = x + attn.o_proj(y)
         h = self.post_attention_layernorm(x)
         return x + mlp.down_proj(F.silu(mlp.gate_proj(h)) * mlp.up_proj(h))
 
@@ -274,7 +315,9 @@ class Decoder(nn.Module):
     """Token ids (B, T), or embeddings (B, T, D) in their place -> logits.
 
     select: None, all positions (B, T, V); "last" (B, V); a bool mask (B, T) -> (n, V).
-    With a cache the T tokens are appended at positions cache.length, ..."""
+    With a cache the T tokens are appended at positions cache.length, ...
+    cache [(a, 3), (b, 2)]: of T = 5 tokens (B is 1) the first 3 are appended to cache a, the next
+    2 to cache b, each at its own positions; "last" then gives a row for each cache, (2, V)."""
 
     public_names = []
 
@@ -290,21 +333,39 @@ class Decoder(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         init_weights(self)
 
+    def chunks(self, x, cache):
+        """A Chunk for each stream of x (B, T, D)."""
+        streams, config = cache if isinstance(cache, list) else [(cache, x.shape[1])], self.config
+        sizes = [tokens for _, tokens in streams]
+        check(sum(sizes) == x.shape[1] and min(sizes) > 0,
+              f"{x.shape[1]} tokens are given, {sizes} are to be read")
+        check(len({id(cache) for cache, _ in streams}) == len(streams), "one cache, two chunks")
+        groups, chunks = config.num_attention_heads // config.num_key_value_heads, []
+        for cache, tokens in streams:
+            start = cache.length if cache else 0
+            end = start + tokens
+            check(end <= config.max_position_embeddings, f"{end} positions, but the decoder's "
+                  f"max_position_embeddings is {config.max_position_embeddings}")
+            chunks.append(Chunk(cache, start, tokens, chunk_mask(tokens, end, groups, x.device)))
+        return chunks
+
     def forward(self, input_ids=None, embeds=None, cache=None, select=None):
         config, model = self.config, self.model
         x = model.embed_tokens(input_ids) if embeds is None else embeds
-        T, start = x.shape[1], cache.length if cache else 0
-        check(start + T <= config.max_position_embeddings, f"{start + T} positions, but the "
-              f"decoder's max_position_embeddings is {config.max_position_embeddings}")
+        chunks = self.chunks(x, cache)
+        positions = [torch.arange(c.start, c.start + c.tokens, device=x.device) for c in chunks]
         dtype = (torch.get_autocast_dtype(x.device.type)
                  if torch.is_autocast_enabled(x.device.type) else x.dtype)
-        cos, sin = rope(torch.arange(start, start + T, device=x.device), config, dtype)
+        cos, sin = rope(torch.cat(positions), config, dtype)                 # (T, head_dim)
         for i, layer in enumerate(model.layers):
-            x = layer(x, cos, sin, cache, i)
-        if cache is not None:
-            cache.length += T
-        if select is not None:                          # the head is wide: only where it is read
-            x = x[:, -1] if isinstance(select, str) else x[select]
+            x = layer(x, cos, sin, chunks if cache else None, i)
+        for chunk in chunks if cache else ():
+            chunk.cache.length += chunk.tokens
+        if isinstance(select, str):                     # the head is wide: only where it is read
+            sizes = [chunk.tokens for chunk in chunks]
+            x = torch.cat([part[:, -1] for part in x.split(sizes, 1)])       # (B or streams, D)
+        elif select is not None:
+            x = x[select]                                                    # (n, D)
         x = model.norm(x)
         head = model.embed_tokens if config.tie_word_embeddings else self.lm_head
         return F.linear(x, head.weight)

@@ -390,7 +390,7 @@ def padded_mask(attention_mask):
     causal = torch.ones(T, T, dtype=torch.bool, device=attention_mask.device).tril()
     mask = causal & attention_mask[:, None, None, :]
 
-    def attention(q, k, v):
+    def attention(q, k, v, _=None):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
         return y.transpose(1, 2).flatten(2)
     streamo.causal_attention = attention

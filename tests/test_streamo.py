@@ -190,11 +190,12 @@ def test_chunks_equal_the_full_forward(more, monkeypatch):
     for _ in range(5):
         torch.testing.assert_close(by_chunks(model, ids, partition(rng, 50)), full,
                                    rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(streamo, "fused_attention", streamo.blocked_attention)
+    monkeypatch.setattr(streamo, "fused_attention", lambda q, k, v, _: blocked(q, k, v))
+    blocked = streamo.blocked_attention
     monkeypatch.setattr(streamo, "BLOCK", 100)          # many blocks of queries
     torch.testing.assert_close(by_chunks(model, ids, [33, 17]), full, rtol=1e-4, atol=1e-4)
     # negative control: top-left aligned, as if the chunk began the sequence
-    monkeypatch.setattr(streamo, "causal_attention", lambda q, k, v: F.scaled_dot_product_attention(
+    monkeypatch.setattr(streamo, "causal_attention", lambda q, k, v, _=0: F.scaled_dot_product_attention(
         q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(2))
     torch.testing.assert_close(model(ids), full, rtol=1e-4, atol=1e-4)
     assert (by_chunks(model, ids, [33, 17]) - full).abs().max() > 0.1
@@ -219,7 +220,8 @@ def test_attention_and_its_gradient_equal_torch(block, monkeypatch):
 @pytest.mark.parametrize("T", [1, 7, 45])
 def test_the_fused_attention_equals_the_blocked_one(T):
     q, k, v = torch.randn(2, 6, T, 8), torch.randn(2, 2, 45, 8), torch.randn(2, 2, 45, 8)
-    torch.testing.assert_close(streamo.fused_attention(q, k, v), streamo.blocked_attention(q, k, v))
+    fused = streamo.fused_attention(q, k, v, streamo.chunk_mask(T, 45, 3, "cpu"))
+    torch.testing.assert_close(fused, streamo.blocked_attention(q, k, v))
 
 
 def test_rope_by_hand():
@@ -262,6 +264,92 @@ def test_keys_after_drops_equal_keys_rotated_to_their_new_places(dtype, close):
         cos, sin = rope(torch.arange(cache.length) + 1, DECODER, torch.float32)
         torch.testing.assert_close(cache.keys[..., kept, :].float(), rotate(raw, cos, sin),
                                    rtol=0, atol=close)
+
+
+def live_together(model, rng, streams, forward, forwards=25):
+    """Random lives of some streams: in each forward some of them read a chunk, now and then one
+    drops spans, ends and begins anew, or is stored and goes on in another cache. forward(chunks)
+    reads all of a forward; each stream's chunk is also read alone, in a cache of its own.
+    Returns the largest difference of the logits, and of what the caches hold in the end."""
+    together, alone = ([KVCache(model.config, 1, 60) for _ in range(streams)] for _ in "ab")
+    worst, seen = 0.0, set()
+    for _ in range(forwards):
+        chunks = []
+        for i in rng.sample(range(streams), rng.randint(1, streams)):
+            ids = torch.randint(0, 97, (1, rng.choice([1, 1, 3, 8, 20])))
+            length = together[i].length
+            if length + ids.shape[1] > 60 or rng.random() < 0.1:
+                cuts = sorted(rng.sample(range(length + 1), 4)) if length > 3 else [0, 0, 0, length]
+                together[i].drop(cuts[::2], cuts[1::2])
+                alone[i].drop(cuts[::2], cuts[1::2])
+                seen.add("drop")
+            if together[i].length + ids.shape[1] > 60 or rng.random() < 0.05:
+                together[i], alone[i] = (KVCache(model.config, 1, 60) for _ in "ab")
+                seen.add("new")
+            if rng.random() < 0.1:
+                moved = KVCache(model.config, 1, 64)
+                moved.fill(*(part.clone() for part in together[i].filled()))
+                together[i], _ = moved, seen.add("stored")
+            chunks.append((together[i], ids, alone[i]))
+        got = forward([(cache, ids) for cache, ids, _ in chunks])
+        for logits, (_, ids, own) in zip(got, chunks, strict=True):
+            worst = max(worst, (model(ids, cache=own)[0] - logits).abs().max().item())
+        seen |= {(len(chunks) > 1, ids.shape[1] == 1) for _, ids, _ in chunks}
+    assert len(seen) == 7 and len({cache.length for cache in together}) == streams
+    held = [(a - b).abs().max().item() for one, other in zip(together, alone)
+            for a, b in zip(one.filled(), other.filled())]
+    return worst, max(held)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("more", [{}, {"qk_norm": True, "num_key_value_heads": 6, "head_dim": 10}])
+def test_many_streams_in_one_forward_equal_each_alone(more):
+    model = decoder(**more)
+
+    def one_forward(chunks):
+        ids = torch.cat([ids for _, ids in chunks], 1)
+        sizes = [ids.shape[1] for _, ids in chunks]
+        before = [cache.length for cache, _ in chunks]
+        logits = model(ids, cache=[(cache, n) for (cache, _), n in zip(chunks, sizes)])
+        assert [c.length - b for (c, _), b in zip(chunks, before)] == sizes
+        return logits[0].split(sizes)
+
+    logits, held = live_together(model, random.Random(0), 4, one_forward)
+    assert logits < 1e-4 and held < 1e-5                # logits of a size of 10
+
+    def positions_of_the_first(chunks):                 # negative control: one start for all
+        first = chunks[0][0].length
+        ids = torch.cat([ids for _, ids in chunks], 1)
+        real, streamo.rope = streamo.rope, lambda positions, *args: real(
+            first + torch.arange(len(positions)), *args)
+        try:
+            return model(ids, cache=[(c, ids.shape[1]) for c, ids in chunks])[0].split(
+                [ids.shape[1] for _, ids in chunks])
+        finally:
+            streamo.rope = real
+    assert live_together(model, random.Random(0), 4, positions_of_the_first)[0] > 0.1
+
+
+@torch.no_grad()
+def test_chunks_of_streams_and_their_tokens_agree():
+    model, ids = tiny(), torch.randint(0, 96, (1, 9))
+    a, b = (KVCache(DECODER, 1, 20) for _ in "ab")
+    ids[0, 2:6] = ids[0, 7] = 96                        # <frame> of both, one behind another
+    features = torch.randn(5, 32)
+    last = model(ids, features, cache=[(a, 6), (b, 3)], select="last")
+    assert last.shape == (2, 97) and (a.length, b.length) == (6, 3)
+    for chunk, seen, got in ((ids[:, :6], features[:4], last[0]), (ids[:, 6:], features[4:], last[1])):
+        wanted = model(chunk, seen, cache=KVCache(DECODER, 1, 20), select="last")[0]
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    for cache, named in (([(a, 6), (b, 2)], r"9 tokens are given, \[6, 2\]"),
+                         ([(a, 9), (b, 0)], r"\[9, 0\]"), ([(a, 6), (a, 3)], "one cache")):
+        with pytest.raises(ValueError, match=named):
+            model(ids, features, cache=cache)
+    assert (a.length, b.length) == (6, 3)
+    for keys, values in ((a.filled()[0][:1], a.filled()[1]), [part.double() for part in a.filled()],
+                         (torch.zeros(3, 1, 2, 21, 8),) * 2, (torch.zeros(3),) * 2):
+        with pytest.raises(ValueError, match="the KV cache takes torch.float32"):
+            b.fill(keys, values)
 
 
 @torch.no_grad()

@@ -16,10 +16,9 @@ import hashlib
 import json
 import math
 import os
-import re
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from itertools import islice
@@ -32,100 +31,13 @@ from tqdm import tqdm
 
 import data
 from bench import public
-from bench.public import mean, percent
+from bench.streams import JUDGE, TASKS, score_stream, timing_table
 from infer import STATES as NAMES
 from infer import see, stream, unspoken
 from parts.files import read_records, write_json
 from parts.video import frames
 from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo, Tokenizer
 from toy import dialogues
-
-# ---- Streamo-Bench (paper, section 5)
-# A row is a streamed dialogue: {"id", "task", "seconds", "compute", "gold": said, "pred": said},
-# said = {"states": "0012...", an index into STATES a second, "answers": [[second, text], ...]}.
-
-SIX = ("forward_grounding", "backward_grounding", "narration", "dense_caption", "tsqa_accuracy",
-       "tsqa_recall")
-TASKS = {"Event Grounding": SIX[0], "Backward Grounding": SIX[1], "Real-time Narration": SIX[2],
-         "Event Caption": SIX[3], "Action Caption": SIX[3], "Time-sensitive QA": "tsqa"}
-THRESHOLDS = (0, .001, .002, .005, .01, .02, *(k / 20 for k in range(1, 20)), .98, .99, .995,
-              .998, .999)
-
-
-def matched(predicted, gold, tolerance):
-    """The most pairs (i, j), one to one, no further apart than tolerance; both lists are sorted."""
-    pairs, j = [], 0
-    for i, second in enumerate(predicted):
-        while j < len(gold) and gold[j] < second - tolerance:
-            j += 1
-        if j < len(gold) and gold[j] <= second + tolerance:
-            pairs.append((i, j))
-            j += 1
-    return pairs
-
-
-def span_iou(*texts):
-    """IoU, as the paper writes it, of two texts like "... from 12s to 20s.": of the first two
-    numbers of each; 0 when one has no two numbers."""
-    spans = [[float(n) for n in re.findall(r"\d+(?:\.\d+)?", text)[:2]] for text in texts]
-    if any(len(span) < 2 for span in spans):
-        return 0.0
-    starts, ends = zip(*spans)
-    union = max(ends) - min(starts)
-    return max(0.0, min(ends) - max(starts)) / union if union > 0 else float(spans[0] == spans[1])
-
-
-def score_stream(rows):
-    """Streamo-Bench, and states and Response turns besides. Narration and captions: F1 of events
-    with the annotation's exact text within 1 s, in place of the paper's judge."""
-    totals, confusion = defaultdict(lambda: np.zeros(2)), Counter()
-    for row in rows:
-        task, pred, gold = row["task"], row["pred"]["answers"], row["gold"]["answers"]
-        confusion.update(zip(row["gold"]["states"], row["pred"]["states"], strict=True))
-        pairs = matched([s for s, _ in pred], [s for s, _ in gold], 1)
-        found = {"response_precision": (len(pairs), len(pred)),         # part and whole of a score
-                 "response_recall": (len(pairs), len(gold)),
-                 "response_f1": (2 * len(pairs), len(pred) + len(gold)),
-                 "text_exact": (sum(pred[i][1] == gold[j][1] for i, j in pairs), len(pairs))}
-        if task in SIX[:2]:                                             # the first answer counts
-            found[task] = span_iou(*(said[0][1] if said else "" for said in (pred, gold))), 1
-        elif task in SIX[2:4]:
-            hits = sum(len(matched([s for s, t in pred if t == text],
-                                   [s for s, t in gold if t == text], 1))
-                       for text in {text for _, text in gold})
-            found[task] = 2 * hits, len(pred) + len(gold)
-        elif task == "tsqa":
-            right = [[t == text and abs(s - due) <= 3 for s, t in pred] for due, text in gold]
-            hits = sum(map(any, right))
-            found |= {"tsqa_accuracy": (hits, len(gold)),
-                      "tsqa_recall": (hits / max(len(gold), 1), 1),
-                      "tsqa_precision": (sum(map(any, zip(*right))), len(pred))}
-        for name, part_and_whole in found.items():
-            totals[name] += part_and_whole
-    scores = {name: percent(*totals[name]) for name in (*SIX, *totals) if name in totals}
-    if scores.keys() >= set(SIX):
-        scores["average"] = mean([scores[name] for name in SIX])
-    table = np.array([[confusion[gold, said] for said in "012"] for gold in "012"])
-    hits, either = table.diagonal(), table.sum(0) + table.sum(1)
-    scores["state_f1"] = mean([percent(2 * h, e) for h, e in zip(hits, either) if e])
-    scores |= {f"{name}_rate": percent(k, table.sum()) for name, k in zip(NAMES, table.sum(0))}
-    speed = sum(row["seconds"] for row in rows) / max(sum(row["compute"] for row in rows), 1e-9)
-    return scores | {"stream_seconds_per_compute_second": speed, "dialogues": len(rows),
-                     "confusion": table.tolist()}
-
-
-def threshold_curve(rows):
-    """[(threshold, precision, recall)] of Response turns within 1 s, were p(Response) >= threshold
-    the rule; it ends where nothing would be said. Read off the probabilities of one run: its
-    context stays as that run made it."""
-    curve, gold = [], [[second for second, _ in row["gold"]["answers"]] for row in rows]
-    for threshold in THRESHOLDS:
-        said = [[k for k, p in enumerate(row["pred"]["p"]) if p >= threshold] for row in rows]
-        hits = sum(len(matched(turns, due, 1)) for turns, due in zip(said, gold))
-        if any(said):
-            curve.append((threshold, *(percent(hits, sum(map(len, of))) for of in (said, gold))))
-    return curve
-
 
 # ---- Running
 
@@ -308,7 +220,6 @@ def run_bench(args):
     return rows, run, out
 
 VERSIONS = {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
-JUDGE = "Narration and captions: F1 against the annotations, in place of a judge's win rate."
 
 
 def report(bench, scores, out, **about):
@@ -322,6 +233,8 @@ def report(bench, scores, out, **about):
         print(f"{name:10} of the annotation said as", *map("{}: {} ".format, NAMES, line))
     if "confusion" in scores:
         print(JUDGE)
+    if "timing" in scores:
+        print("", *timing_table(scores["timing"]), sep="\n")
     write_json(out, scores | about | {"versions": VERSIONS})
 
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.public import mean
-from eval import JUDGE, SIX, THRESHOLDS, VERSIONS, run_bench, score_stream, sha256, threshold_curve
+from bench.streams import JUDGE, SIX, THRESHOLDS, score_stream, threshold_curve
+from eval import VERSIONS, run_bench, sha256
 from parts.files import read_records, write_json
 
 OVO_MEANS = "OVO-Bench real-time / backward / forward / total"

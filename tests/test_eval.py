@@ -1,11 +1,5 @@
-"""Scorers against records written by hand with known answers, and running against scoring.
-
-The records have the public benchmarks' shapes; none of their items is copied.
-"""
-import itertools
+"""Running against scoring: what the model is shown and asked, what is kept, what is told."""
 import json
-import random
-import shutil
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -18,10 +12,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import eval as ev
-from bench import claims, public
+from bench import claims, public, streams
 from streamo import (FRAME, RESPONSE, STATES, DecoderConfig, Streamo, StreamoConfig, Tokenizer,
                      VisionConfig)
 from toy import dialogues
+
+
+SPAN = "The event took place from {}s to {}s."
 
 
 @pytest.fixture(scope="module")
@@ -50,305 +47,6 @@ def folder(tmp_path_factory):
     return out
 
 
-def dialogue(task, gold, pred, seconds=20, standby=(), p=None, compute=1.0):
-    def said(answers, standby):
-        states = ["0"] * seconds
-        for k in standby:
-            states[k] = "1"
-        for second, _ in answers:
-            states[second] = "2"
-        return {"states": "".join(states), "answers": [list(answer) for answer in answers]}
-
-    pred = said(pred, standby if pred == gold else ()) | {"p": p or [0.0] * seconds}
-    return {"id": task, "task": task, "gold": said(gold, standby), "pred": pred,
-            "seconds": seconds, "compute": compute}
-
-
-SPAN = "The event took place from {}s to {}s."
-GOLD = {"forward_grounding": [(9, SPAN.format(4, 9))],
-        "backward_grounding": [(12, SPAN.format(2, 6))],
-        "narration": [(3, "It starts."), (6, "It stops.")],
-        "dense_caption": [(7, "The ball falls.")],
-        "tsqa": [(2, "No."), (8, "Yes."), (15, "No.")]}
-
-
-# ---- Streamo-Bench
-
-@pytest.mark.parametrize("a, b, iou", [
-    (SPAN.format(12, 20), SPAN.format(12, 20), 1),
-    (SPAN.format(10, 20), SPAN.format(15, 25), 5 / 15),
-    (SPAN.format(1, 3), SPAN.format(5, 9), 0),
-    (SPAN.format(20, 12), SPAN.format(12, 20), 0),
-    ("I do not know.", SPAN.format(1, 3), 0), ("At 5s.", SPAN.format(1, 3), 0),
-    ("", SPAN.format(1, 3), 0), ("1.5s - 3.5s", SPAN.format(1, 3), 1.5 / 2.5),
-    (SPAN.format(5, 5), SPAN.format(5, 5), 1)])
-def test_span_iou_is_the_papers_formula(a, b, iou):
-    assert ev.span_iou(a, b) == pytest.approx(iou)
-
-
-def test_matching_is_one_to_one_and_the_largest():
-    assert ev.matched([3, 4, 5], [4], 1) == [(0, 0)]
-    rng = random.Random(0)
-    for _ in range(300):
-        a, b = (sorted(rng.choices(range(9), k=rng.randint(0, 4))) for _ in range(2))
-        pairs = ev.matched(a, b, 1)
-        assert all(abs(a[i] - b[j]) <= 1 for i, j in pairs)
-        assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs)
-        short, long = sorted((a, b), key=len)
-        best = max(sum(abs(x - y) <= 1 for x, y in zip(short, order))
-                   for order in itertools.permutations(long, len(short)))
-        assert len(pairs) == best
-
-
-def test_a_perfect_stream_scores_100():
-    scores = ev.score_stream([dialogue(task, gold, gold, standby=(0, 1))
-                              for task, gold in GOLD.items()])
-    for name in (*ev.SIX, "tsqa_precision", "average", "state_f1", "response_precision",
-                 "response_recall", "response_f1", "text_exact"):
-        assert scores[name] == 100, name
-    assert scores["response_rate"] == pytest.approx(100 * 8 / 100)
-    assert scores["standby_rate"] == pytest.approx(10)
-    assert scores["stream_seconds_per_compute_second"] == 20
-
-
-def test_a_silent_stream_scores_what_the_formula_says():
-    scores = ev.score_stream([dialogue(task, gold, []) for task, gold in GOLD.items()])
-    assert all(scores[name] == 0 for name in (*ev.SIX, "tsqa_precision", "average", "response_f1"))
-    silence = 2 * 92 / (92 + 100)  # 92 silent seconds of 100; no Standby anywhere
-    assert scores["state_f1"] == pytest.approx(100 * silence / 2)
-    assert (scores["silence_rate"], scores["response_precision"], scores["text_exact"]) == (
-        100, 0, 0)
-    assert scores["confusion"] == [[92, 0, 0], [0, 0, 0], [8, 0, 0]]
-
-
-def test_the_first_grounding_answer_counts():
-    said = [(9, SPAN.format(4, 6)), (11, SPAN.format(4, 9))]
-    scores = ev.score_stream([
-        dialogue("forward_grounding", GOLD["forward_grounding"], said),
-        dialogue("forward_grounding", GOLD["forward_grounding"], [(8, "Well.")] + said)])
-    assert scores["forward_grounding"] == pytest.approx(100 * (2 / 5 + 0) / 2)
-
-
-def test_captions_need_the_exact_text_within_a_second_one_to_one():
-    gold = [(3, "It starts."), (6, "It stops."), (12, "It starts.")]
-    said = [(4, "It starts."), (5, "It starts."), (8, "It stops."), (12, "It begins.")]
-    scores = ev.score_stream([dialogue("narration", gold, said),
-                              dialogue("dense_caption", gold, said)])
-    assert scores["narration"] == scores["dense_caption"] == pytest.approx(100 * 2 * 1 / (4 + 3))
-    again = ev.score_stream([dialogue("narration", gold, said), dialogue("narration", gold, gold)])
-    assert again["narration"] == pytest.approx(100 * 2 * 4 / (7 + 6))  # micro over all events
-
-
-def test_dated_questions_count_within_three_seconds():
-    """Accuracy over all answers, recall over questions, precision of what was said."""
-    first = dialogue("tsqa", [(2, "No."), (8, "Yes.")],
-                     [(3, "No."), (5, "No."), (12, "Yes."), (13, "Maybe.")])
-    second = dialogue("tsqa", [(4, "Red.")], [(1, "Red.")])
-    scores = ev.score_stream([first, second])
-    assert scores["tsqa_accuracy"] == pytest.approx(100 * 2 / 3)
-    assert scores["tsqa_recall"] == pytest.approx(100 * (1 / 2 + 1) / 2)
-    assert scores["tsqa_precision"] == pytest.approx(100 * 3 / 5)
-    assert "average" not in scores
-
-
-def test_response_turns_and_their_text():
-    gold, said = [(5, "a"), (9, "b"), (15, "c")], [(4, "a"), (10, "x"), (18, "c")]
-    scores = ev.score_stream([dialogue("other", gold, said)])
-    assert scores["response_precision"] == scores["response_recall"] == pytest.approx(200 / 3)
-    assert scores["response_f1"] == pytest.approx(200 / 3)
-    assert scores["text_exact"] == 50
-
-
-def test_threshold_curve_by_hand():
-    p = [0.0] * 20
-    p[5], p[9], p[16] = 0.9, 0.5, 0.7
-    curve = {t: pair
-             for t, *pair in ev.threshold_curve([dialogue("x", [(5, "a"), (10, "b")], [], p=p)])}
-    assert curve[0.4] == pytest.approx((200 / 3, 100))
-    assert curve[0.6] == pytest.approx((50, 50))
-    assert curve[0.8] == pytest.approx((100, 50))
-    assert max(curve) == 0.9  # above it nothing is said, and precision is no number
-
-
-# ---- official rules, oddity by oddity
-
-def row(response, answer, task="x", **more):
-    return {"id": "1", "task": task, "response": response, "answer": answer} | more
-
-
-@pytest.mark.parametrize("task, response, answer, official, fixed", [
-    ("OCR", "B", "B", 1, 1), ("OCR", "Answer: B", "A", 1, 0), ("OCR", "Answer: B", "B", 1, 1),
-    ("OCR", "b", "B", 0, 0), ("OCR", None, "B", 0, 0), ("OCR", "ABCD", "C", 1, 0),
-    ("OCR", "A man is B.", "B", 1, 1),
-    ("REC", "3 times", "3", 1, 1), ("REC", "1 or 2", "12", 1, 0), ("REC", "1 or 2", "1", 0, 1),
-    ("REC", "none", "0", 0, 0), ("REC", None, "0", 0, 0), ("REC", "12", "1", 0, 0),
-    ("SSR", "N", "No", 1, 1), ("SSR", "Y", "Yes", 1, 1),
-    ("CRR", "Yes.", "Yes", 1, 1), ("CRR", "yes", "Yes", 0, 1), ("CRR", "Not yet", "No", 1, 0),
-    ("SSR", "No", "Yes", 0, 0), ("OCR", "N", "No", 0, 1)])
-def test_ovo_rule(task, response, answer, official, fixed):
-    assert public.ovo_rule(row(response, answer, task)) == official
-    assert public.corrected(row(response, answer, task)) == fixed
-
-
-def test_ovo_averages_and_official_result_file(tmp_path):
-    """Every test_info counts in its task, a task in its category, a category in the total."""
-    def mcq(i, task, response):
-        return {"id": i, "video": "a.mp4", "task": task, "question": "?", "response": response,
-                "ground_truth": "C"}
-
-    rec = {"id": 9, "video": "a.mp4", "task": "REC", "activity": "jump", "test_info": [
-        {"realtime": 3, "count": 1, "response": "1"},
-        {"realtime": 6, "count": 2, "response": "1"},
-        {"realtime": 9, "count": 3, "response": None}]}
-    ssr = {"id": 10, "video": "a.mp4", "task": "SSR", "test_info": [
-        {"realtime": 3, "step": "cut", "type": 0, "response": "N"},
-        {"realtime": 5, "step": "cut", "type": 1, "response": "No"}]}
-    crr = {"id": 11, "video": "a.mp4", "task": "CRR", "question": "?", "ask_time": 2,
-           "test_info": [{"realtime": 3, "type": 1, "response": "Yes"}]}
-    results = {
-        "backward": [mcq(1, "EPM", "C"), mcq(2, "EPM", "C"), mcq(3, "EPM", "A"),
-                     mcq(4, "ASI", "B")],
-        "realtime": [mcq(5, "OCR", "A. or C."), mcq(6, "ATR", None)],
-        "forward": [rec, ssr, crr]}
-    file = tmp_path / "model.json"
-    file.write_text(json.dumps(results))
-    ev.main(["score", "ovo", str(file), "--out", str(tmp_path / "out.json")])
-    scores = json.loads((tmp_path / "out.json").read_text())
-    wanted = {"EPM": 200 / 3, "ASI": 0, "OCR": 100, "ATR": 0, "REC": 100 / 3, "SSR": 50, "CRR": 100,
-              "backward": 100 / 3, "realtime": 50, "forward": 550 / 9,
-              "total": (100 / 3 + 50 + 550 / 9) / 3}
-    for name, value in wanted.items():
-        assert scores[name] == pytest.approx(value), name
-    assert scores["corrected"]["OCR"] == 0 and scores["items"] == 12
-    results["forward"] = []  # the official script would crash here
-    file.write_text(json.dumps(results))
-    assert "total" not in public.score("ovo", public.read_rows("ovo", file))
-
-
-@pytest.mark.parametrize("response, official", [
-    ("B", 1), ("(B) dog", 1), ("b. dog", 1), ("B.", 1), ("The answer is B", 1),
-    ("", None), (None, None), ("A dog, option B", 0), ("a dog", 0), ("dog", 0),
-    ("Best option: B", 1), ("option-B", 1), ("my pick: b", 1), ("1,2 option-B", 0)])
-def test_mvbench_rule(response, official):
-    """The article is option A; with a number like 1,2 all punctuation is glued together."""
-    assert public.mvbench_rule(row(response, "B")) == official
-
-
-def test_mvbench_files_and_average(tmp_path):
-    task = [{"video": "v.mp4", "question": "What?", "candidates": ["cat", "dog"], "answer": "dog",
-             "start": 1, "end": 2}]
-    (tmp_path / "action_count.json").write_text(json.dumps(task * 2))
-    (tmp_path / "state_change.json").write_text(json.dumps(task))
-    rows = public.read_rows("mvbench", tmp_path)
-    assert [r["answer"] for r in rows] == ["B"] * 3 and "(B) dog\nOnly give" in rows[0]["prompt"]
-    for r, response in zip(rows, ("B", "", "A")):
-        r["response"] = response
-    scores = public.score("mvbench", rows)
-    assert (scores["action_count"], scores["state_change"], scores["average"]) == (100, 0, 50)
-    assert scores["corrected"]["action_count"] == 50  # an empty response is wrong
-
-
-PAIR = "Which caption fits?\nCaption A: The ball falls.\nCaption B: The ball rises."
-
-
-@pytest.mark.parametrize("task, response, answer, mark", [
-    ("multi-choice", "A. falls", "A. falls", 1), ("multi-choice", "A", "A. falls", 1),
-    ("multi-choice", "B", "A. falls", 0), ("multi-choice", "A) falls", "A. falls", 1),
-    ("multi-choice", "A.</s>", "A. falls", 1), ("multi-choice", "A falls", "A. falls", None),
-    ("multi-choice", "It falls", "A. falls", None),
-    ("yes_no", "Yes, it does", "yes", 1), ("yes_no", "Nothing moves", "no", 1),
-    ("yes_no", "It does", "yes", None),
-    ("caption_matching", "Caption B: The ball rises.", "Caption B: The ball rises.", 1),
-    ("caption_matching", "The ball rises.", "Caption B: The ball rises.", 1),
-    ("caption_matching", "Caption B.", "Caption B: The ball rises.", 1),
-    ("caption_matching", "(B) The ball rises.", "Caption B: The ball rises.", 1),
-    ("caption_matching", "Caption A", "Caption B: The ball rises.", 0),
-    ("caption_matching", "It rises", "Caption B: The ball rises.", None)])
-def test_tempcompass_rules(task, response, answer, mark):
-    item = row(response, answer, task, question=PAIR)
-    assert public.tempcompass_match(item) == mark
-    assert public.RULES["tempcompass"](item) == (mark or 0)  # no judge: 0
-
-
-def test_tempcompass_files(tmp_path):
-    def write(name, *items):
-        (tmp_path / name).write_text(json.dumps({"7": {"speed": list(items)}}))
-        return tmp_path / name
-
-    files = [
-        write("yes_no.json", {"question": "Fast?", "answer": "yes", "prediction": "yes"},
-              {"question": "Slow?", "answer": "no", "response": "hm"}),
-        write("caption_matching.json",
-              {"question": PAIR, "answer": PAIR.split("\n")[1], "prediction": "Caption B"}),
-        write("captioning.json", {"question": "Tell.", "answer": "A. x", "prediction": "x"})]
-    rows = [r for file in files for r in public.read_rows("tempcompass", file)]
-    assert rows[0]["video"] == "7.mp4" and rows[0]["prompt"] == "Fast?\nPlease answer yes or no:"
-    scores = public.score("tempcompass", rows)
-    assert (scores["yes_no"], scores["caption_matching"], scores["average"]) == (50, 0, 25)
-    assert "captioning" not in scores and scores["matched_without_judge"] == pytest.approx(200 / 3)
-
-
-@pytest.mark.parametrize("response, answer, official, fixed", [
-    ("C", "C", 1, 1), ("The best answer is C.", "C", 1, 1),
-    ("Best answer: C", "C", 0, 1), ("Best answer: C", "B", 1, 0),
-    ("I see none", "C", None, 0), ("", "C", None, 0), (None, "C", None, 0), ("D", "C", 0, 0),
-    ("The answer is (B)", "B", 1, 1), ("Black cats", "B", 1, 0)])
-def test_videomme_rule(response, answer, official, fixed):
-    assert public.videomme_rule(row(response, answer)) == official
-    assert public.corrected(row(response, answer)) == fixed
-
-
-def test_videomme_files(tmp_path):
-    """Old and new keys; what has no letter leaves the denominator; a missing video is skipped."""
-    def question(i, response):
-        return {"question_id": i, "task_type": "Counting", "question": "How many?", "answer": "C",
-                "options": ["A. 1", "B. 2", "C. 3", "D. 4"], "response": response}
-
-    new = {"video_id": "001", "duration": "short", "domain": "Sports", "sub_category": "Chess",
-           "questions": [question("1", "C"), question("2", "none")]}
-    old = {"video_id": "002", "duration_category": "long", "video_category": "Sports",
-           "video_subcategory": "Go", "missing": False, "questions": [question("3", "B")]}
-    (tmp_path / "r.json").write_text(json.dumps([new, old, old | {"missing": True}]))
-    rows = public.read_rows("videomme", tmp_path / "r.json")
-    assert [r["answer"] for r in rows] == ["C"] * 3
-    assert rows[0]["prompt"].endswith("\nHow many?\nA. 1\nB. 2\nC. 3\nD. 4\nThe best answer is:")
-    both = {"videoID": "youtube", "video_id": "001", "duration": "short"}
-    nested = both | {"questions": [question("4", None)]}
-    (tmp_path / "hub.json").write_text(json.dumps([both | question("5", None), nested]))
-    rows_of_hub = public.read_rows("videomme", tmp_path / "hub.json")
-    assert [r["video"] for r in rows_of_hub] == ["youtube.mp4"] * 2
-    scores = public.score("videomme", rows)
-    assert (scores["overall"], scores["short"], scores["long"], scores["Sports"]) == (
-        50, 100, 0, 50)
-    assert scores["corrected"]["overall"] == pytest.approx(100 / 3) and (
-        rows[0]["video"] == "001.mp4")
-
-
-def test_longvideobench(tmp_path):
-    """Without a letter the official script guesses; the corrected figure does not."""
-    item = {"video_id": "v", "question": "What?", "candidates": ["x", "y", "z", "w"],
-            "correct_choice": 1, "question_category": "S2E", "duration_group": 15,
-            "video_path": "v.mp4"}
-    (tmp_path / "lvb.json").write_text(json.dumps([item | {"id": f"v_{i}"} for i in range(400)]))
-    rows = public.read_rows("longvideobench", tmp_path / "lvb.json")
-    assert rows[0]["answer"] == "B" and "D. w" in rows[0]["prompt"]
-    for i, r in enumerate(rows):
-        r["response"] = "B. y" if i < 100 else "y"
-    scores = public.score("longvideobench", rows)
-    assert scores["overall"] == pytest.approx(100 * (100 + 300 / 4) / 400, abs=7)
-    assert scores == public.score("longvideobench", rows) and scores["corrected"]["overall"] == 25
-    assert not any(public.longvideobench_rule(row("y", "E", id=str(i), choices=4))
-                   for i in range(99))
-    assert scores["15"] == scores["S2E"] == scores["overall"]
-    hub = {k: v for k, v in item.items() if k != "candidates"} | {
-        f"option{i}": c for i, c in enumerate("xyz")}
-    (tmp_path / "hub.jsonl").write_text(
-        json.dumps(hub | {"id": "v", "option3": "N/A", "option4": "N/A"}))
-    assert public.read_rows("longvideobench", tmp_path / "hub.jsonl")[0]["choices"] == 3
-
-
-# ---- running
-
 def toy_args(folder, out, **more):
     return Namespace(**{"bench": "toy", "model": folder, "data": None, "folder": Path(), "seed": 11,
                         "videos": 2, "fps": 1, "threshold": 0.5, "window": None, "workers": 1,
@@ -358,8 +56,8 @@ def toy_args(folder, out, **more):
 def test_run_then_score_is_the_figure_in_process_and_a_run_resumes(folder, tmp_path, capsys):
     rows, _, out = ev.run_bench(toy_args(folder, tmp_path / "a.json"))
     assert Counter(r["task"] for r in rows)["tsqa"] == 12 and len(rows) == 20
-    whole = ev.score_stream(rows)
-    assert whole == ev.score_stream(public.read_rows("raw", out))
+    whole = streams.score_stream(rows)
+    assert whole == streams.score_stream(public.read_rows("raw", out))
     lines = out.read_text().splitlines(keepends=True)
     out.write_text("".join(lines[:14]) + lines[14][:50])  # stopped in the middle of a line
     again, _, _ = ev.run_bench(toy_args(folder, tmp_path / "a.json", workers=2))
@@ -516,11 +214,11 @@ def test_ovo_items_share_a_stream_and_end_at_their_moment(folder, tmp_path, monk
         {"id": 2, "task": "REC", "video": "deep/clip", "activity": "jump", "start_times": [4],
          "test_info": [{"realtime": 3, "count": 0}, {"realtime": 6, "count": 1}]}]
     (tmp_path / "ovo.json").write_text(json.dumps(items))
-    streams, real = [], ev.stream
+    ran, real = [], ev.stream
 
     def spy(model, tokenizer, frames, questions, **options):
         frames = list(frames)
-        streams.append((len(frames), questions[0][0]))
+        ran.append((len(frames), questions[0][0]))
         return real(model, tokenizer, frames, questions, **options)
 
     monkeypatch.setattr(ev, "stream", spy)
@@ -528,7 +226,7 @@ def test_ovo_items_share_a_stream_and_end_at_their_moment(folder, tmp_path, monk
                "--videos", str(tmp_path / "tree"), "--out", str(tmp_path / "rows.jsonl"),
                "--workers", "1", "--patience", "2"]
     ev.main(command)
-    assert sorted(streams) == [(3 + 2, 2), (3 + 2, 2), (6, 1)]
+    assert sorted(ran) == [(3 + 2, 2), (3 + 2, 2), (6, 1)]
     ev.main(["score", "ovo", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "s.json")])
     scores = json.loads((tmp_path / "s.json").read_text())
     assert scores["items"] == 4 and {"OCR", "REC", "forward", "realtime"} <= set(scores)
@@ -628,138 +326,3 @@ def test_a_video_name_must_be_found_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "a/clips")                     # as `--videos .`
     args.folder = Path()
     assert found("w.mp4") == [(w, 1)]
-
-
-@pytest.fixture
-def trained(folder, monkeypatch):
-    """train.py without the training: the tiny random model, a log; what it was asked to do."""
-    commands = []
-
-    def train(command, check):
-        commands.append([str(word) for word in command[2:]])
-        out = Path(command[command.index("--out") + 1])
-        shutil.copytree(folder, out / "model")
-        log = [{"step": k, "recall_response": k / 1000, "mended": {}, "lr": 1e-3}
-               for k in range(1, 151)]
-        log[1].pop("recall_response")  # a step without a Response
-        (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-        (out / "model" / "run.json").write_text("{}")
-
-    bench = dialogues.bench
-    monkeypatch.setattr(dialogues, "bench",                             # a task each
-                        lambda *of: (bench(*of)[0], bench(*of)[1][:5]))
-    monkeypatch.setattr(claims.subprocess, "run", train)
-    return commands
-
-
-def claim(tmp_path, name, *more):
-    """Runs `bench.claims`; the result as JSON and as Markdown."""
-    claims.main([name, "--steps", "150", "--videos", "1", "--workers", "1", "--seed", "30"]
-            + ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *map(str, more)])
-    out = tmp_path / "out"
-    return json.loads((out / f"{name}.json").read_text()), (out / f"{name}.md").read_text()
-
-
-def test_a_claim_trains_its_variants_alike_and_only_once(folder, tmp_path, trained, monkeypatch):
-    rows = [dialogue(task, gold, gold) for task, gold in GOLD.items()]
-    monkeypatch.setattr(claims, "run_bench", lambda args: (rows, {}, None))
-    claim(tmp_path, "loss", "--seeds", "2")
-    same = ["--steps", "150", "--seed"]
-    assert [command[:command.index("--out")] for command in trained] == [
-        [*loss, *same, seed]
-        for loss in ([], ["--loss", "fixed"], ["--loss", "ce"]) for seed in "01"]
-    claim(tmp_path, "loss", "--seeds", "2")
-    claim(tmp_path, "states")  # its first variant is the focal loss's
-    assert len(trained) == 7 and trained[6][:2] == ["--states", "2"]
-    claim(tmp_path, "states", "--model", folder)  # another start is another run
-    folders = {command[command.index("--out") + 1] for command in trained}
-    assert len(trained) == len(folders) == 9
-    start = ["--model", str(folder)]
-    assert trained[7][:2] == start and trained[8][2:4] == start
-    unfinished = Path(trained[8][trained[8].index("--out") + 1])
-    shutil.rmtree(unfinished / "model")
-    (unfinished / "step-000100").mkdir()
-    claim(tmp_path, "states", "--model", folder)
-    assert len(trained) == 10 and trained[9] == [*trained[8], "--resume"]
-
-
-def test_a_claim_tells_every_score_and_how_to_repeat_it(tmp_path, trained):
-    """The table's figures are the mean and half the range of the seeds'; the curve is of all."""
-    found, table = claim(tmp_path, "loss", "--seeds", "2")
-    assert found["command"].startswith("python -m bench.claims loss --steps 150 --videos 1")
-    assert found["start"] == "nothing" and {"torch", "python"} <= set(found["versions"])
-    focal = found["variants"]["focal"]
-    scores = [run["response_precision"] for run in focal["seeds"].values()]
-    assert len(scores) == 2 and focal["mean"]["response_precision"] == sum(scores) / 2
-    rows = []
-    for path in sorted(tmp_path.glob("runs/base-*/toy-1fps.jsonl")):
-        rows += public.read_rows("raw", path)
-    assert focal["curve"] == [list(point) for point in ev.threshold_curve(rows)]
-    lines = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if "|" in line}
-    precision = f"| response precision | {scores[0]:.1f} ± 0.0 |"
-    assert lines["response precision"].startswith(precision)
-    theirs = next(line for name, line in lines.items() if name.startswith("the paper, table 4"))
-    assert theirs.split(" | ")[1:3] == ["27.94 / 50.72 / 82.5", "18.62 / 41.02 / 49.17"]
-    threshold, precision, recall = focal["curve"][0]
-    row = lines[f"precision / recall, Response if p ≥ {threshold:g}"]
-    assert row.split(" | ")[1] == f"{precision:.1f} / {recall:.1f}"
-    assert sum("Response if p ≥" in line for line in table.splitlines()) == len(ev.THRESHOLDS)
-    log = json.loads(next((tmp_path / "out" / "logs").glob("base-*seed-1.json")).read_text())
-    assert len(log) == 50 and log[0] == {"step": 3, "recall_response": 0.002, "lr": 0.001}
-    assert len(list((tmp_path / "out" / "logs").iterdir())) == 6
-
-
-def test_the_mean_of_different_runs_and_its_spread(tmp_path, trained, monkeypatch):
-    texts = iter(["It starts.", "Nothing."] * 2)
-    gold, made = [(3, "It starts."), (6, "It stops.")], []
-
-    def rows(args):
-        text = next(texts)
-        p = [0.9 * (k == 3 and text == gold[0][1]) for k in range(20)]
-        said = [dialogue("narration", gold, [(3, text)], p=p)]
-        made.extend(said)
-        return said + [dialogue(task, gold, gold) for task, gold in GOLD.items()], {}, None
-
-    monkeypatch.setattr(claims, "run_bench", rows)
-    found, table = claim(tmp_path, "fps", "--seeds", "2")
-    scores = [100 * 2 * 3 / 7, 100 * 2 * 2 / 7]
-    variant = found["variants"]["tested at 2 fps"]
-    assert variant["mean"]["narration"] == pytest.approx(sum(scores) / 2)
-    assert variant["half_range"]["narration"] == pytest.approx((scores[0] - scores[1]) / 2)
-    both = [dialogue(task, gold, gold) for task, gold in GOLD.items()] * 2 + made[2:]
-    assert variant["curve"] == [list(point) for point in ev.threshold_curve(both)]
-    assert variant["curve"] != [list(point) for point in ev.threshold_curve(both[:6])]
-    assert f"| narration | {sum(scores) / 2:.1f} ± {(scores[0] - scores[1]) / 2:.1f} |" in table
-    assert "Response if p" not in table and not (tmp_path / "out" / "fps.png").exists()
-
-
-def test_the_claim_about_fps_tests_one_training_at_two_rates(tmp_path, trained):
-    found, table = claim(tmp_path, "fps")
-    assert len(trained) == 1 and [v["fps"] for v in found["variants"].values()] == [1, 2]
-    assert "±" not in table.split("\n\n")[0]  # one seed has no spread
-    headers = [json.loads(path.read_text().split("\n")[0])["run"]["fps"]
-               for path in sorted(tmp_path.glob("runs/*/toy-?fps.jsonl"))]
-    assert headers == [1, 2]
-
-
-def test_the_figure_shows_recall_in_training_and_the_curve(tmp_path):
-    """Where a line must pass there is its colour; where it cannot, there is not."""
-    found, training = {}, {}
-    for name, recall in (("a", 0.9), ("b", 0.4)):
-        training[name] = [[{"step": 10 * k, "recall_response": recall} for k in range(11)]] * 2
-        found[name] = {"curve": [(0.1, 20, 100 * recall), (0.9, 20, 0)],
-                       "mean": {"response_recall": 50 * recall, "response_precision": 20}}
-    found["c"], training["c"] = found["b"], [[{"step": 99}]]  # no Response to learn from
-    claims.loss_figure(found, training, tmp_path / "x.png")
-    picture = np.asarray(claims.Image.open(tmp_path / "x.png")).astype(int)
-    assert picture.shape == (860, 2240, 3)
-
-    def near(panel, x, y, colour):
-        row, column = round(2 * (348 - 3 * y)), round(2 * (52 + 560 * panel + 480 * x))
-        patch = picture[row - 3:row + 4, column - 3:column + 4]
-        return (abs(patch - colour).sum(-1) < 30).any()
-
-    blue, red = (0, 114, 178), (213, 94, 0)
-    assert near(0, 0.53, 90, blue) and near(0, 0.53, 40, red)
-    assert not near(0, 0.53, 40, blue) and not near(0, 0.53, 65, blue)
-    assert near(1, 0.8, 20, blue) and not near(1, 0.8, 20, red)

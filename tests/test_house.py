@@ -6,9 +6,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # From the ground up. A file may import what stands in a line above its own, or in its own line.
-# bench/public.py is what eval.py reads benchmarks with, and stands under it.
+# What eval.py reads and scores benchmarks with stands under it.
 FLOORS = (("parts",), ("streamo", "loss"), ("data",), ("toy",), ("train", "infer"),
-          ("bench.public",), ("eval", "records"), ("bench", "course"), ("tests",))
+          ("bench.public", "bench.proactive", "bench.streams"), ("eval", "records"),
+          ("bench", "course"), ("tests",))
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py")
                if path.parts[len(ROOT.parts)] not in ("runs", ".venv"))
 

@@ -1,0 +1,172 @@
+"""Scores of streamed dialogues: Streamo-Bench (paper, section 5), the states, and the timing.
+
+A row is a dialogue that was streamed: {"id", "task", "seconds", "compute", "gold": said, "pred":
+said}, said = {"states": "0012...", an index into STATES a second, "answers": [[second, text], ...]}.
+"""
+import re
+from collections import Counter, defaultdict
+
+import numpy as np
+
+from bench.public import mean, percent
+from infer import STATES as NAMES
+
+SIX = ("forward_grounding", "backward_grounding", "narration", "dense_caption", "tsqa_accuracy",
+       "tsqa_recall")
+TASKS = {"Event Grounding": SIX[0], "Backward Grounding": SIX[1], "Real-time Narration": SIX[2],
+         "Event Caption": SIX[3], "Action Caption": SIX[3], "Time-sensitive QA": "tsqa"}
+THRESHOLDS = (0, .001, .002, .005, .01, .02, *(k / 20 for k in range(1, 20)), .98, .99, .995,
+              .998, .999)
+TOLERANCES = range(6)                           # seconds
+JUDGE = "Narration and captions: F1 against the annotations, in place of a judge's win rate."
+
+
+def matched(predicted, gold, tolerance):
+    """The most pairs (i, j), one to one, no further apart than tolerance; both lists are sorted."""
+    pairs, j = [], 0
+    for i, second in enumerate(predicted):
+        while j < len(gold) and gold[j] < second - tolerance:
+            j += 1
+        if j < len(gold) and gold[j] <= second + tolerance:
+            pairs.append((i, j))
+            j += 1
+    return pairs
+
+
+# ---- Streamo-Bench
+
+def span_iou(*texts):
+    """IoU, as the paper writes it, of two texts like "... from 12s to 20s.": of the first two
+    numbers of each; 0 when one has no two numbers."""
+    spans = [[float(n) for n in re.findall(r"\d+(?:\.\d+)?", text)[:2]] for text in texts]
+    if any(len(span) < 2 for span in spans):
+        return 0.0
+    starts, ends = zip(*spans)
+    union = max(ends) - min(starts)
+    return max(0.0, min(ends) - max(starts)) / union if union > 0 else float(spans[0] == spans[1])
+
+
+def task_marks(task, pred, gold):
+    """{score: (part, whole)} of a task of Streamo-Bench; pred and gold: [[second, text], ...].
+    Narration and captions: F1 of events with the annotation's exact text within 1 s, in place of
+    the paper's judge."""
+    if task in SIX[:2]:                                             # the first answer counts
+        return {task: (span_iou(*(said[0][1] if said else "" for said in (pred, gold))), 1)}
+    if task in SIX[2:4]:
+        hits = sum(len(matched([s for s, t in pred if t == text],
+                               [s for s, t in gold if t == text], 1))
+                   for text in {text for _, text in gold})
+        return {task: (2 * hits, len(pred) + len(gold))}
+    if task == "tsqa":
+        right = [[t == text and abs(s - due) <= 3 for s, t in pred] for due, text in gold]
+        hits = sum(map(any, right))
+        return {"tsqa_accuracy": (hits, len(gold)),
+                "tsqa_recall": (hits / max(len(gold), 1), 1),
+                "tsqa_precision": (sum(map(any, zip(*right))), len(pred))}
+    return {}
+
+
+def response_marks(pred, gold):
+    """{score: (part, whole)} of the Response turns within 1 s, and of their texts."""
+    pairs = matched([s for s, _ in pred], [s for s, _ in gold], 1)
+    return {"response_precision": (len(pairs), len(pred)),
+            "response_recall": (len(pairs), len(gold)),
+            "response_f1": (2 * len(pairs), len(pred) + len(gold)),
+            "text_exact": (sum(pred[i][1] == gold[j][1] for i, j in pairs), len(pairs))}
+
+
+def state_scores(rows):
+    """Macro F1 of the states, how often each was said, and the confusion [annotation][said]."""
+    confusion = Counter()
+    for row in rows:
+        confusion.update(zip(row["gold"]["states"], row["pred"]["states"], strict=True))
+    table = np.array([[confusion[gold, said] for said in "012"] for gold in "012"])
+    hits, either = table.diagonal(), table.sum(0) + table.sum(1)
+    return {"state_f1": mean([percent(2 * h, e) for h, e in zip(hits, either) if e]),
+            **{f"{name}_rate": percent(k, table.sum()) for name, k in zip(NAMES, table.sum(0))},
+            "confusion": table.tolist()}
+
+
+def score_stream(rows):
+    """All scores of streamed dialogues: {name: 0 to 100}, "confusion" and "timing" besides."""
+    totals = defaultdict(lambda: np.zeros(2))
+    for row in rows:
+        pred, gold = row["pred"]["answers"], row["gold"]["answers"]
+        for name, part_and_whole in (response_marks(pred, gold)
+                                     | task_marks(row["task"], pred, gold)).items():
+            totals[name] += part_and_whole
+    scores = {name: percent(*totals[name]) for name in (*SIX, *totals) if name in totals}
+    if scores.keys() >= set(SIX):
+        scores["average"] = mean([scores[name] for name in SIX])
+    speed = sum(row["seconds"] for row in rows) / max(sum(row["compute"] for row in rows), 1e-9)
+    return scores | state_scores(rows) | {
+        "stream_seconds_per_compute_second": speed, "dialogues": len(rows),
+        "timing": timing([(row["task"], [second for second, _ in row["pred"]["answers"]],
+                           [second for second, _ in row["gold"]["answers"]]) for row in rows])}
+
+
+def threshold_curve(rows):
+    """[(threshold, precision, recall)] of Response turns within 1 s, were p(Response) >= threshold
+    the rule; it ends where nothing would be said. Read off the probabilities of one run: its
+    context stays as that run made it."""
+    curve, gold = [], [[second for second, _ in row["gold"]["answers"]] for row in rows]
+    for threshold in THRESHOLDS:
+        said = [[k for k, p in enumerate(row["pred"]["p"]) if p >= threshold] for row in rows]
+        hits = sum(len(matched(turns, due, 1)) for turns, due in zip(said, gold))
+        if any(said):
+            curve.append((threshold, *(percent(hits, sum(map(len, of))) for of in (said, gold))))
+    return curve
+
+
+# ---- Timing: when answers come, whatever they say
+
+def delays(said, due):
+    """Seconds from when an answer was due to when it came, one to one, the closest pairs first;
+    pairs further apart than the largest tolerance are none."""
+    said, due, found = list(said), list(due), []
+    near = sorted((abs(s - d), s, d) for s in said for d in due if abs(s - d) <= TOLERANCES[-1])
+    for _, s, d in near:
+        if s in said and d in due:
+            found.append(s - d)
+            said.remove(s)
+            due.remove(d)
+    return found
+
+
+def timing(streams):
+    """When answers came, by task, of (task, seconds said, seconds due) of each stream:
+    {task: {"due", "said", "paired", "on_time": pairs with no delay, "late" and "early": {"count",
+    "mean", "spread": standard deviation, in seconds}, "f1": at tolerances of 0, 1, ... 5 s}};
+    "all" are the tasks together. Streams without a dated answer count in what was said."""
+    tasks = defaultdict(list)
+    for task, said, due in streams:
+        for name in (task, "all"):
+            tasks[name].append((sorted(said), sorted(due)))
+    if len(tasks) == 2:                                 # one task is all
+        tasks.pop("all")
+    return {task: task_timing(pairs) for task, pairs in tasks.items()}
+
+
+def task_timing(streams):
+    """The timing of one task; streams: [(seconds said, seconds due)], sorted."""
+    apart = [delay for said, due in streams for delay in delays(said, due)]
+    sides = {"late": [d for d in apart if d > 0], "early": [-d for d in apart if d < 0]}
+    n_said, n_due = (sum(map(len, of)) for of in zip(*streams))
+    hits = [sum(len(matched(said, due, most)) for said, due in streams) for most in TOLERANCES]
+    return {"due": n_due, "said": n_said, "paired": len(apart), "on_time": apart.count(0),
+            **{side: {"count": len(of), "mean": mean(of), "spread": float(np.std(of or [0]))}
+               for side, of in sides.items()},
+            "f1": [percent(2 * n, n_said + n_due) for n in hits]}
+
+
+def timing_table(found):
+    """Lines of text for people: a task a line, under a heading."""
+    lines = [f"{'timing':24}{'due':>6}{'said':>6}{'on time':>9}{'late, s':>17}{'early, s':>17}"
+             f"   F1 within {', '.join(map(str, TOLERANCES))} s"]
+    for task, of in found.items():
+        sides = (f"{of[side]['count']:6} {of[side]['mean']:4.1f} ± {of[side]['spread']:3.1f}"
+                 for side in ("late", "early"))
+        lines.append(f"{task:24}{of['due']:6}{of['said']:6}{of['on_time']:9}"
+                     + "".join(f"{side:>17}" for side in sides)
+                     + "   " + " ".join(f"{f1:5.1f}" for f1 in of["f1"]))
+    return lines

@@ -1,0 +1,149 @@
+"""The paper's claims in miniature, without the training."""
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from bench import claims, public, streams
+from test_eval import folder  # noqa: F401 (a fixture)
+from test_streams import GOLD, dialogue
+from toy import dialogues
+
+
+@pytest.fixture
+def trained(folder, monkeypatch):
+    """train.py without the training: the tiny random model, a log; what it was asked to do."""
+    commands = []
+
+    def train(command, check):
+        commands.append([str(word) for word in command[2:]])
+        out = Path(command[command.index("--out") + 1])
+        shutil.copytree(folder, out / "model")
+        log = [{"step": k, "recall_response": k / 1000, "mended": {}, "lr": 1e-3}
+               for k in range(1, 151)]
+        log[1].pop("recall_response")  # a step without a Response
+        (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+        (out / "model" / "run.json").write_text("{}")
+
+    bench = dialogues.bench
+    monkeypatch.setattr(dialogues, "bench",                             # a task each
+                        lambda *of: (bench(*of)[0], bench(*of)[1][:5]))
+    monkeypatch.setattr(claims.subprocess, "run", train)
+    return commands
+
+
+def claim(tmp_path, name, *more):
+    """Runs `bench.claims`; the result as JSON and as Markdown."""
+    claims.main([name, "--steps", "150", "--videos", "1", "--workers", "1", "--seed", "30"]
+            + ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *map(str, more)])
+    out = tmp_path / "out"
+    return json.loads((out / f"{name}.json").read_text()), (out / f"{name}.md").read_text()
+
+
+def test_a_claim_trains_its_variants_alike_and_only_once(folder, tmp_path, trained, monkeypatch):
+    rows = [dialogue(task, gold, gold) for task, gold in GOLD.items()]
+    monkeypatch.setattr(claims, "run_bench", lambda args: (rows, {}, None))
+    claim(tmp_path, "loss", "--seeds", "2")
+    same = ["--steps", "150", "--seed"]
+    assert [command[:command.index("--out")] for command in trained] == [
+        [*loss, *same, seed]
+        for loss in ([], ["--loss", "fixed"], ["--loss", "ce"]) for seed in "01"]
+    claim(tmp_path, "loss", "--seeds", "2")
+    claim(tmp_path, "states")  # its first variant is the focal loss's
+    assert len(trained) == 7 and trained[6][:2] == ["--states", "2"]
+    claim(tmp_path, "states", "--model", folder)  # another start is another run
+    folders = {command[command.index("--out") + 1] for command in trained}
+    assert len(trained) == len(folders) == 9
+    start = ["--model", str(folder)]
+    assert trained[7][:2] == start and trained[8][2:4] == start
+    unfinished = Path(trained[8][trained[8].index("--out") + 1])
+    shutil.rmtree(unfinished / "model")
+    (unfinished / "step-000100").mkdir()
+    claim(tmp_path, "states", "--model", folder)
+    assert len(trained) == 10 and trained[9] == [*trained[8], "--resume"]
+
+
+def test_a_claim_tells_every_score_and_how_to_repeat_it(tmp_path, trained):
+    """The table's figures are the mean and half the range of the seeds'; the curve is of all."""
+    found, table = claim(tmp_path, "loss", "--seeds", "2")
+    assert found["command"].startswith("python -m bench.claims loss --steps 150 --videos 1")
+    assert found["start"] == "nothing" and {"torch", "python"} <= set(found["versions"])
+    focal = found["variants"]["focal"]
+    scores = [run["response_precision"] for run in focal["seeds"].values()]
+    assert len(scores) == 2 and focal["mean"]["response_precision"] == sum(scores) / 2
+    rows = []
+    for path in sorted(tmp_path.glob("runs/base-*/toy-1fps.jsonl")):
+        rows += public.read_rows("raw", path)
+    assert focal["curve"] == [list(point) for point in streams.threshold_curve(rows)]
+    lines = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if "|" in line}
+    precision = f"| response precision | {scores[0]:.1f} ± 0.0 |"
+    assert lines["response precision"].startswith(precision)
+    theirs = next(line for name, line in lines.items() if name.startswith("the paper, table 4"))
+    assert theirs.split(" | ")[1:3] == ["27.94 / 50.72 / 82.5", "18.62 / 41.02 / 49.17"]
+    threshold, precision, recall = focal["curve"][0]
+    row = lines[f"precision / recall, Response if p ≥ {threshold:g}"]
+    assert row.split(" | ")[1] == f"{precision:.1f} / {recall:.1f}"
+    assert sum("Response if p ≥" in line for line in table.splitlines()) == len(streams.THRESHOLDS)
+    log = json.loads(next((tmp_path / "out" / "logs").glob("base-*seed-1.json")).read_text())
+    assert len(log) == 50 and log[0] == {"step": 3, "recall_response": 0.002, "lr": 0.001}
+    assert len(list((tmp_path / "out" / "logs").iterdir())) == 6
+
+
+def test_the_mean_of_different_runs_and_its_spread(tmp_path, trained, monkeypatch):
+    texts = iter(["It starts.", "Nothing."] * 2)
+    gold, made = [(3, "It starts."), (6, "It stops.")], []
+
+    def rows(args):
+        text = next(texts)
+        p = [0.9 * (k == 3 and text == gold[0][1]) for k in range(20)]
+        said = [dialogue("narration", gold, [(3, text)], p=p)]
+        made.extend(said)
+        return said + [dialogue(task, gold, gold) for task, gold in GOLD.items()], {}, None
+
+    monkeypatch.setattr(claims, "run_bench", rows)
+    found, table = claim(tmp_path, "fps", "--seeds", "2")
+    scores = [100 * 2 * 3 / 7, 100 * 2 * 2 / 7]
+    variant = found["variants"]["tested at 2 fps"]
+    assert variant["mean"]["narration"] == pytest.approx(sum(scores) / 2)
+    assert variant["half_range"]["narration"] == pytest.approx((scores[0] - scores[1]) / 2)
+    both = [dialogue(task, gold, gold) for task, gold in GOLD.items()] * 2 + made[2:]
+    assert variant["curve"] == [list(point) for point in streams.threshold_curve(both)]
+    assert variant["curve"] != [list(point) for point in streams.threshold_curve(both[:6])]
+    assert f"| narration | {sum(scores) / 2:.1f} ± {(scores[0] - scores[1]) / 2:.1f} |" in table
+    assert "Response if p" not in table and not (tmp_path / "out" / "fps.png").exists()
+
+
+def test_the_claim_about_fps_tests_one_training_at_two_rates(tmp_path, trained):
+    found, table = claim(tmp_path, "fps")
+    assert len(trained) == 1 and [v["fps"] for v in found["variants"].values()] == [1, 2]
+    assert "±" not in table.split("\n\n")[0]  # one seed has no spread
+    headers = [json.loads(path.read_text().split("\n")[0])["run"]["fps"]
+               for path in sorted(tmp_path.glob("runs/*/toy-?fps.jsonl"))]
+    assert headers == [1, 2]
+
+
+def test_the_figure_shows_recall_in_training_and_the_curve(tmp_path):
+    """Where a line must pass there is its colour; where it cannot, there is not."""
+    found, training = {}, {}
+    for name, recall in (("a", 0.9), ("b", 0.4)):
+        training[name] = [[{"step": 10 * k, "recall_response": recall} for k in range(11)]] * 2
+        found[name] = {"curve": [(0.1, 20, 100 * recall), (0.9, 20, 0)],
+                       "mean": {"response_recall": 50 * recall, "response_precision": 20}}
+    found["c"], training["c"] = found["b"], [[{"step": 99}]]  # no Response to learn from
+    claims.loss_figure(found, training, tmp_path / "x.png")
+    picture = np.asarray(claims.Image.open(tmp_path / "x.png")).astype(int)
+    assert picture.shape == (860, 2240, 3)
+
+    def near(panel, x, y, colour):
+        row, column = round(2 * (348 - 3 * y)), round(2 * (52 + 560 * panel + 480 * x))
+        patch = picture[row - 3:row + 4, column - 3:column + 4]
+        return (abs(patch - colour).sum(-1) < 30).any()
+
+    blue, red = (0, 114, 178), (213, 94, 0)
+    assert near(0, 0.53, 90, blue) and near(0, 0.53, 40, red)
+    assert not near(0, 0.53, 40, blue) and not near(0, 0.53, 65, blue)
+    assert near(1, 0.8, 20, blue) and not near(1, 0.8, 20, red)

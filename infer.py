@@ -34,7 +34,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import data
-from parts import render, video
+from parts import render, sources, video
 from streamo import KVCache, Streamo, Tokenizer, normalised
 
 STATES = ("silence", "standby", "response")              # in the order of streamo.STATES
@@ -310,7 +310,7 @@ def typed(questions):
 def status(turn, speed, frames):
     """The state, its three probabilities as bars, x real time, lag, share of the cache in use."""
     bars = "".join(" ▁▂▃▄▅▆▇█"[round(8 * p)] for p in turn.probs)
-    lag = time.monotonic() - frames.came if isinstance(frames, video.Live) else 0.0
+    lag = time.monotonic() - frames.came if isinstance(frames, sources.Live) else 0.0
     return (f"{render.clock(turn.start)} {turn.state:8} |{bars}| {speed:.1f} x real time, "
             f"lag {lag:.1f} s, KV {turn.kv[0] / turn.kv[1]:.0%}")
 
@@ -318,7 +318,7 @@ def status(turn, speed, frames):
 def watch(args):
     """Stream the source, show what is said, write the files: all but --render also when it is cut
     short."""
-    frames, seconds, live = video.open_source(args.source, args.fps, args.size)
+    frames, seconds, live = sources.open_source(args.source, args.fps, args.size)
     late = [text for when, text in args.ask if seconds and when > math.ceil(seconds) - 1]
     if late:
         raise ValueError(f"--ask {late[0]!r}: the video ends after {seconds:.1f} s")
@@ -328,7 +328,7 @@ def watch(args):
     if args.source != "-" and sys.stdin and sys.stdin.isatty():
         threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
     if live or args.realtime:
-        frames = video.Live(frames, video.patience(args.source) * args.fps, args.realtime)
+        frames = sources.Live(frames, sources.patience(args.source) * args.fps, args.realtime)
     kept, counts, said, n, worst, began = [], Counter(), 0, 0, 0.0, time.monotonic()
     try:
         with open(args.jsonl or os.devnull, "w", encoding="utf-8") as jsonl, tqdm(

@@ -25,7 +25,7 @@ from PIL import Image
 from test_infer import build, folder, run, tokenizer  # noqa: F401  (two are fixtures)
 
 import infer
-from parts import video
+from parts import sources, video
 
 ROOT = Path(infer.__file__).parent
 
@@ -59,7 +59,7 @@ def test_mpeg_ts_over_udp_is_watched_until_it_falls_silent(
     sender = threading.Thread(target=send, args=(f"{url}?pkt_size=1316", 4), daemon=True)
     began = time.monotonic()
     real, timeouts = av.open, [(3, 1.5)]
-    monkeypatch.setattr(video.av, "open", lambda *args, **options: real(
+    monkeypatch.setattr(sources.av, "open", lambda *args, **options: real(
         *args, **{**options, "timeout": timeouts[-1]} if "timeout" in options else options))
     sender.start()
     code = run(folder, url, "--threshold", "1", "--jsonl", tmp_path / "o.jsonl")
@@ -149,7 +149,7 @@ def test_a_source_that_fails_in_any_way_wakes_its_reader():
         yield 0, 0
         raise IndexError("no such stream")
     with pytest.raises(IndexError, match="no such stream"):
-        list(video.Live(source(), size=3))
+        list(sources.Live(source(), size=3))
 
 
 def test_sound_without_pictures_is_no_source(folder, capsys, tmp_path):  # noqa: F811
@@ -166,7 +166,7 @@ def test_sound_without_pictures_is_no_source(folder, capsys, tmp_path):  # noqa:
     err = capsys.readouterr().err
     assert f"{url}: no video stream in it" in err and err.count("\n") == 1
     with pytest.raises(ValueError, match="no video stream"):
-        next(video.received(str(tmp_path / "radio.wav"), 1))
+        next(sources.received(str(tmp_path / "radio.wav"), 1))
 
 
 def test_a_slow_reader_gets_the_newest_frames_and_the_count_of_the_others():
@@ -174,7 +174,7 @@ def test_a_slow_reader_gets_the_newest_frames_and_the_count_of_the_others():
         for k in range(40):
             time.sleep(0.01)
             yield k, k
-    live, got = video.Live(source(), size=3), []
+    live, got = sources.Live(source(), size=3), []
     for second, _ in live:
         got.append(second)
         assert time.monotonic() - live.came < 1
@@ -186,7 +186,7 @@ def test_a_slow_reader_gets_the_newest_frames_and_the_count_of_the_others():
 def test_a_slow_model_drops_frames_and_says_so(folder, capsys, monkeypatch):  # noqa: F811
     see = infer.see
     monkeypatch.setattr(infer, "see", lambda *args: (time.sleep(0.2), see(*args))[1])
-    monkeypatch.setattr(video, "open_source", lambda *_: (
+    monkeypatch.setattr(sources, "open_source", lambda *_: (
         (time.sleep(0.025) or (k, np.zeros((8, 8, 3), np.uint8)) for k in range(40)), None, True))
     assert run(folder, "camera:0", "--threshold", "1") == 0
     out = capsys.readouterr().out
@@ -199,7 +199,7 @@ def test_a_broken_source_ends_with_its_message_and_keeps_what_was_written(
     def breaks():
         yield 0, np.zeros((8, 8, 3), np.uint8)
         raise OSError("camera:0: the cable is out")
-    monkeypatch.setattr(video, "open_source", lambda *_: (breaks(), None, True))
+    monkeypatch.setattr(sources, "open_source", lambda *_: (breaks(), None, True))
     files = ["--jsonl", tmp_path / "o.jsonl", "--vtt", tmp_path / "o.vtt"]
     assert run(folder, "camera:0", *files) == 2
     out, err = capsys.readouterr()

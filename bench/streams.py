@@ -46,6 +46,17 @@ def span_iou(*texts):
     return max(0.0, min(ends) - max(starts)) / union if union > 0 else float(spans[0] == spans[1])
 
 
+def tsqa_marks(pred, gold):
+    """{score: (part, whole)} of one time-sensitive question: an answer that was due counts when
+    any answer of its text came within 3 s. Over many questions accuracy is the share of all answers
+    that were due, recall the mean of each question's share, precision of all that was said."""
+    right = [[t == text and abs(s - due) <= 3 for s, t in pred] for due, text in gold]
+    hits = sum(map(any, right))
+    return {"tsqa_accuracy": (hits, len(gold)),
+            "tsqa_recall": (hits / max(len(gold), 1), 1),
+            "tsqa_precision": (sum(map(any, zip(*right))), len(pred))}
+
+
 def task_marks(task, pred, gold):
     """{score: (part, whole)} of a task of Streamo-Bench; pred and gold: [[second, text], ...].
     Narration and captions: F1 of events with the annotation's exact text within 1 s, in place of
@@ -57,13 +68,7 @@ def task_marks(task, pred, gold):
                                [s for s, t in gold if t == text], 1))
                    for text in {text for _, text in gold})
         return {task: (2 * hits, len(pred) + len(gold))}
-    if task == "tsqa":
-        right = [[t == text and abs(s - due) <= 3 for s, t in pred] for due, text in gold]
-        hits = sum(map(any, right))
-        return {"tsqa_accuracy": (hits, len(gold)),
-                "tsqa_recall": (hits / max(len(gold), 1), 1),
-                "tsqa_precision": (sum(map(any, zip(*right))), len(pred))}
-    return {}
+    return tsqa_marks(pred, gold) if task == "tsqa" else {}
 
 
 def response_marks(pred, gold):

@@ -426,6 +426,11 @@ class Streamo(nn.Module):
             embeds = flat.view_as(embeds)
         return self.language_model(embeds=embeds, cache=cache, select=select)
 
+    def new_cache(self, capacity):
+        """An empty cache for one stream of this model."""
+        weight = self.language_model.model.embed_tokens.weight
+        return KVCache(self.config.decoder, 1, capacity, weight.dtype, weight.device)
+
     def save_pretrained(self, folder):
         """Write config.json and model.safetensors in the dtype of the parameters."""
         folder = Path(folder)

@@ -91,6 +91,16 @@ def load_weights(model, folder, dtype=None, device=None, new_rows=None):
     return model
 
 
+def load_tensor(folder, pattern, dtype=None, device=None):
+    """The tensor of a folder whose whole name fits a pattern; ValueError where there is none."""
+    for name, entry in read_headers(folder).items():
+        if re.fullmatch(pattern, name):
+            check(entry[1] in DTYPES, f"{entry[0]}: tensor {name} is {entry[1]}, wanted one of "
+                  f"{', '.join(DTYPES)}")
+            return read_tensor(entry, entry[2], dtype or DTYPES[entry[1]], device)
+    raise ValueError(f"{folder}: no tensor is called {pattern.replace(chr(92), '')}")
+
+
 def on_meta(cls, *args):
     with torch.device("meta"):                          # shapes only: loading fills them
         return cls(*args)

@@ -1,0 +1,261 @@
+"""An offline model in the loop: its own prompt, its cache against the prompt read anew.
+
+    pip install transformers && python tests/test_offline.py      # writes tests/golden/offline.*
+"""
+import json
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from make_golden import GOLDEN, weight, write_folder
+
+from parts.offline import OfflineStream, Prompt, same, template_texts
+from streamo import FRAME, STATES, Streamo, Tokenizer
+
+FRAMES, QUESTION, NEW = 5, "What is shown?", 8
+TEXTS = ["<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+         "\nWhat is shown?<|im_end|>\n<|im_start|>assistant\n"] * 30
+
+
+def vocabulary():
+    """A small vocabulary with the video's token, as a converted folder has it."""
+    tokenizer = Tokenizer.train(TEXTS, 1300)
+    tokenizer.add_tokens(["<image>", "<video>"])
+    return tokenizer
+
+
+def pixels():
+    rng = np.random.default_rng(11)
+    return torch.from_numpy(rng.uniform(-1, 1, (FRAMES, 3, 38, 38)).astype(np.float32))
+
+
+def template(role="\\n", video="\\n", text="", end="' + '\\n"):
+    """A chat template as LLaVA-OneVision's converted folders hold it, in one of its spellings."""
+    said = f"{{{{ '{text}' + content['text'] }}}}" if text else "{{ content['text'] }}"
+    return ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '" + role + "'}}"
+            "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}"
+            "{{ '<video>" + video + "' }}{% endfor %}" + said + "{{'<|im_end|>" + end + "'}}"
+            "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+
+
+@pytest.mark.parametrize("spelling, texts", [
+    ({}, ("<|im_start|>user\n", "\n", "<|im_end|>\n<|im_start|>assistant\n")),
+    (dict(role=" ", video="", text="\\n", end=""),
+     ("<|im_start|>user ", "\n", "<|im_end|><|im_start|>assistant\n")),
+    (dict(video="", text="\n", end=""),
+     ("<|im_start|>user\n", "\n", "<|im_end|><|im_start|>assistant\n"))])
+def test_the_known_templates(spelling, texts):
+    assert template_texts(template(**spelling), "x") == texts
+
+
+@pytest.mark.parametrize("unknown", [
+    "{{ bos_token }}{% for message in messages %}USER: {{ message['content'] }}{% endfor %}",
+    template().replace("<video>", "<image>"), template().replace("assistant", "model"), ""])
+def test_another_template_is_refused_by_name(unknown):
+    with pytest.raises(ValueError, match="^folder/chat_template.json: its chat template is not"):
+        template_texts(unknown, "folder/chat_template.json")
+
+
+# ---- Against transformers, by the values that it gave
+
+def hub_folder(folder, naming=lambda name: name, **changes):
+    """The golden checkpoint as a folder of the hub, with its tokenizer and template."""
+    table = json.loads((GOLDEN / "offline.json").read_text())
+    tensors = {naming(name): weight(name, shape) for name, shape in table["shapes"].items()}
+    write_folder(folder, {**table["config"], **changes}, tensors)
+    vocabulary().save_pretrained(folder)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template()}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    return hub_folder(tmp_path_factory.mktemp("hub"))
+
+
+def build(folder, **options):
+    tokenizer = Tokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([*STATES, FRAME])
+    model = Streamo.from_pretrained(folder, torch.float32)
+    prompt = Prompt.from_pretrained(folder, tokenizer, torch.float32)
+    bias = torch.zeros(model.config.decoder.vocab_size)
+    options = {"max_new_tokens": NEW, "window": 0, **options}
+    return model, prompt, OfflineStream(model, prompt, bias, **options)
+
+
+def whole(model, prompt, features, question):
+    """The textbook form: logits (V,) after head, all frames and question, read at once."""
+    frames = features.flatten(0, 1)
+    ids = prompt.head + [prompt.tokenizer.frame_id] * len(frames) + prompt.question(question)
+    if prompt.newline is not None:
+        frames = torch.cat([frames, prompt.newline[None]])
+    return model(torch.tensor([ids]), frames, select="last")[0], ids
+
+
+@torch.inference_mode()
+def test_equal_to_transformers_generate(hub):
+    golden = np.load(GOLDEN / "offline.npz")
+    names = json.loads((GOLDEN / "offline.json").read_text())
+    model, prompt, stream = build(hub)
+    features = model.encode_frames(pixels())
+    logits, ids = whole(model, prompt, features, QUESTION)
+    video, frame = prompt.tokenizer.id("<video>"), prompt.tokenizer.frame_id
+    assert [video if i == frame else i for i in ids] == names["ids"]
+    size = len(vocabulary())                            # behind it are spare rows, now our tokens'
+    assert np.abs(logits[:size].numpy() - golden["logits"][:size]).max() < 1e-5
+    stream.bias[size:] = -torch.inf
+    asked = stream.ask(QUESTION, FRAMES - 1)
+    for second in range(FRAMES):
+        said = stream.step(second, features[second])
+    [(question, answer, p)] = said
+    expected = prompt.tokenizer.decode(names["answer"]).strip()
+    assert (question, answer, asked.last) == (QUESTION, expected, expected) and 0 < p < 1
+
+
+def test_the_golden_values_are_those_of_transformers(tmp_path):
+    pytest.importorskip("transformers")
+    made, golden = reference(tmp_path), np.load(GOLDEN / "offline.npz")
+    names = json.loads((GOLDEN / "offline.json").read_text())
+    assert made["ids"] == names["ids"] and made["answer"] == names["answer"]
+    assert np.abs(made["logits"] - golden["logits"]).max() < 1e-5
+
+
+# ---- The cache
+
+@torch.inference_mode()
+def test_at_every_second_the_cache_is_the_prompt_read_anew(hub):
+    """Questions and answers leave no trace, whichever came before."""
+    model, prompt, stream = build(hub, every=2)
+    features = model.encode_frames(pixels())
+    stream.ask("And how many?", 0)
+    stream.ask(QUESTION, 1)
+    for second in range(FRAMES):
+        stream.step(second, features[second])
+        logits, ids = whole(model, prompt, features[:second + 1], QUESTION)
+        start = stream.cache.length
+        cached = stream.read(prompt.question(QUESTION), stream.newline)
+        assert (cached - logits).abs().max() < 1e-5 * logits.abs().max()
+        assert stream.cache.length == len(ids)
+        stream.cache.drop(start, len(ids))
+
+
+@torch.inference_mode()
+def test_asked_at_its_second_and_every_few_and_the_same_answer_is_silence(hub, monkeypatch):
+    _, _, stream = build(hub, every=3)
+    answers = {"a": iter(["Red.", "  red", "Blue!", "Red.", ""]), "b": iter(["One", "Two", "Two"])}
+    asked = []
+
+    def answer(ids):
+        name = stream.prompt.tokenizer.decode(ids).split("user")[-1]
+        name = "a" if "a?" in name else "b"
+        asked.append(name)
+        return next(answers[name]), 0.5
+    monkeypatch.setattr(stream, "answer", answer)
+    frame, said = torch.zeros(9, 40), {}
+    for second in range(14):
+        if second in (1, 5):
+            stream.ask("a?" if second == 1 else "b?", second)
+        said[second] = [text for _, text, _ in stream.step(second, frame)]
+    assert {second: texts for second, texts in said.items() if texts} == {
+        1: ["Red."], 7: ["Blue!"], 10: ["Red."], 5: ["One"], 8: ["Two"]}
+    assert asked == list("aabababa")                        # 1, 4, 5, 7, 8, 10, 11, 13
+
+
+@torch.inference_mode()
+def test_the_window_and_the_capacity_are_kept(hub):
+    """Only seconds leave, the oldest first; the prompt's head stays, and positions stay right."""
+    model, prompt, stream = build(hub, window=8, every=1000)
+    for second in range(40):
+        stream.step(second, torch.full((9, 40), float(second)))
+        held = [held for held, _ in stream.held]
+        assert held == list(range(held[0], second + 1)) and second - held[0] < 8
+        assert stream.cache.length == len(prompt.head) + 9 * len(held) <= stream.capacity
+    _, _, small = build(hub, window=8, capacity=len(prompt.head) + 50 + NEW)
+    small.ask("x", 0)
+    assert all(len(small.held) <= 5 for second in range(20)
+               if small.step(second, torch.zeros(9, 40)) is not None)
+    _, _, endless = build(hub, capacity=100)                # window 0: nothing leaves
+    with pytest.raises(ValueError, match="second .*: the cache is full"):
+        for second in count():
+            endless.step(second, torch.zeros(9, 40))
+
+
+@pytest.mark.parametrize("a, b, equal", [
+    ("A red car.", "a  red car", True), ("Ein roter Würfel!", "ein roter würfel", True),
+    ("A red car.", "A red cart.", False), ("", "?", True), ("12", "1 2", False)])
+def test_what_says_the_same(a, b, equal):
+    assert same(a, b) == equal
+
+
+# ---- Bad input
+
+def test_a_folder_that_is_not_whole_is_named(tmp_path, hub):
+    grid = hub_folder(tmp_path / "grid", mm_newline_position="grid")
+    with pytest.raises(ValueError, match="mm_newline_position 'grid' is not supported"):
+        Prompt.from_pretrained(grid, vocabulary())
+    other = hub_folder(tmp_path / "other")
+    (other / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    with pytest.raises(ValueError, match="other/chat_template.json: its chat template"):
+        Prompt.from_pretrained(other, vocabulary())
+    bare = hub_folder(tmp_path / "bare", lambda n: n.replace("image_newline", "image_new_line"))
+    with pytest.raises(ValueError, match="no tensor is called"):
+        Prompt.from_pretrained(bare, vocabulary())
+
+
+def test_a_folder_without_a_template_gets_the_released_prompt(tmp_path):
+    folder = hub_folder(tmp_path / "plain")
+    (folder / "chat_template.json").unlink()
+    prompt = Prompt.from_pretrained(folder, vocabulary())
+    told = prompt.tokenizer.decode(prompt.head)
+    assert told.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n")
+
+
+def test_a_question_writes_no_token_of_ours(hub):
+    _, prompt, _ = build(hub)
+    names = {i: token for token, i in prompt.tokenizer.added.items()}
+    ids = prompt.question("<|im_end|> <frame> <video>")
+    assert [names[i] for i in ids if i in names] == ["<frame>", "<|im_end|>", "<|im_start|>"]
+
+
+# ---- Making the golden values
+
+@torch.no_grad()
+def reference(folder):
+    """transformers' own answer to a video: config, shapes, prompt ids, logits, greedy tokens."""
+    import transformers as hf
+    from make_golden import TEXT, VISION
+    from safetensors.torch import load_file
+
+    tokenizer = vocabulary()
+    text = {**TEXT, "vocab_size": len(tokenizer) + 3, "max_position_embeddings": 512,
+            "eos_token_id": tokenizer.id("<|im_end|>")}
+    config = hf.LlavaOnevisionConfig(
+        vision_config={**hf.SiglipVisionConfig(**VISION).to_dict(), "vision_use_head": False},
+        text_config=hf.Qwen2Config(**text, rope_theta=1e6, tie_word_embeddings=True).to_dict(),
+        image_token_index=tokenizer.id("<image>"), video_token_index=tokenizer.id("<video>"),
+        tie_word_embeddings=True)
+    hf.LlavaOnevisionForConditionalGeneration(config).save_pretrained(folder)
+    config = json.loads((Path(folder) / "config.json").read_text())
+    tensors = {name: weight(name, t.shape)
+               for name, t in load_file(Path(folder) / "model.safetensors").items()}
+    write_folder(Path(folder), config, tensors)
+    model = hf.LlavaOnevisionForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32).eval()
+    video = [tokenizer.id("<video>")] * (FRAMES * 9 + 1)
+    ids = (tokenizer.encode("<|im_start|>user\n") + video + tokenizer.encode(
+        f"\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"))
+    inputs = {"input_ids": torch.tensor([ids]), "pixel_values_videos": pixels()[None]}
+    out = model.generate(**inputs, attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                         do_sample=False, max_new_tokens=NEW)[0, len(ids):]
+    return {"config": config, "shapes": {name: list(t.shape) for name, t in tensors.items()},
+            "ids": ids, "answer": out.tolist(), "logits": model(**inputs).logits[0, -1].numpy()}
+
+
+if __name__ == "__main__":
+    import tempfile
+    with tempfile.TemporaryDirectory() as name:
+        made = reference(name)
+    np.savez_compressed(GOLDEN / "offline.npz", logits=made.pop("logits"))
+    (GOLDEN / "offline.json").write_text(json.dumps(made))

@@ -1,14 +1,15 @@
 """Instruction data: videos and annotations in, training turns out.
 
-Seconds everywhere. Two public formats, Streamo-Instruct's: raw records (question / response with
-times) and stream records (messages, one second each); both become the same list of Turn.
-`python records.py` checks, shows and converts annotation files.
+A record (what is asked and answered, and when) becomes a list of Turn, one a second; the turns
+become tokens and labels; augmentation makes a training item of them, and items make a batch.
+Times are seconds everywhere. The two public formats, Streamo-Instruct's raw and stream records, are
+read and checked by parts/annotations.py; `python records.py` shows and converts annotation files.
 """
 import math
 import os
 import random
-import re
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -18,11 +19,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from parts.files import MISSHAPEN, read_records
+from parts import moments
+from parts.annotations import (DAY, faults, parse_rate, read_annotations, read_record,
+                               stated_seconds, task_of, video_path, written_as_stream)
+from parts.compressor import Compressor
+from parts.files import check
 from parts.video import frames, resized
-from streamo import RESPONSE, SILENCE, STANDBY, STATES, normalised
+from streamo import RESPONSE, SILENCE, STANDBY, normalised
 
 SYSTEM = "Each second, say </Silence>, </Standby> or </Response> and the answer."
+stream_record = partial(written_as_stream, system=SYSTEM)       # turns -> the public stream format
 
 
 # ---- Records -> turns -----------------------------------------------------------------------
@@ -39,154 +45,80 @@ class Turn:
     said: tuple[str, str] | None = None
 
 
-def parse_time(value):
-    """Seconds from a number, "5", "5.5", "MM:SS" or "HH:MM:SS.f"; None from None and ""."""
-    if value is None or value == "":
-        return None
-    try:
-        seconds = 0.0
-        for part in str(value).split(":"):
-            seconds = seconds * 60 + float(part)
-    except ValueError:
-        raise ValueError(f"time {value!r} is not seconds, MM:SS or HH:MM:SS") from None
-    if not 0 <= seconds < 1e7:                              # false for NaN too
-        raise ValueError(f"time {value!r} is negative or no time at all")
-    return seconds
+# A record counts its seconds from 1: "second 8" is the turn 7, whose time tag is <7s-8s>. What is
+# dated so stands in that turn; the Response to a span stands in the first turn after the span.
+#
+#     turn            0   1   2   3   4   5   6   7   8
+#     question "1"    Q
+#     span 3 to 7             s   s   s   s   s   R           s: Standby, R: Response
+#     instant 8                                   R
+
+def turn_of(time):
+    """The turn in which the stated second lies; turn 0 where none is stated."""
+    return max(int(time or 0) - 1, 0)
 
 
-def read_entry(kind, entry, said):
-    """Add a question or response of a raw record to `said` (see parsed), as the release means it: a
-    question at second t stands in turn t-1; a span is Standby on turns start-1 .. end-1 and
-    Response on turn `end`; an instant t is Response on turn t-1."""
-    text = entry.get("content") if isinstance(entry, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError("content is missing, empty or not text")
-    text.encode()                               # half an emoji (a surrogate) is no text
-    start, end, time = (parse_time(entry.get(key)) for key in ("st_time", "end_time", "time"))
-    if kind == "response" and (start is None) != (end is None):
-        raise ValueError("st_time without end_time, or the reverse")
-    if kind == "response" and start is None and time is None:
-        raise ValueError("neither st_time and end_time nor time")
-    if kind == "question" or start is None:
-        said[kind].append((max(int(time or 0) - 1, 0), text))
-    elif end < start:
-        raise ValueError(f"the span runs backwards, from {start} to {end}")
-    else:
-        said[kind].append((int(end), text))
-        said["standby"].append(range(int(start) - 1, int(end)))
+def placed(said):
+    """Where all that a record says stands (said: see read_record): questions and responses, each
+    a list of (turn, text), and the list of the turns of each event that is waited for."""
+    questions = [(turn_of(entry.time), entry.text) for entry in said.questions]
+    responses, waits = [], []
+    for entry in said.responses:
+        if entry.start is None:
+            responses.append((turn_of(entry.time), entry.text))
+        else:
+            waits.append(range(turn_of(entry.start), int(entry.end)))
+            responses.append((int(entry.end), entry.text))
+    for n, (question, state, text) in enumerate(said.turns):    # a stream record has its turns
+        if question:
+            questions.append((n, question))
+        if state == STANDBY:
+            waits.append([n])
+        if state == RESPONSE:
+            responses.append((n, text))
+    return questions, responses, waits
 
 
-def read_messages(messages, said, counts):
-    """Add what a stream record says to `said` (see parsed). A question in turn 0 that stands again
-    later was only repeated by the released converter."""
-    messages = messages[1:] if messages[0]["role"] == "system" else messages
-    for n, (user, reply) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
-        asked, _, frame = user["content"].rpartition(f"<{n}s-{n + 1}s>\n")
-        state, _, text = reply["content"].partition(" ")
-        (asked + text).encode()                 # half an emoji (a surrogate) is no text
-        if frame != "<stream>" or [user["role"], reply["role"]] != ["user", "assistant"]:
-            raise ValueError(f"turn {n} is not '[question] <{n}s-{n + 1}s> <stream>' and a reply")
-        if state not in STATES or (state == RESPONSE) != bool(text):
-            raise ValueError(f"turn {n}: no state, or no text: {reply['content']!r}")
-        said["question"] += [(n, asked.removesuffix("\n"))] if asked else []
-        said["response"] += [(n, text)] if text else []
-        said["standby"] += [[n]] if state == STANDBY else []
-    if said["question"] and said["question"][0] in [(0, text) for _, text in said["question"][1:]]:
-        counts["repeated question of turn 0 left out"] += 1
-        del said["question"][0]
-
-
-def parsed(record, counts):
-    """What a raw or stream record says, {"question" and "response": [(turn, text)], "standby":
-    [turns of an event]}, and the list of what is wrong with it, field by field."""
-    said, wrong = {"question": [], "response": [], "standby": []}, []
-
-    def attempt(what, read, *args):
-        try:
-            read(*args)
-        except MISSHAPEN as error:
-            wrong.append(f"{what}: {error}")
-
-    if not isinstance(record, dict):
-        return said, ["not a JSON object"]
-    for key in ("task_type", "source"):
-        if not isinstance(record.get(key), str) or not record[key]:
-            wrong.append(f"{key}: missing or not text")
-    for key in ("duration", "fps"):
-        attempt(key, parse_time, record.get(key))
-    attempt("videos" if "messages" in record else "video_path", video_path, record, "")
-    if "messages" in record:
-        attempt("messages", read_messages, record["messages"], said, counts)
-        return said, wrong
-    for kind in ("question", "response"):
-        if not isinstance(record.get(kind), list):
-            wrong.append(f"{kind}: missing or not a list")
-            continue
-        for n, entry in enumerate(record[kind]):
-            attempt(f"{kind}[{n}]", read_entry, kind, entry, said)
-    return said, wrong
-
-
-def faults(record):
-    """What is wrong with a raw or stream record, field by field."""
-    return parsed(record, Counter())[1]
+def joined(texts):
+    """The answers of one turn as sentences, an equal one once."""
+    whole, *others = dict.fromkeys(texts)           # in order, without repetition
+    for text in others:
+        whole += (" " if whole[-1] in ".!?。！？…" else ". ") + text
+    return whole
 
 
 def turns_from_record(record, seconds, counts=None):
     """The turns of a raw or stream record on a video of `seconds` seconds: a list of Turn.
 
-    A Response beats a Standby; what falls after the last turn moves to it; two questions
-    (responses) of a turn are joined by a newline (space). counts: a Counter of all that.
-    Raises ValueError for a broken field (see faults)."""
+    A Response beats a Standby; what falls after the last turn moves to it; two questions of a turn
+    are joined by a newline, two responses as sentences. counts: a Counter of all that.
+    Raises ValueError for a broken field (see parts.annotations.faults)."""
     counts = Counter() if counts is None else counts
-    said, wrong = parsed(record, counts)
-    if wrong or seconds < 1:
-        raise ValueError(wrong[0] if wrong else "the video has no whole second")
-    turns = [Turn(n, STANDBY if any(n in span for span in said["standby"]) else SILENCE)
-             for n in range(seconds)]
-    for n, text in said["question"]:
+    said = read_record(record)
+    if said.wrong or seconds < 1:
+        raise ValueError(said.wrong[0] if said.wrong else "the video has no whole second")
+    counts.update(said.mended)
+    questions, responses, waits = placed(said)
+    turns = [Turn(n) for n in range(seconds)]
+    for n in chain(*waits):
+        if n < seconds:
+            turns[n].state = STANDBY
+    for n, text in questions:
         turn = turns[min(n, seconds - 1)]
         counts["question after the end moved to the last turn"] += n >= seconds
         counts["questions joined"] += turn.question is not None
         turn.question = text if turn.question is None else f"{turn.question}\n{text}"
-    for n, text in said["response"]:
+    told = {}                                       # {turn: its answers}
+    for n, text in responses:
         turn = turns[min(n, seconds - 1)]
         counts["response after the end moved to the last turn"] += n >= seconds
         counts["response in the Standby of another event"] += n < seconds and turn.state == STANDBY
         counts["responses joined"] += turn.state == RESPONSE
-        turn.text = f"{turn.text} {text}" if turn.state == RESPONSE else text
         turn.state = RESPONSE
+        told.setdefault(turn.second, []).append(text)
+    for n, texts in told.items():
+        turns[n].text = joined(texts)
     return turns
-
-
-def stream_record(record, turns):
-    """The stream record of a raw record's turns."""
-    messages = [{"role": "system", "content": SYSTEM}]
-    for turn in turns:
-        asked = "" if turn.question is None else turn.question + "\n"
-        messages += [{"role": "user",
-                      "content": f"{asked}<{turn.second}s-{turn.second + 1}s>\n<stream>"},
-                     {"role": "assistant",
-                      "content": f"{turn.state} {turn.text}" if turn.text else turn.state}]
-    return {"messages": messages, "videos": [record["video_path"]],
-            **{k: record.get(k, "") for k in ("video_name", "task_type", "source")},
-            **{k: record[k] for k in ("fps",) if k in record}}      # the rate of a folder's images
-
-
-def stated_seconds(record):
-    """Seconds of a sound record by what it says itself: for want of its video, or of time."""
-    if "messages" in record:
-        return len(record["messages"]) // 2
-    times = [parse_time(r.get(k)) or 0 for r in record["response"] for k in ("end_time", "time")]
-    return math.ceil(parse_time(record.get("duration")) or max(times, default=0) + 1)
-
-
-def video_path(record, folder):
-    """The record's video inside `folder`; ValueError for a path that would leave it."""
-    path = record["videos"][0] if "messages" in record else record["video_path"]
-    if not path or Path(path).is_absolute() or ".." in Path(path).parts:
-        raise ValueError(f"video path {path!r} is empty or leaves the video folder")
-    return Path(folder) / path
 
 
 # ---- Turns -> tokens: the one renderer ------------------------------------------------------
@@ -197,8 +129,8 @@ def system_part(tokenizer):
 
 def pinned_part(tokenizer, question):
     """What stays of a question when the turn that it stood in has left the context."""
-    return [*tokenizer.encode("<|im_start|>user\n"),
-            *tokenizer.encode(question + "\n", special=False), *tokenizer.encode("<|im_end|>\n")]
+    asked = tokenizer.encode(question + "\n", special=False)
+    return tokenizer.encode("<|im_start|>user\n") + asked + tokenizer.encode("<|im_end|>\n")
 
 
 def user_part(tokenizer, second, tokens_per_frame, question=None):
@@ -206,22 +138,24 @@ def user_part(tokenizer, second, tokens_per_frame, question=None):
 
     Question, time tag and frames are separate pieces, so that a cache can be cut between them. A
     question is plain text: no user can write a token of ours."""
-    return [*tokenizer.encode("<|im_start|>user\n"),
-            *(tokenizer.encode(question + "\n", special=False) if question else ()),
-            *tokenizer.encode(f"<{second}s-{second + 1}s>\n", special=False),
-            *[tokenizer.frame_id] * sum(tokens_per_frame),
-            *tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")]
+    ids = tokenizer.encode("<|im_start|>user\n")
+    if question:
+        ids += tokenizer.encode(question + "\n", special=False)
+    ids += tokenizer.encode(f"<{second}s-{second + 1}s>\n", special=False)
+    ids += [tokenizer.frame_id] * sum(tokens_per_frame)     # the connector's output goes here
+    return ids + tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
 
 
 def assistant_part(tokenizer, state, text=""):
-    return [tokenizer.id(state), *(tokenizer.encode(" " + text, special=False) if text else ()),
-            *tokenizer.encode("<|im_end|>\n")]
+    """Ids of the state, of a Response's text, and of the turn's end with its newline."""
+    words = tokenizer.encode(" " + text, special=False) if text else []
+    return [tokenizer.id(state)] + words + tokenizer.encode("<|im_end|>\n")
 
 
 def silent_second(tokenizer, config, fps):
     """How many tokens a second takes in which nothing is asked or answered."""
-    return len(user_part(tokenizer, 999, [config.grid ** 2] * fps)
-               + assistant_part(tokenizer, SILENCE))
+    user = user_part(tokenizer, 999, [config.grid ** 2] * fps)      # a tag of three digits
+    return len(user + assistant_part(tokenizer, SILENCE))
 
 
 def render(tokenizer, turns, grids, pinned=()):
@@ -235,8 +169,13 @@ def render(tokenizer, turns, grids, pinned=()):
     labels = [-100] * len(ids)
     for turn, sides in zip(turns, grids, strict=True):
         user = user_part(tokenizer, turn.second, [side * side for side in sides], turn.question)
-        answer = assistant_part(tokenizer, *(turn.said or (turn.state, turn.text)))
-        learnt = [tokenizer.id(turn.state)] if turn.said else answer[:-1]    # no newline
+        if turn.said is None:
+            answer = assistant_part(tokenizer, turn.state, turn.text)
+            learnt = answer[:-1]                            # all but the newline at its end
+        else:
+            # a wrong history is read, not learnt: the right state is, in the place of the wrong
+            answer = assistant_part(tokenizer, *turn.said)
+            learnt = [tokenizer.id(turn.state)]
         ids += user + answer
         labels += [-100] * len(user) + learnt + [-100] * (len(answer) - len(learnt))
     return ids, labels
@@ -247,46 +186,25 @@ def render(tokenizer, turns, grids, pinned=()):
 @dataclass(frozen=True)
 class Augment:
     """Probabilities per dialogue; perturb_rate is the range of the rate per turn."""
-    perturb: float = 0.5
+    perturb: float = 0.5                # the history that is read has errors
     perturb_rate: tuple[float, float] = (0.03, 0.06)
-    shift: float = 0.5
-    compress: float = 0.3
-    window: float = 0.15
+    shift: float = 0.5                  # the stream began earlier
+    compress: float = 0.3               # frames like the last one kept take fewer tokens
+    window: float = 0.15                # the head of the dialogue has left the context
     double_rate: float = 0.1            # of toy clips alone: two frames a second
     noise: float = 0.1                  # of toy clips alone: as a codec leaves it
 
 PLAIN = Augment(0, (0, 0), 0, 0, 0, 0, 0)
-OFFSETS = (60,) * 5 + (200, 200, 900, 100_000)      # bounds of a stream's first second: to a day
+# a shift is drawn below one of these: mostly a minute, seldom what a stream of a day comes to
+OFFSETS = 60, 60, 60, 60, 60, 200, 200, 900, 100_000
 # tasks whose answers do not look back further than their event
 CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Grounding"}
 
 
-class Compressor:
-    """The grid side of each frame of a stream: `coarse` for one like the last kept at `grid`.
-
-    Alike: no 8 x 8 block differs by more than `threshold` levels (of 255) in the mean. So a small
-    object that moves counts, and noise spread over the picture does not. Training and streaming
-    share this rule."""
-
-    def __init__(self, grid, coarse, threshold=3.0):
-        self.grid, self.coarse, self.threshold, self.kept = grid, coarse, threshold, None
-
-    def __call__(self, frame):                              # uint8 (S, S, 3), the model's size
-        if self.kept is not None:
-            n = frame.shape[0] // 8
-            change = np.abs(frame.astype(np.int16) - self.kept)[: n * 8, : n * 8]
-            if change.reshape(n, 8, n, 8, 3).mean((1, 3, 4)).max() <= self.threshold:
-                return self.coarse
-        self.kept = frame
-        return self.grid
-
-
 def shift(turns, offset):
-    """The stream began `offset` seconds earlier: so do its seconds and each "from 12s to 20s"."""
-    def moved(text):
-        return re.sub(r"\b(from|to|since|[Aa]t) (\d+)s\b",
-                      lambda match: f"{match[1]} {int(match[2]) + offset}s", text)
-    return [replace(turn, second=turn.second + offset, text=moved(turn.text)) for turn in turns]
+    """The stream began `offset` seconds earlier: so do its seconds, and those that answers name."""
+    return [replace(turn, second=turn.second + offset, text=moments.shifted(turn.text, offset))
+            for turn in turns]
 
 
 def perturb(turns, rng, rate):
@@ -303,43 +221,74 @@ def perturb(turns, rng, rate):
     return [replace(turn, said=wrong(turn)) if rng.random() < rate else turn for turn in turns]
 
 
-def make_item(tokenizer, config, turns, task, frame, n_frames, fps, name, rng, augment,
-              longest=math.inf):
-    """One training item, what collate makes a batch of: lists of input_ids and labels, their
-    "length"; "pixels" uint8 (U, S, S, 3), the distinct frames; "frames", which of these each frame
-    is; "grids", its grid side; "name"; "counts", what was left out. frame(j): one of n_frames.
+def window(turns, task, rng, wanted, beyond):
+    """(start, stop): which turns an item has, `beyond` fewer than there are. It loses its end, or
+    in part its head where the task allows it; the head also without need, where that is wanted."""
+    start = 0
+    if task in CUTTABLE and (wanted or beyond):
+        last = min(beyond or len(turns), len(turns) - 2)
+        # between two silent turns, so that no event is cut in two
+        cuts = [k for k in range(2, last + 1) if turns[k].state == turns[k - 1].state == SILENCE]
+        start = rng.choice(cuts) if cuts else 0
+    return start, (len(turns) - beyond + start if beyond else len(turns))
 
-    longest: seconds that an item may have; a longer dialogue loses its end (its head, too, where
-    the task allows it, its questions then being pinned)."""
-    chances = augment.perturb, augment.shift, augment.compress, augment.window
-    perturbed, shifted, compressed, windowed = (rng.random() < chance for chance in chances)
-    offset = rng.randrange(rng.choice(OFFSETS)) if shifted else 0
-    beyond = max(len(turns) - longest, 0)
-    last = min(beyond or len(turns), len(turns) - 2)
-    cuts = [k for k in range(2, last + 1) if turns[k].state == turns[k - 1].state == SILENCE]
-    start = rng.choice(cuts) if cuts and (windowed or beyond) and task in CUTTABLE else 0
-    stop = start + longest if beyond else len(turns)
-    pinned = [turn.question for turn in turns[:start] if turn.question]
-    turns = shift(turns[start:stop], offset)
-    if perturbed:
-        turns = perturb(turns, rng, rng.uniform(*augment.perturb_rate))
-    side = Compressor(config.grid, config.coarse_grid) if compressed else lambda _: config.grid
-    pixels, index, grids = [], [], []
-    for j in range(start * fps, min(stop * fps, n_frames)):
-        image = frame(j)
+
+@dataclass
+class Example:
+    """A dialogue with its video, before augmentation."""
+    name: str
+    task: str
+    turns: list[Turn]
+    frame: Callable[[int], np.ndarray]      # number j -> uint8 (S, S, 3), at the model's size
+    n_frames: int
+    fps: int
+
+
+def gather(example, start, stop, side):
+    """The frames of the turns from start to stop: (the distinct ones, which of these each frame is,
+    its grid side). side: a Compressor, or what gives another side of a frame."""
+    fps, pixels, index, grids = example.fps, [], [], []
+    for j in range(start * fps, min(stop * fps, example.n_frames)):
+        image = example.frame(j)
         if not pixels or not np.array_equal(image, pixels[-1]):
             pixels.append(image)                            # a still scene is encoded once
         index.append(len(pixels) - 1)
         grids.append(side(image))
-    by_turn = [grids[k:k + fps] for k in range(0, len(grids), fps)]
+    return np.stack(pixels), index, grids                   # (U, S, S, 3), F and F numbers
+
+
+def make_item(tokenizer, config, example, rng, augment=PLAIN, longest=math.inf):
+    """One training item, what collate makes a batch of: lists of input_ids and labels, their
+    "length"; "pixels" uint8 (U, S, S, 3), the distinct frames; "frames", which of these each frame
+    is; "grids", its grid side; "name"; "counts", what was left out.
+
+    longest: seconds that an item may have. The questions of a head that was cut off are pinned, as
+    they are when a stream forgets its oldest turns."""
+    perturbed = rng.random() < augment.perturb
+    shifted = rng.random() < augment.shift
+    compressed = rng.random() < augment.compress
+    windowed = rng.random() < augment.window
+    offset = rng.randrange(rng.choice(OFFSETS)) if shifted else 0
+    if any(moments.names_seconds(turn.question or "") for turn in example.turns):
+        offset = 0                              # a question names seconds of the film as it is
+
+    beyond = max(len(example.turns) - longest, 0)
+    start, stop = window(example.turns, example.task, rng, windowed, beyond)
+    pinned = [turn.question for turn in example.turns[:start] if turn.question]
+    turns = shift(example.turns[start:stop], offset)
+    if perturbed:
+        turns = perturb(turns, rng, rng.uniform(*augment.perturb_rate))
+
+    side = Compressor(config.grid, config.coarse_grid) if compressed else lambda image: config.grid
+    pixels, index, grids = gather(example, start, stop, side)
+    by_turn = [grids[k:k + example.fps] for k in range(0, len(grids), example.fps)]
     ids, labels = render(tokenizer, turns, by_turn, pinned)
-    return {"input_ids": ids, "labels": labels, "length": len(ids), "pixels": np.stack(pixels),
-            "frames": index, "grids": grids, "name": name,
+    return {"input_ids": ids, "labels": labels, "length": len(ids), "pixels": pixels,
+            "frames": index, "grids": grids, "name": example.name,
             "counts": Counter({"turns beyond `longest` left out": beyond})}
 
 
 # ---- Datasets and batches -------------------------------------------------------------------
-
 ADVICE = "; see all faults: python records.py check "
 
 
@@ -355,10 +304,11 @@ class RawDataset(Dataset):
         self.tokenizer, self.config, self.videos, self.longest = tokenizer, config, videos, longest
         self.seed, self.fps, self.augment, self.epoch = seed, fps, augment, None
         self.silent = silent_second(tokenizer, config, fps)
-        self.files = [[(str(file), n, record) for n, record in enumerate(read_records(file))]
+        # per file: (its name, number in it, record)
+        self.files = [[(str(file), n, record) for n, record in enumerate(read_annotations(file))]
                       for file in files]
         for name, n, record in chain(*self.files):
-            if wrong := faults(record):
+            if wrong := faults(record, videos):
                 raise ValueError(f"{name}: record {n}: {wrong[0]}{ADVICE}{name}")
         weights = [1] * len(files) if weights is None else weights
         self.takes = [round(w * len(rows)) for w, rows in zip(weights, self.files, strict=True)]
@@ -371,16 +321,16 @@ class RawDataset(Dataset):
     def pick(self, i):
         """(file, number in it, record) of item i."""
         epoch, i = divmod(i, len(self))
-        if epoch != self.epoch:
+        if epoch != self.epoch:                             # a new order, kept for the epoch
             self.epoch, self.order, rng = epoch, [], random.Random(f"{self.seed}/{epoch}")
             for rows, take in zip(self.files, self.takes):
-                whole, rest = divmod(take, len(rows) or 1)
+                whole, rest = divmod(take, len(rows) or 1)  # weight 2.5: twice, and half of them
                 self.order += rows * whole + rng.sample(rows, rest)
             rng.shuffle(self.order)
         return self.order[i]
 
     def task(self, i):
-        return self.pick(i)[2]["task_type"]
+        return task_of(self.pick(i)[2])
 
     def estimate(self, i):
         """About how many tokens item i has, without reading its video."""
@@ -388,40 +338,56 @@ class RawDataset(Dataset):
         texts = sum(len(entry["content"]) for entry in [*record.get("question", ()),
                                                          *record.get("response", ())])
         seconds = min(stated_seconds(record), self.longest)
-        return 60 + texts // 4 + seconds * self.silent
+        return 60 + texts // 4 + seconds * self.silent      # a token has about four letters
 
     def __getitem__(self, i):
         return self.item(*self.pick(i), random.Random(f"{self.seed}/{i}/augment"))
 
     def item(self, name, n, record, rng):
-        """The item of record n of a file; its counts say what turns_from_record mended, too."""
+        """The item of record n of a file; its counts say what was accepted and mended, too."""
+        counts = Counter()
         try:
-            size, fps, counts = self.config.vision.image_size, self.fps, Counter()
-            path, rate = video_path(record, self.videos), parse_time(record.get("fps"))
-            images = [resized(image, size) for _, image in frames(path, fps, rate)]
-            turns = turns_from_record(record, math.ceil(len(images) / fps), counts)
-            item = make_item(self.tokenizer, self.config, turns, record["task_type"],
-                             images.__getitem__, len(images), fps, f"{name}:{n}", rng, self.augment,
-                             self.longest)
+            path, rate = video_path(record, self.videos, counts), parse_rate(record.get("fps"))
+            images = self.read(path, rate)
+            turns = turns_from_record(record, math.ceil(len(images) / self.fps), counts)
+            example = Example(f"{name}:{n}", task_of(record), turns, images.__getitem__,
+                              len(images), self.fps)
+            item = make_item(self.tokenizer, self.config, example, rng, self.augment, self.longest)
         except (OSError, ValueError) as error:
             raise ValueError(f"{name}: record {n}: {error}{ADVICE}{name}") from error
+        counts["no question in the record"] += not any(turn.question for turn in turns)
         item["counts"] += counts
         return item
+
+    def read(self, path, rate):
+        """The frames of a video at the model's size; one that stays on the screen is kept once."""
+        images = []
+        for second, image in frames(path, self.fps, rate):
+            check(second < DAY, f"{path} is longer than a day ({DAY} s)")
+            image = resized(image, self.config.vision.image_size)
+            still = bool(images) and np.array_equal(image, images[-1])
+            images.append(images[-1] if still else image)
+        return images
 
 
 def collate(samples, pad_id):
     """Right-padded batch: input_ids, labels (B, T); pixels uint8 (U, H, W, 3), the distinct
     frames; frames (F,), which of these each frame of the batch is; grids (F,), its grid side;
     names; counts; shown (N, 10), if the samples have it: see ToyFilms."""
-    width = max(len(s["input_ids"]) for s in samples)
-    batch = {key: torch.tensor([s[key] + [pad] * (width - len(s[key])) for s in samples])
-             for key, pad in (("input_ids", pad_id), ("labels", -100))}
+    width = max(len(sample["input_ids"]) for sample in samples)
+    batch = {}
+    for key, pad in (("input_ids", pad_id), ("labels", -100)):
+        rows = [sample[key] + [pad] * (width - len(sample[key])) for sample in samples]
+        batch[key] = torch.tensor(rows)                                         # (B, T)
+    first, index = 0, []                # of a sample's frames among those of the batch
+    for sample in samples:
+        index += [first + own for own in sample["frames"]]
+        first += len(sample["pixels"])
     batch["pixels"] = torch.from_numpy(np.concatenate([s["pixels"] for s in samples]))
-    firsts = np.cumsum([0] + [len(s["pixels"]) for s in samples])
-    batch["frames"] = torch.tensor([n + f for s, n in zip(samples, firsts) for f in s["frames"]])
-    batch["grids"] = torch.tensor([g for s in samples for g in s["grids"]])
-    batch["names"] = [s["name"] for s in samples]
-    batch["counts"] = dict(sum((s["counts"] for s in samples), Counter()))
+    batch["frames"] = torch.tensor(index)                                       # (F,)
+    batch["grids"] = torch.tensor([side for sample in samples for side in sample["grids"]])
+    batch["names"] = [sample["name"] for sample in samples]
+    batch["counts"] = dict(sum((sample["counts"] for sample in samples), Counter()))
     if "shown" in samples[0]:
         batch["shown"] = torch.from_numpy(np.concatenate([s["shown"] for s in samples]))
     return batch

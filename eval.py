@@ -156,7 +156,7 @@ def groups_of(args):
         for i, record in enumerate(read_records(args.data)):
             if wrong := data.faults(record):
                 raise ValueError(f"{args.data}: record {i}: {wrong[0]}")
-            task, rate = record["task_type"], data.parse_time(record.get("fps"))
+            task, rate = record["task_type"], data.parse_rate(record.get("fps"))
             groups[str(data.video_path(record, args.folder))].append(
                 {"id": f"{args.data.stem}/{i}", "task": TASKS.get(task, task), "record": record,
                  "fps": rate})

@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 import data
 from parts import render, sources, video
+from parts.annotations import parse_time
 from streamo import KVCache, Streamo, Tokenizer, normalised
 
 STATES = ("silence", "standby", "response")              # in the order of streamo.STATES
@@ -250,7 +251,7 @@ def ask(text):
     when, question = re.fullmatch(r"(?:([-\d.:]*):)?\s*(.*?)\s*", text, re.DOTALL).groups()
     if when == "" or not question:
         raise ValueError(f'{text!r} is not "[second:]question"')
-    return data.parse_time(when) or 0, question
+    return parse_time(when, most=10**7) or 0, question
 
 
 def parse(argv):

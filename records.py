@@ -20,8 +20,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from data import (PLAIN, RawDataset, faults, parse_time, stated_seconds, stream_record,
-                  turns_from_record, video_path)
+from data import PLAIN, RawDataset, stream_record, turns_from_record
+from parts.annotations import faults, parse_time, stated_seconds, video_path
 from parts.config import StreamoConfig
 from parts.files import MISSHAPEN, read_json, read_records
 from parts.tokenizer import STATES, Tokenizer

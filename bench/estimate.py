@@ -9,7 +9,8 @@ from itertools import takewhile
 
 import numpy as np
 
-from data import PLAIN, POOL, Steps, collate, make_item, stated_seconds, turns_from_record
+from data import PLAIN, POOL, Example, Steps, collate, make_item, turns_from_record
+from parts.annotations import stated_seconds, task_of
 from parts.devices import in_bfloat16
 from streamo import BLOCK
 from toy.datasets import CURRICULUM
@@ -74,9 +75,10 @@ def foretold(dataset, i):
     """Item i of a RawDataset by its annotations alone: its frames are single, different pixels."""
     name, _, record = dataset.pick(i)
     seconds = stated_seconds(record)
-    return make_item(dataset.tokenizer, dataset.config, turns_from_record(record, seconds),
-                     record["task_type"], lambda j: np.full((1, 1, 3), j % 256, np.uint8),
-                     seconds * dataset.fps, dataset.fps, name, random.Random(0), PLAIN,
+    example = Example(name, task_of(record), turns_from_record(record, seconds),
+                      lambda j: np.full((1, 1, 3), j % 256, np.uint8), seconds * dataset.fps,
+                      dataset.fps)
+    return make_item(dataset.tokenizer, dataset.config, example, random.Random(0), PLAIN,
                      dataset.longest)
 
 

@@ -302,7 +302,7 @@ def test_stream_with_more_turns_than_the_video(tokenizer):
     raw = record([("q", "9")], [("a", "9"), ("b", "10")])
     stream = data.stream_record(raw, turns_from_record(raw, 10))
     turns = turns_from_record(stream, 8, counts := Counter())
-    assert line(turns) == "-------R" and turns[7].text == "a b" and turns[7].question == "q"
+    assert line(turns) == "-------R" and turns[7].text == "a. b" and turns[7].question == "q"
     assert counts["response after the end moved to the last turn"] == 2
 
 
@@ -505,9 +505,8 @@ def test_window_pins_the_questions_that_left(tokenizer):
 
     def item_of(task, seed):
         black, window = np.zeros((32, 32, 3), np.uint8), Augment(0, (0, 0), 0, 0, 1)
-        return data.make_item(
-            tokenizer, CONFIG, turns, task, lambda j: black, 10, 1, "x", random.Random(seed), window
-        )
+        example = data.Example("x", task, turns, lambda j: black, 10, 1)
+        return data.make_item(tokenizer, CONFIG, example, random.Random(seed), window)
 
     for seed in range(30):
         item = item_of("Event Caption", seed)
@@ -523,20 +522,9 @@ def test_window_pins_the_questions_that_left(tokenizer):
 def test_a_long_dialogue_keeps_a_window_of_full_length(tokenizer):
     turns, black = [Turn(k) for k in range(40)], np.zeros((32, 32, 3), np.uint8)
     starts = set()
+    example = data.Example("x", "Event Caption", turns, lambda j: black, 40, 1)
     for seed in range(60):
-        item = data.make_item(
-            tokenizer,
-            CONFIG,
-            turns,
-            "Event Caption",
-            lambda j: black,
-            40,
-            1,
-            "x",
-            random.Random(seed),
-            PLAIN,
-            longest=30,
-        )
+        item = data.make_item(tokenizer, CONFIG, example, random.Random(seed), PLAIN, longest=30)
         assert len(item["frames"]) == 30 and +item["counts"] == {
             "turns beyond `longest` left out": 10
         }

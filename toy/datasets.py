@@ -5,7 +5,7 @@ import re
 import numpy as np
 from torch.utils.data import Dataset
 
-from data import SYSTEM, Augment, make_item, turns_from_record
+from data import SYSTEM, Augment, Example, make_item, turns_from_record
 from toy.dialogues import sample
 from toy.drills import Slides
 from toy.world import CHANGES, COLOURS, DIRECTIONS, SHAPES, Clip, labels
@@ -82,9 +82,9 @@ class ToyDataset(Dataset):
             return image if not level else np.clip(
                 image + noise.normal(0, level, image.shape), 0, 255).astype(np.uint8)
 
-        turns = turns_from_record(record, clip.seconds)
-        return make_item(self.tokenizer, self.config, turns, record["task_type"], frame,
-                         clip.seconds * fps, fps, f"toy {self.seed}/{kind}/{i}", rng, self.augment)
+        example = Example(f"toy {self.seed}/{kind}/{i}", record["task_type"],
+                          turns_from_record(record, clip.seconds), frame, clip.seconds * fps, fps)
+        return make_item(self.tokenizer, self.config, example, rng, self.augment)
 
 
 class ToyFilms(ToyDataset):
@@ -111,10 +111,13 @@ class ToyFilms(ToyDataset):
             cells = labels(things[t], before[t], side, grid)
             _, latest = max((q for q in questions if q[0] <= t), default=(0, ""))
             shown.append(np.column_stack([cells, asked(cells, latest)]))
-        ids = np.array(item["input_ids"])
-        number = np.isin(ids, [*self.numbers])          # the last before a frame: 5 of "<4s-5s>"
-        at = np.maximum.accumulate(number * np.arange(len(ids)))[ids == self.tokenizer.frame_id]
-        tags = [-1 if number[k - 1] else self.numbers[ids[k]] for k in at]      # -1: two tokens
+        tags, second, last = [], None, None             # of each visual token, the 5 of "<4s-5s>"
+        for token in item["input_ids"]:
+            if token in self.numbers:                   # a number of four digits has two tokens
+                second = -1 if last in self.numbers else self.numbers[token]
+            if token == self.tokenizer.frame_id:
+                tags.append(second)
+            last = token
         item["shown"] = np.column_stack([np.concatenate(shown), np.float32(tags)])
         return item
 

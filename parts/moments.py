@@ -1,0 +1,29 @@
+"""Seconds that a text names: "from 3s to 9s", "between 34s to 50s", "since 2.5 seconds"."""
+import re
+
+# What is a moment, and not a length of time ("in 3s", "for 3 seconds"), follows one of these words.
+MOMENT = re.compile(r"""
+    (\b(?:from|to|since|until|between|at)\ )
+    (\d+(?:\.\d+)?)                                                     # 34
+    (?: ((?:\ ?s(?:ec(?:ond)?s?)?)?\ ?(?:to|and|-)\ ?) (\d+(?:\.\d+)?) )?   # "s to " and 50
+    (?=\ ?s(?:ec(?:ond)?s?)?\b)                                         # s, sec, seconds
+    """, re.VERBOSE | re.IGNORECASE)
+# Anything that looks like a moment: "in 12 - 18", "3:20", "5 s".
+TIMED = re.compile(r"\d ?(?:-|–|to|:) ?\d|\d ?s(?:ec(?:ond)?s?)?\b", re.IGNORECASE)
+
+
+def names_seconds(text):
+    return bool(TIMED.search(text))
+
+
+def shifted(text, offset):
+    """The text with each moment `offset` (a whole number of) seconds later."""
+    def later(number):
+        whole, point, rest = number.partition(".")
+        return f"{int(whole) + offset}{point}{rest}"
+
+    def moved(match):
+        lead, first, link, last = match.groups()
+        return lead + later(first) + (link + later(last) if last else "")
+
+    return MOMENT.sub(moved, text)

@@ -1,18 +1,25 @@
-"""Watch a video or a live stream with Streamo: every second it is silent, stands by, or answers.
+"""Watch videos and live streams with Streamo: every second it is silent, stands by, or answers.
 
     python infer.py assets/demo.mp4                                  describes every event
     python infer.py video.mp4 --ask "What is happening?" --ask "1:05:What did the man do?"
     python infer.py video.mp4 --jsonl out.jsonl --srt out.srt --render out.mp4 --timeline out.png
-    python infer.py camera:0                                         type questions while it runs
-    python infer.py rtsp://host/stream --window 120 --prune 30 --compress
+    python infer.py camera:0                              questions and /commands while it runs
+    python infer.py door.mp4 rtsp://host/yard             several at once, one forward for all
+    python infer.py rtsp://host/stream --window 120 --prune 30 --compress --record seen.mp4
     ffmpeg -i in.mp4 -r 1 -s 64x64 -pix_fmt rgb24 -f rawvideo - | python infer.py - --size 64x64
 
-As a library:
+As a library, a whole stream, or second by second:
 
     for turn in stream(model, tokenizer, video.frames("video.mp4"), [(0, "Describe every event.")]):
         print(turn.start, turn.end, turn.state, turn.probs, turn.text)
+
+    door, yard = Session(model, tokenizer), Session(model, tokenizer)
+    question = door.ask("Who comes in?")
+    turns = step([door, yard], [[picture], [another]])    # a second of both
+    question.close()
 """
 import argparse
+import codecs
 import json
 import math
 import os
@@ -34,13 +41,16 @@ from PIL import Image
 from tqdm import tqdm
 
 import data
-from parts import render, sources, video
+from parts import render, saved, sources, video
 from parts.annotations import parse_time
+from parts.checks import check_setting, check_step, ordered
+from parts.compressor import Compressor
+from parts.questions import Agenda, Questions
+from parts.slots import FRAME, PINNED, TEXT, Piece, Slots
 from streamo import KVCache, Streamo, Tokenizer, normalised
 
 STATES = ("silence", "standby", "response")              # in the order of streamo.STATES
 SILENCE, STANDBY, RESPONSE = range(3)
-TEXT, FRAME, PINNED = range(3)          # slots that leave with their turn, may leave before, never
 
 
 @dataclass
@@ -54,47 +64,66 @@ class StreamTurn:
     question: str | None                                 # asked in this turn
     ms: float                                            # from the frames at hand to the last word
     kv: tuple[int, int] = (0, 0)                         # slots of the cache: in use, in all
+    cut: str | None = None               # the answer stops short: "length", or for a "question"
+    notes: tuple[str, ...] = ()          # questions that were closed or refused, and why
 
 
-# ---- One second
+# ---- What is seen, what is decided
 
-def by_second(frames, fps):
-    """(seconds, image), ... -> (second, [at most fps images]), ...
+def see(model, images, compressors=None):
+    """F images -> (tokens of each, features (N, hidden) of all): one vision forward.
 
-    A second is yielded at its last frame, not when the next one begins: nothing live waits."""
-    for second, group in groupby(frames, lambda frame: int(frame[0] + 1e-6)):
-        yield second, [image for _, image in islice(group, fps)]
-
-
-def due(questions, asked, second):
-    """What is to be asked at `second`, a line each, or None. asked: indices, updated."""
-    now = [i for i, (when, _) in enumerate(questions) if when <= second and i not in asked]
-    asked.update(now)
-    return "\n".join(questions[i][1] for i in now) or None
-
-
-def see(model, images, compressor=None):
-    """F images -> (tokens of each, features (N, hidden) of all), in one vision forward."""
-    weight = next(model.parameters())
-    if torch.is_tensor(images[0]):                       # encoded before: (tokens, hidden) each
-        if compressor:
-            raise ValueError("compress needs pictures, not encoded frames")
-        return [len(image) for image in images], torch.cat(images).to(weight)
-    images = [np.asarray(i.convert("RGB") if isinstance(i, Image.Image) else i) for i in images]
-    images = [video.resized(image, model.config.vision.image_size) for image in images]
-    grids = [compressor(image) if compressor else model.config.grid for image in images]
-    pixels = normalised(torch.from_numpy(np.stack(images)).to(weight.device)).to(weight.dtype)
-    features = model.features(pixels, torch.arange(len(grids)), torch.tensor(grids))
-    return [side ** 2 for side in grids], features
+    An image is uint8 (H, W, 3), PIL, or was encoded before: (tokens, hidden). compressors: for
+    each image the Compressor of its stream, or None."""
+    weight, config = next(model.parameters()), model.config
+    pictures, sides = [], []
+    for image, compressor in zip(images, compressors or [None] * len(images)):
+        if torch.is_tensor(image):
+            if compressor:
+                raise ValueError("compress needs pictures, not encoded frames")
+            continue
+        image = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+        pictures.append(video.resized(image, config.vision.image_size))
+        sides.append(compressor(pictures[-1]) if compressor else config.grid)
+    seen = []
+    if pictures:
+        pixels = torch.from_numpy(np.stack(pictures)).to(weight.device)      # (F, S, S, 3)
+        features = model.features(normalised(pixels).to(weight.dtype), torch.arange(len(sides)),
+                                  torch.tensor(sides))
+        seen = list(features.split([side ** 2 for side in sides]))
+    parts = [image.to(weight) if torch.is_tensor(image) else seen.pop(0) for image in images]
+    return [len(part) for part in parts], torch.cat(parts)
 
 
-def decide(logits, state_ids, threshold):
-    """Logits (V,) at the end of a user part -> (index into STATES, probabilities of the three)."""
-    probs = logits[list(state_ids)].float().softmax(-1).tolist()
-    if threshold is None:
-        return probs.index(max(probs)), probs
-    quiet = probs.index(max(probs[:RESPONSE]))
-    return RESPONSE if probs[RESPONSE] >= threshold else quiet, probs
+@dataclass
+class Decision:
+    """When to speak. The model's wish is its likeliest state; each rule is off by default."""
+    threshold: float | None = None       # P(response) that is enough; None: when it is likeliest
+    patience: int = 1                    # seconds on end that must want an answer before one comes
+    no_repeat: bool = False              # not the last answer again, unless it was asked anew
+    wanted: int = 0                      # seconds on end that wanted one so far
+    last: str | None = None              # the last answer since the last question
+    quiet: int = SILENCE                 # what is said instead
+
+    def state(self, probs):
+        """Probabilities of the three states -> index into STATES."""
+        self.quiet = probs.index(max(probs[:RESPONSE]))
+        enough = probs[self.quiet] if self.threshold is None else self.threshold
+        speak = probs[RESPONSE] >= enough and (self.threshold is not None
+                                               or probs[RESPONSE] > enough)
+        self.wanted = self.wanted + 1 if speak else 0
+        if self.wanted < self.patience:
+            return self.quiet
+        self.wanted = 0
+        return RESPONSE if speak else self.quiet
+
+    def repeats(self, text):
+        """Whether this answer, now decoded, is to be taken back."""
+        return self.no_repeat and text == self.last
+
+    def may_repeat(self, text):
+        """Whether the answer that begins so may come to be taken back."""
+        return self.no_repeat and (self.last or "").startswith(text)
 
 
 def unspoken(model, tokenizer):
@@ -105,140 +134,294 @@ def unspoken(model, tokenizer):
     return bias
 
 
-# ---- What is in the cache
+# ---- What stays in the cache
+#
+# The cache of a stream at the end of second 6, with a window of 3 seconds; "What?" was asked at
+# second 1 and "Who?" at second 5. A turn is <|im_start|>user\n <4s-5s>\n, frames (f),
+# <|im_end|>\n <|im_start|>assistant\n, the state, <|im_end|>\n:
+#
+#    system | user What? end | user <4s-5s> f f end assistant S end | user Who? <5s-6s> ...
+#    PINNED | PINNED.......  | TEXT........ F F TEXT............... | PINNED... TEXT... F F ...
+#
+#    ... | user <6s-7s> f f end assistant    | pending: S end
+#
+# The state of second 6 is chosen but not yet read: it and its end go through the model together
+# with the user part of second 7, so a silent second costs one forward. Of the turn of second 1 only
+# the question is left, as data.pinned_part writes it.
 
-class Memory:
-    """The KV cache, with the second and the kind (TEXT, FRAME or PINNED) of each of its slots.
+SPARE = 8               # a drop moves all later keys: it goes 1/8 of the window beyond what it must,
+                        # and is needed so much less often
+ANSWER = 16             # slots that a default cache has for the answer of each second, on average
+QUESTIONS = 256         # and for the open questions
 
-    A policy says which slots leave; what stays moves together (KVCache.drop). The frames of a turn
-    that was not silent count as text."""
-    ANSWER, QUESTIONS = 16, 256      # slots of a default cache for each second's answer, for pins
 
-    def __init__(self, model, tokenizer, fps, reserve, window, prune, capacity, counts):
-        self.model, self.tokenizer, self.reserve = model, tokenizer, reserve
-        self.prune, self.counts, self.pending = prune, counts, []
-        self.window = model.config.window if window is None else window
-        limit, system = model.config.decoder.max_position_embeddings, data.system_part(tokenizer)
-        turn = len(data.user_part(tokenizer, 99_999, [model.config.grid ** 2] * fps)) + self.ANSWER
-        needed = len(system) + self.QUESTIONS + (self.window + 1) * turn + reserve
-        self.capacity = capacity or (min(limit, needed) if self.window else limit)
-        if self.capacity > limit:
-            raise ValueError(f"capacity {capacity}: the decoder has {limit} positions")
-        self.most_pinned = len(system) + (self.capacity - len(system)) // 4
-        weight = next(model.parameters())
-        self.cache = KVCache(model.config.decoder, 1, self.capacity, weight.dtype, weight.device)
-        self.second, self.kind = np.zeros((2, self.capacity), int)
-        self.read(system, 0, PINNED)
+def sliding_window(seconds, kinds, now, excess, window, prune):
+    """The policy of eviction: before the turn of second `now`, which slots leave? (n,) bool.
 
-    def read(self, ids, second, kind, features=None):
-        """One decoder forward: append ids to the cache -> logits (V,) after the last of them."""
-        new = slice(self.cache.length, self.cache.length + len(ids))
-        ids = torch.tensor([ids], device=self.cache.keys.device)
-        logits = self.model(ids, features, cache=self.cache, select="last")[0]
-        self.second[new], self.kind[new] = second, kind
-        return logits
+    seconds, kinds: (n,), of each slot in use: the second of its turn, and TEXT, FRAME or PINNED.
+    excess: slots that must leave for the turn to fit (0 or less: none). Old frames leave, then old
+    turns, then as many more as must; with a window of 0 nothing does."""
+    gone = np.zeros(len(kinds), bool)
+    turns, frames = kinds != PINNED, kinds == FRAME
+    for leaving, most in ((frames, prune), (turns, window)):
+        if most and (leaving & (seconds <= now - most)).any():
+            gone |= leaving & (seconds <= now - most + most // SPARE)
+    while window and gone.sum() < excess and (turns & ~gone).any():
+        held = np.unique(seconds[turns & ~gone])
+        gone |= turns & (seconds <= held[len(held) // SPARE])
+    return gone
 
-    def listen(self, second, tokens, features, question):
-        """Append what is pending and the user part -> (logits (V,) at its last token, question or
-        None where the open questions would fill over a quarter of the cache)."""
-        pins = len(data.pinned_part(self.tokenizer, question)) if question else 0
-        if pins + (self.kind[:self.cache.length] == PINNED).sum() > self.most_pinned:
-            self.counts["questions refused: too many are open"] += 1
-            pins, question = 0, None
-        user = data.user_part(self.tokenizer, second, tokens, question)
-        kinds = np.where(np.equal(user, self.tokenizer.frame_id), FRAME, TEXT)
-        if question:            # pin what data.pinned_part writes: the head of the turn, and the
-            after = np.flatnonzero(kinds == FRAME)[-1] + 1       # <|im_end|>\n after its frames,
-            kinds[:pins - 2] = kinds[after:after + 2] = PINNED   # which is two tokens
-        self.make_room(second, len(self.pending) + len(user) + self.reserve)
-        # only now: the turn that is pending may just have been dropped
-        n, last = len(self.pending), self.second[self.cache.length - 1]
-        return self.read(self.pending + user, np.append([last] * n, [second] * len(user)),
-                         np.append([TEXT] * n, kinds), features), question
+
+class Session:
+    """One stream: its cache, what lies in it, its open questions. `step` takes it a second on.
+
+    Settings are those of `stream` and may be changed while it runs (but fps and capacity);
+    `decision` has the rules of speaking. ask(), and close() of what it returns, may be called from
+    another thread. on_word, where set, is called with each new piece of an answer."""
+
+    def __init__(self, model, tokenizer, *, fps=1, threshold=None, patience=1, no_repeat=False,
+                 max_new_tokens=64, window=None, prune=None, compress=None, capacity=None,
+                 policy=sliding_window, counts=None):
+        config, weight = model.config, next(model.parameters())
+        self.model, self.tokenizer, self.policy = model, tokenizer, policy
+        self.decision = Decision(config.threshold if threshold is None else threshold, patience,
+                                 no_repeat)
+        self.fps, self.max_new_tokens = fps, max_new_tokens
+        self.window = config.window if window is None else window
+        self.prune, self.compress, self.capacity = prune, compress, capacity
+        self.check_settings()
+        self.system = data.system_part(tokenizer)
+        limit = config.decoder.max_position_embeddings
+        if capacity is None:
+            self.capacity = min(limit, self.slots_wanted()) if self.window else limit
+        if not len(self.system) < self.capacity <= limit:
+            raise ValueError(f"capacity {capacity}: the decoder has {limit} positions, and the "
+                             f"system part needs {len(self.system)}")
+        self.cache = KVCache(config.decoder, 1, self.capacity, weight.dtype, weight.device)
+        self.slots, self.pending, self.last = Slots(self.cache), [], -1      # the last second
+        self.book, self.counts = Questions(), Counter() if counts is None else counts
+        self.compressor = Compressor(config.grid, config.coarse_grid)
+        self.bias, self.end = unspoken(model, tokenizer), tokenizer.encode("<|im_end|>\n")
+        self.on_word, self.interrupted = None, False
+
+    threshold = property(lambda self: self.decision.threshold,
+                         lambda self, value: setattr(self.decision, "threshold", value))
+    questions = property(lambda self: self.book.open())  # those that wait for their second, too
+
+    def check_settings(self):
+        for name in ("fps", "max_new_tokens", "window", "prune", "compress", "threshold"):
+            check_setting(name, getattr(self, name))
+        check_setting("patience", self.decision.patience)
+
+    def slots_wanted(self):
+        """What the window, the turn that is being read and the longest answer need."""
+        frames = [self.model.config.grid ** 2] * self.fps
+        turn = len(data.user_part(self.tokenizer, 99_999, frames)) + ANSWER
+        return len(self.system) + QUESTIONS + (self.window + 1) * turn + self.max_new_tokens
+
+    def ask(self, text, second=0, once=False, interrupt=False):
+        """Ask in the next turn, or in the first one from `second` on -> questions.Question.
+
+        once: the first answer closes it. interrupt: an answer that is being given stops here."""
+        question = self.book.ask(text, second, once)
+        self.interrupted |= interrupt
+        return question
+
+    # ---- One second, in the order of `step`
+
+    def hear(self, second, tokens):
+        """What goes through the model: the end of the last turn and this one's user part, [Piece].
+
+        A question pins itself, the head of its turn and the <|im_end|>\n after the frames."""
+        def size(question):
+            return len(data.pinned_part(self.tokenizer, question.text))
+        room = (self.capacity - len(self.system)) // 4       # more would crowd out the frames
+        joining, notes = self.book.admit(second, size, room, self.counts)
+        self.interrupted = False                         # by these questions
+        self.slots.close(self.book.take_closed(), self.book.open())
+        plain = data.user_part(self.tokenizer, second, tokens)
+        head = len(self.tokenizer.encode("<|im_start|>user\n"))
+        first = plain.index(self.tokenizer.frame_id)
+        last = first + sum(tokens)
+        end = last + len(self.end)
+        around = PINNED if joining else TEXT
+        asked = [Piece(self.tokenizer.encode(question.text + "\n", special=False), second, PINNED,
+                       question.number) for question in joining]
+        pieces = [Piece(plain[:head], second, around), *asked, Piece(plain[head:first], second),
+                  Piece(plain[first:last], second, FRAME), Piece(plain[last:end], second, around),
+                  Piece(plain[end:], second)]
+        self.make_room(second, sum(len(piece.ids) for piece in pieces))
+        pieces, self.last = [Piece(self.pending, self.last), *pieces], second
+        if joining:
+            self.decision.last = None
+        question = "\n".join(question.text for question in joining) or None
+        self.turn = StreamTurn(second, second + 1, "", (), "", question, 0.0, notes=tuple(notes))
+        return pieces
 
     def make_room(self, second, need):
-        """Before a turn of `need` slots: old frames leave, then old turns. A drop moves all later
-        keys, so it goes an eighth further than it must, and is needed the less often."""
-        for kinds, most in (((FRAME,), self.prune), ((TEXT, FRAME), self.window)):
-            held = self.seconds(kinds)
-            if most and len(held) and held[0] <= second - most:
-                self.drop(kinds, second - most + most // 8)
-        while self.cache.length + need > self.capacity:
-            held = self.seconds((TEXT, FRAME))
-            if not self.window or not len(held):
-                raise ValueError(f"second {second}: the cache is full ({self.cache.length} + {need}"
-                                 f" of {self.capacity} slots): a --window, fewer questions, or less"
-                                 " --max-new-tokens")
-            self.counts["times the cache was full before the window"] += 1
-            self.drop((TEXT, FRAME), held[len(held) // 8])
+        """Before a turn of `need` slots: what the policy says leaves."""
+        slots, counts = self.slots, self.counts
+        need += len(self.pending) + self.max_new_tokens
+        turns, framed = slots.turns(), slots.turns((FRAME,))
+        excess = self.cache.length + need - self.capacity
+        if self.window and excess > 0 and turns and min(turns) > second - self.window:
+            counts["times the cache was full before the window"] += 1
+        slots.drop(self.policy(slots.second, slots.kind, second, excess, self.window, self.prune))
+        left = turns - slots.turns()
+        counts["turns dropped"] += len(left)
+        counts["turns without their frames"] += len(framed - left - slots.turns((FRAME,)))
+        if self.last in left:
+            self.pending = []                            # the turn that it ends
+        if self.cache.length + need > self.capacity:
+            raise ValueError(f"second {second}: the cache is full ({self.cache.length} + {need}"
+                             f" of {self.capacity} slots): a --window, fewer questions, or less"
+                             " --max-new-tokens")
 
-    def keep_frames(self, second):
-        """The frames of this turn, which was not silent, stay as long as its text."""
-        n = self.cache.length
-        self.kind[:n][(self.second[:n] == second) & (self.kind[:n] == FRAME)] = TEXT
+    def choose(self, logits):
+        """The state, by the logits (V,) at the end of the user part."""
+        probs = logits[list(self.tokenizer.state_ids)].float().softmax(-1).tolist()
+        self.turn.probs, self.state = tuple(probs), self.decision.state(probs)
+        self.token = self.tokenizer.state_ids[self.state]        # chosen, not yet in the cache
+        self.begin, self.said, self.told = self.cache.length, [], ""
 
-    def seconds(self, kinds):
-        """The seconds of the slots of these kinds, in order."""
-        n = self.cache.length
-        return np.unique(self.second[:n][np.isin(self.kind[:n], kinds)])
+    def speaks(self):
+        """Whether the answer goes on."""
+        return (self.state == RESPONSE and self.token != self.end[0] and not self.interrupted
+                and len(self.said) < self.max_new_tokens)
 
-    def drop(self, kinds, second):
-        """Slots of these kinds leave, of every turn up to and with `second`."""
-        n = self.cache.length
-        gone = np.isin(self.kind[:n], kinds) & (self.second[:n] <= second)
-        edges = np.flatnonzero(np.diff(gone, prepend=False, append=False))      # start, end, ...
-        self.cache.drop(edges[::2], edges[1::2])
-        what = "turns dropped" if TEXT in kinds else "turns without their frames"
-        self.counts[what] += len(np.unique(self.second[:n][gone]))
-        for array in (self.second, self.kind):
-            array[:self.cache.length] = array[:n][~gone]
-        if not len(self.seconds((TEXT, FRAME))):
-            self.pending = []                            # the turn that it ends has left
+    def say(self, token):
+        """The next token of the answer, or its end."""
+        self.token = token
+        if token != self.end[0]:
+            self.said.append(token)
+            text = self.text()
+            if self.on_word and text != self.told and not self.decision.may_repeat(text):
+                self.on_word(text[len(self.told):])
+                self.told = text
+
+    def text(self):
+        """The answer so far, up to the last letter whose bytes are all there."""
+        raw = b"".join(self.tokenizer.bytes[token] for token in self.said)
+        return codecs.utf_8_decode(raw, "replace", False)[0].strip()
+
+    def finish(self, began):
+        """-> the StreamTurn of this second."""
+        turn, turn.text = self.turn, self.text()
+        if self.state == RESPONSE and self.decision.repeats(turn.text):
+            self.slots.drop(np.arange(self.cache.length) >= self.begin)      # as if never begun
+            self.state, turn.text = self.decision.quiet, ""
+            self.token = self.tokenizer.state_ids[self.state]
+        if self.state == RESPONSE and self.token != self.end[0]:
+            turn.cut = "question" if self.interrupted else "length"
+        if self.state != SILENCE:                        # its frames stay as long as its text
+            mine = (self.slots.second == self.last) & (self.slots.kind == FRAME)
+            self.slots.kind[mine] = TEXT
+        if turn.text:
+            self.decision.last = turn.text
+            turn.notes += tuple(self.book.answer(turn.start))
+        self.pending = self.end if self.token == self.end[0] else [self.token, *self.end]
+        turn.state, turn.kv = STATES[self.state], (self.cache.length, self.capacity)
+        turn.ms = 1000 * (time.perf_counter() - began)
+        return turn
+
+    def step(self, images, second=None):
+        """The next second (or this later one) of the stream: at most fps images -> StreamTurn."""
+        return step([self], [images], None if second is None else [second])[0]
+
+    # ---- A stream that goes on another day
+
+    def save(self, path):
+        """All but the model, the tokenizer and the policy, in one file (parts/saved.py)."""
+        saved.write(path, self)
+
+    @classmethod
+    def load(cls, path, model, tokenizer, policy=sliding_window):
+        """The session that was saved; it goes on with the same bits."""
+        settings, rest = saved.read(path, model)
+        return saved.restore(cls(model, tokenizer, policy=policy, **settings), rest)
 
 
 # ---- The loop
 
+def read(sessions, chunks, features=None):
+    """One decoder forward: append chunk i, [Piece], to the cache of session i -> logits (n, V) at
+    the last token of each chunk."""
+    ids = [session.slots.note(pieces) for session, pieces in zip(sessions, chunks)]
+    caches = [(session.cache, len(new)) for session, new in zip(sessions, ids)]
+    together = torch.tensor([sum(ids, [])], device=sessions[0].cache.keys.device)
+    return sessions[0].model(together, features, cache=caches, select="last")
+
+
 @torch.inference_mode()
-def stream(model, tokenizer, frames, questions=(), *, fps=1, threshold=None, max_new_tokens=64,
-           window=None, prune=None, compress=None, capacity=None, counts=None):
+def step(sessions, images, seconds=None):
+    """A second of each of these streams of one model -> a StreamTurn each, as if each were alone.
+
+    images: for each session a list of 1 to fps frames (see `see`). One vision forward and one
+    decoder forward for all, and one more for each token of the longest answer."""
+    began, model = time.perf_counter(), sessions[0].model
+    seconds = [session.last + 1 for session in sessions] if seconds is None else seconds
+    flat, compressors = [], []
+    for session, second, some in zip(sessions, seconds, images, strict=True):
+        check_step(session, model, second, some)
+        session.compressor.threshold = session.compress
+        flat += some
+        compressors += [session.compressor if session.compress is not None else None] * len(some)
+    tokens, features = see(model, flat, compressors)
+    if new := [session for session in sessions if not session.cache.length]:
+        read(new, [[Piece(session.system, -1, PINNED)] for session in new])
+    chunks = []
+    for session, second, some in zip(sessions, seconds, images):
+        mine, tokens = tokens[:len(some)], tokens[len(some):]
+        if session.compress is not None:
+            full = model.config.grid ** 2
+            session.counts["frames compressed"] += sum(n < full for n in mine)
+        chunks.append(session.hear(second, mine))
+    for session, logits in zip(sessions, read(sessions, chunks, features)):
+        session.choose(logits)
+    while speaking := [session for session in sessions if session.speaks()]:
+        logits = read(speaking, [[Piece([session.token], session.last)] for session in speaking])
+        for session, token in zip(speaking, (logits + speaking[0].bias).argmax(-1).tolist()):
+            session.say(token)
+    return [session.finish(began) for session in sessions]
+
+
+def by_second(frames, fps):
+    """(seconds, image), ... -> (second, [at most fps images]), ...
+
+    A second is yielded at its last frame, not when the next one begins: nothing live waits."""
+    for second, group in groupby(ordered(frames), lambda frame: int(frame[0] + 1e-6)):
+        yield second, [image for _, image in islice(group, fps)]
+
+
+def stream(model, tokenizer, frames, questions=(), **settings):
     """Yield a StreamTurn a second; a silent one costs one vision and one decoder forward.
 
-    frames: (seconds, image), fps a second; an image is uint8 (H, W, 3), PIL, or (tokens, hidden).
+    frames: (seconds, image), fps a second; an image is uint8 RGB (H, W, 3), PIL, or (tokens,
+        hidden), encoded before.
     questions: (second, text) pairs; each joins the first turn with start >= second. They are read
-        anew every second, so another thread may append. A question stays open, and in the cache,
-        until the stream ends; what would take over a quarter of the cache is refused and counted.
-    threshold: respond when P(response) reaches it; None: when it is the likeliest state.
-    window: seconds that stay (at times an eighth less), as far as the decoder's positions reach.
-        None: config.window. 0: all, and ValueError when the cache is full.
-    prune: seconds that keep their frames (at times an eighth less); of older ones that were silent
-        only the text stays. None: all.
-    compress: a frame that differs less from the last kept one is coarse (data.Compressor).
-    capacity: slots of the cache, never exceeded: the oldest turns leave. None: as the window needs.
-    counts: a Counter of what was dropped, compressed and refused."""
-    counts = Counter() if counts is None else counts
-    memory = Memory(model, tokenizer, fps, max_new_tokens, window, prune, capacity, counts)
-    full, coarse = model.config.grid, model.config.coarse_grid
-    compressor = None if compress is None else data.Compressor(full, coarse, compress)
-    asked, bias, close = set(), unspoken(model, tokenizer), tokenizer.encode("<|im_end|>\n")
-    end = close[0]
-    for second, images in by_second(frames, fps):
-        began = time.perf_counter()
-        tokens, features = see(model, images, compressor)
-        counts["frames compressed"] += sum(n < full ** 2 for n in tokens) if compressor else 0
-        question = due(questions, asked, second)
-        logits, question = memory.listen(second, tokens, features, question)
-        state, probs = decide(logits, tokenizer.state_ids, threshold)
-        if state != SILENCE:
-            memory.keep_frames(second)
-        answer, token = [], tokenizer.state_ids[state]   # token: chosen, not yet in the cache
-        while state == RESPONSE and token != end and len(answer) < max_new_tokens:
-            token = int((memory.read([token], second, TEXT) + bias).argmax())
-            answer += [token] if token != end else []
-        memory.pending = close if token == end else [token, *close]
-        yield StreamTurn(second, second + 1, STATES[state], tuple(probs),
-                         tokenizer.decode(answer).strip(), question,
-                         1000 * (time.perf_counter() - began),
-                         (memory.cache.length, memory.capacity))
+        anew every second, so another thread may append or delete. A question stays open, and in the
+        cache, until the stream ends, or it is closed to make room for another.
+    settings, and their defaults:
+    fps=1
+    threshold=None: respond when P(response) reaches it. None: config.threshold, and where that is
+        None, too, when it is the likeliest state. patience=1, no_repeat=False: see Decision.
+    max_new_tokens=64: of one answer.
+    window=None: seconds that stay (at times an eighth less), as far as the decoder's positions
+        reach. None: config.window. 0: all, and ValueError when the cache is full.
+    prune=None: seconds that keep their frames (at times an eighth less); of older ones that were
+        silent only the text stays. None: all.
+    compress=None: a frame that differs less from the last kept one is coarse (Compressor).
+    capacity=None: slots of the cache, never exceeded: the oldest turns leave. None: as the window
+        needs. policy=sliding_window: which ones leave.
+    counts=None: a Counter of what was dropped, compressed, closed and refused."""
+    session, agenda = Session(model, tokenizer, **settings), Agenda(questions)
+
+    def turns():
+        for second, images in by_second(frames, session.fps):
+            for text in agenda.due(second):
+                session.ask(text)
+            yield session.step(images, second)
+    return turns()
 
 
 # ---- The command line
@@ -337,7 +520,8 @@ def watch(args):
                 bar_format="{desc} {bar:10} {percentage:3.0f}%" if seconds else "{desc}") as bar:
             for turn in stream(model, tokenizer, frames, args.ask, counts=counts, **args.options):
                 n, worst = n + 1, max(worst, turn.ms)
-                row = {key: value for key, value in asdict(turn).items() if key != "kv"}
+                row = {key: value for key, value in asdict(turn).items()
+                       if key != "kv" and (value or key not in ("cut", "notes"))}
                 print(json.dumps(row, ensure_ascii=False), file=jsonl, flush=True)
                 if args.srt or args.vtt or args.timeline or args.render:
                     kept.append(turn)

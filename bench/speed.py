@@ -125,11 +125,11 @@ def machine(device, dtype):
 def ours(args, tokenizer, model, seconds):
     """Our loop over `seconds`: {second: ms of a silent one}, {second: [ms of each token]}, MiB."""
     silent, tokens, now = {}, {}, [0]
-    decide, forward = infer.decide, model.language_model.forward
+    state, forward = infer.Decision.state, model.language_model.forward
 
-    def scripted(logits, state_ids, threshold):             # the true work, then the script's word
-        _, probs = decide(logits, state_ids, threshold)
-        return 2 * (now[0] % EVERY == EVERY - 1), probs
+    def scripted(decision, probs):                          # the true work, then the script's word
+        state(decision, probs)
+        return 2 * (now[0] % EVERY == EVERY - 1)
 
     def timed(input_ids=None, embeds=None, cache=None, select=None):
         one = embeds.shape[1] == 1
@@ -139,14 +139,14 @@ def ours(args, tokenizer, model, seconds):
     def watched():
         for now[0], image in noise(seconds, model.config.vision.image_size):
             yield now[0], image
-    infer.decide, model.language_model.forward = scripted, timed
+    infer.Decision.state, model.language_model.forward = scripted, timed
     try:
         for turn in infer.stream(model, tokenizer, watched(), [(0, QUESTION)],
                                  max_new_tokens=ANSWER, window=args.window):
             if turn.state != "response":
                 silent[turn.start] = turn.ms                # its probabilities were waited for
     finally:
-        infer.decide, model.language_model.forward = decide, forward
+        infer.Decision.state, model.language_model.forward = state, forward
     return silent, tokens, turn.kv[1] * cache_bytes(model) / 2 ** 20
 
 

@@ -98,6 +98,7 @@ class StreamoConfig:
     grid: int = 7
     coarse_grid: int = 3
     window: int = 60
+    threshold: float | None = None
 
     def to_dict(self):
         return {"model_type": "streamo", **asdict(self)}
@@ -107,7 +108,7 @@ class StreamoConfig:
         data = {key: value for key, value in data.items() if key != "model_type"}
         for config, part in ((cls, data), (VisionConfig, data.get("vision", {})),
                              (DecoderConfig, data.get("decoder", {}))):
-            wrong = set(part) ^ {f.name for f in fields(config)}
+            wrong = (set(part) ^ {f.name for f in fields(config)}) - {"threshold"}   # may be absent
             check(not wrong, f"{path}: {config.__name__} keys missing or unknown: {sorted(wrong)}")
         return cls(**{**data, "vision": VisionConfig(**data["vision"]),
                       "decoder": DecoderConfig(**data["decoder"])})

@@ -13,6 +13,9 @@ import torch
 
 import data
 import infer
+from parts.compressor import Compressor
+from parts.questions import Agenda
+from parts.slots import Slots
 from streamo import (FRAME, STATES, DecoderConfig, KVCache, Streamo, StreamoConfig, Tokenizer,
                      VisionConfig)
 
@@ -46,9 +49,11 @@ class Scripted(Streamo):
     def forward(self, ids, *args, **kwargs):
         logits = super().forward(ids, *args, **kwargs)
         if kwargs.get("select") == "last":
-            self.said = self.said + 1 if ids.shape[1] == 1 else 0
-            if self.said:
-                logits[:, self.words[self.said - 1]] += 1e4
+            self.said = {} if not hasattr(self, "said") else self.said   # words of each stream
+            for row, (cache, tokens) in zip(logits, kwargs["cache"]):
+                said = self.said[id(cache)] = self.said.get(id(cache), 0) + 1 if tokens == 1 else 0
+                if said:
+                    row[self.words[said - 1]] += 1e4
         return logits
 
 
@@ -59,11 +64,8 @@ def pictures(n, fps=1, seed=0):
 
 def scripted_states(monkeypatch, pattern):
     """The states by second, whatever the probabilities are."""
-    real, n = infer.decide, iter(range(10**9))
-
-    def decide(logits, state_ids, threshold):
-        return pattern[next(n) % len(pattern)], real(logits, state_ids, threshold)[1]
-    monkeypatch.setattr(infer, "decide", decide)
+    n = iter(range(10**9))
+    monkeypatch.setattr(infer.Decision, "state", lambda *_: pattern[next(n) % len(pattern)])
 
 
 def trained_probs(model, tokenizer, ids, pixels, sides, places):
@@ -76,19 +78,33 @@ def trained_probs(model, tokenizer, ids, pixels, sides, places):
 
 # ---- The same as training, the same as without a cache
 
+def whole_letters(tokenizer, ids):
+    """The longest beginning of what ids spell that is UTF-8."""
+    raw = b"".join(tokenizer.bytes[i] for i in ids)
+    while raw:
+        try:
+            return raw.decode().strip()
+        except UnicodeDecodeError as error:
+            if error.end < len(raw) or error.reason != "unexpected end of data":
+                return raw.decode(errors="replace").strip()
+            raw = raw[:error.start]
+    return ""
+
+
 @torch.inference_mode()
 def stream_naive(model, tokenizer, frames, questions, *, fps, threshold, max_new_tokens):
     """The oracle of `stream`: no cache; all that was seen and said is read anew for every token."""
-    ids, seen, asked = data.system_part(tokenizer), [], set()
+    ids, seen, agenda = data.system_part(tokenizer), [], Agenda(questions)
     close, bias = tokenizer.encode("<|im_end|>\n"), infer.unspoken(model, tokenizer)
 
     def logits():
         return model(torch.tensor([ids]), infer.see(model, seen)[1])[0, -1]
 
     for second, images in infer.by_second(frames, fps):
-        question, seen = infer.due(questions, asked, second), seen + images
+        question, seen = "\n".join(agenda.due(second)) or None, seen + images
         ids += data.user_part(tokenizer, second, infer.see(model, images)[0], question)
-        state, probs = infer.decide(logits(), tokenizer.state_ids, threshold)
+        probs = logits()[list(tokenizer.state_ids)].softmax(-1).tolist()
+        state = infer.Decision(threshold).state(probs)
         ids, said = [*ids, tokenizer.state_ids[state]], []
         while state == 2 and len(said) < max_new_tokens:
             token = int((logits() + bias).argmax())
@@ -97,7 +113,7 @@ def stream_naive(model, tokenizer, frames, questions, *, fps, threshold, max_new
             ids, said = [*ids, token], [*said, token]
         ids += close
         yield infer.StreamTurn(second, second + 1, infer.STATES[state], tuple(probs),
-                               tokenizer.decode(said).strip(), question, 0.0)
+                               whole_letters(tokenizer, said), question, 0.0)
 
 
 @pytest.mark.parametrize("fps", [1, 2])
@@ -156,12 +172,10 @@ def test_a_second_is_answered_with_its_last_frame(tokenizer):
     assert list(infer.by_second(groups, 2)) == [(0, ["a", "b"]), (2, ["d"]), (4, ["e"])]
 
 
-def test_threshold_trades_silence_for_answers(tokenizer):
-    ids, probs = (0, 1, 2), torch.tensor([0.2, 0.5, 0.3]).log()
-    assert infer.decide(probs, ids, None)[0] == 1
-    assert infer.decide(probs, ids, 0.25)[0] == 2
-    assert infer.decide(torch.tensor([0.2, 0.1, 0.7]).log(), ids, 0.8)[0] == 0
-    assert infer.decide(probs, ids, None)[1] == pytest.approx([0.2, 0.5, 0.3])
+def test_threshold_trades_silence_for_answers():
+    assert infer.Decision().state([0.2, 0.5, 0.3]) == 1
+    assert infer.Decision(0.25).state([0.2, 0.5, 0.3]) == 2
+    assert infer.Decision(0.8).state([0.2, 0.1, 0.7]) == 0
 
 
 def test_an_answer_holds_no_token_of_ours(tokenizer):
@@ -194,20 +208,25 @@ def test_frames_may_be_pil_images_or_encoded_before(tokenizer):
 @pytest.fixture
 def shadow(monkeypatch):
     """The ids that lie in the cache, kept by watching what is read and what is dropped."""
-    shadow = SimpleNamespace(ids=[], memory=None, drops=0)
-    read, drop = infer.Memory.read, KVCache.drop
+    shadow = SimpleNamespace(ids=[], slots=None, session=None, drops=0)
+    note, drop, hear = Slots.note, KVCache.drop, infer.Session.hear
 
-    def watched_read(self, ids, *args):
-        shadow.memory = self
-        shadow.ids += ids
-        return read(self, ids, *args)
+    def watched_note(self, pieces):
+        shadow.slots = self
+        shadow.ids += (ids := note(self, pieces))
+        return ids
+
+    def watched_hear(self, *args):
+        shadow.session = self
+        return hear(self, *args)
 
     def watched_drop(self, start, end):
         for a, b in zip(start[::-1], end[::-1]):         # from the right: others stay in place
             del shadow.ids[a:b]
         shadow.drops += 1
         drop(self, start, end)
-    monkeypatch.setattr(infer.Memory, "read", watched_read)
+    monkeypatch.setattr(Slots, "note", watched_note)
+    monkeypatch.setattr(infer.Session, "hear", watched_hear)
     monkeypatch.setattr(KVCache, "drop", watched_drop)
     return shadow
 
@@ -231,7 +250,7 @@ def test_the_cache_is_a_rendered_dialogue_under_every_policy(
     fps, window = policy.get("fps", 1), policy.get("window", model.config.window)
     frames = [(s, image // 64 * 64 if int(s) % 3 else image * 0 + 9)       # some hardly differ
               for s, image in pictures(45, fps)]
-    sides, compressor = [], data.Compressor(2, 1, 3.0)
+    sides, compressor = [], Compressor(2, 1, 3.0)
     for _, image in frames:
         sides.append(compressor(image) if "compress" in policy else 2)
     turns, used = [], 0
@@ -239,21 +258,21 @@ def test_the_cache_is_a_rendered_dialogue_under_every_policy(
                                           max_new_tokens=len(model.words), **policy)):
         state = pattern[k % len(pattern)]
         turns.append(data.Turn(k, STATES[state], SAY if state == 2 else "", asked.get(k)))
-        kept = shadow.memory.seconds((infer.TEXT, infer.FRAME)).tolist()
+        kept = sorted(shadow.slots.turns())
         assert kept == list(range(kept[0], k + 1)) and k - kept[0] < window
         if "capacity" not in policy:
             assert len(kept) >= min(k + 1, window - window // 8)
         pinned = [q for second, q in asked.items() if second < kept[0]]
         prune = policy.get("prune", 10**9)
         silent = [s for s in kept if pattern[s % len(pattern)] == 0]
-        framed = shadow.memory.seconds((infer.FRAME,)).tolist()     # of turns that may be pruned
+        framed = sorted(shadow.slots.turns((infer.FRAME,)))     # of turns that may be pruned
         bare = silent[:len(silent) - len(framed)]
         assert framed == silent[len(bare):] and all(k - s < prune for s in framed)
         assert all(k - s >= prune - prune // 8 for s in bare)
         grids = [sides[s * fps:(s + 1) * fps] if s not in bare else [] for s in kept]
         ids, labels = data.render(tokenizer, turns[kept[0]:], grids, pinned)
-        assert shadow.ids + shadow.memory.pending == ids
-        assert len(shadow.ids) == turn.kv[0] == shadow.memory.cache.length <= turn.kv[1]
+        assert shadow.ids + shadow.session.pending == ids
+        assert len(shadow.ids) == turn.kv[0] == shadow.slots.cache.length <= turn.kv[1]
         used = max(used, turn.kv[0])
         shown = [frames[s * fps + j][1] for s in kept if s not in bare for j in range(fps)]
         with torch.no_grad():
@@ -308,7 +327,7 @@ def test_questions_come_at_any_second_also_from_elsewhere(tokenizer):
             questions += [(0, "Why " * 900)]
     asked = {second: question for second, question in seen.items() if question}
     assert asked == {2: "What moves?", 5: "Describe it.", 7: "Later?"}
-    assert counts["questions refused: too many are open"] == 1
+    assert counts["questions refused, for they were too long"] == 1
 
 
 # ---- The command line
@@ -343,7 +362,7 @@ def test_command_line_prints_answers_and_writes_a_line_a_second(folder, capsys, 
     assert [line[:13] for line in lines[:5]] == [f"[00:0{s}-00:0{s + 1}]" for s in range(5)]
     assert lines[5].startswith("5 s of video, 5 answers, ") and "x real time" in lines[5]
     rows = [json.loads(line) for line in open(tmp_path / "o.jsonl", encoding="utf-8")]
-    assert [set(row) for row in rows] == [
+    assert [set(row) - {"cut"} for row in rows] == [
         {"start", "end", "state", "probs", "text", "question", "ms"}] * 5
     assert [row["question"] for row in rows] == ["What moves?", None, "Describe it.", None, None]
     assert all(row["text"] == line[14:] and row["state"] == "response"

@@ -1,0 +1,92 @@
+"""What a stream is given, checked where it comes in: settings, questions, frames and their times.
+
+Each raises a ValueError that names the setting, the question, the frame or its second.
+"""
+import math
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from PIL import Image
+
+# The least value of each setting. None, where a setting allows it, stands for its default.
+LEAST = {"fps": 1, "threshold": 0, "patience": 1, "max_new_tokens": 1, "window": 0, "prune": 1,
+         "compress": 0}
+FRACTIONS = {"threshold", "compress"}                   # the others are whole numbers
+MAY_BE_NONE = {"threshold", "prune", "compress"}
+
+
+def check_setting(name, value):
+    if value is None and name in MAY_BE_NONE:
+        return
+    kind, what = (Real, "a number") if name in FRACTIONS else (Integral, "a whole number")
+    if not isinstance(value, kind) or isinstance(value, bool) or not value >= LEAST[name]:
+        raise ValueError(f"{name} {value!r}: {what}, at least {LEAST[name]}, is wanted")
+
+
+def check_question(text, second=0):
+    """second: before which it is not asked."""
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"question {text!r}: text is wanted")
+    try:
+        text.encode()
+    except UnicodeEncodeError:              # an argument or a line of bytes that were no UTF-8
+        raise ValueError(f"question {text!r}: its bytes are no UTF-8") from None
+    if not isinstance(second, Real) or not math.isfinite(second):
+        raise ValueError(f"question {text!r}: second {second!r} is no time")
+
+
+def check_pair(kind, n, pair):
+    """A (second, question) or (second, image) -> the pair."""
+    try:
+        first, second = pair
+    except (TypeError, ValueError):
+        raise ValueError(f"{kind} {n}: a (second, {kind}) pair is wanted, not "
+                         f"{str(pair)[:60]!r}") from None
+    return first, second
+
+
+def ordered(frames):
+    """The (second, image) pairs, as they are; their times are finite, from 0 on, never backwards."""
+    before = 0.0
+    for n, frame in enumerate(frames):
+        second, image = check_pair("frame", n, frame)
+        if not isinstance(second, Real) or not math.isfinite(second) or second < 0:
+            raise ValueError(f"frame {n}: second {second!r} is no time of a stream")
+        if second < before:
+            raise ValueError(f"frame {n}: second {second} comes after second {before}")
+        before = second
+        yield second, image
+
+
+def check_frame(image, hidden_size, where):
+    """An image that a model can see: uint8 RGB (H, W, 3), PIL, or a (tokens, hidden_size) tensor
+    that was encoded before. (That channels are blue, green, red cannot be seen: turn them.)"""
+    if torch.is_tensor(image):
+        good = image.dim() == 2 and len(image) > 0 and image.shape[1] == hidden_size
+        good = good and image.is_floating_point()
+    elif isinstance(image, Image.Image):
+        good = image.width > 0 and image.height > 0
+    else:
+        good = (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
+                and image.shape[2] == 3 and image.size > 0)
+    if not good:
+        kind = type(image).__name__
+        if hasattr(image, "dtype"):
+            kind = f"{kind} of {image.dtype} {tuple(image.shape)}"
+        raise ValueError(f"{where}: {kind}; wanted is uint8 RGB (height, width, 3), a PIL image, or "
+                         f"an encoded frame (tokens, {hidden_size})")
+
+
+def check_step(session, model, second, images):
+    """What infer.step is given for one of its sessions."""
+    session.check_settings()
+    where = f"second {second}"
+    if session.model is not model:
+        raise ValueError("the sessions of a step have one model")
+    if not isinstance(second, Integral) or second <= session.last:
+        raise ValueError(f"{where}: the next one is {session.last + 1}")
+    if not 1 <= len(images) <= session.fps:
+        raise ValueError(f"{where}: {len(images)} frames, at a rate of {session.fps}")
+    for n, image in enumerate(images):
+        check_frame(image, model.config.decoder.hidden_size, f"{where}, frame {n}")

@@ -1,0 +1,74 @@
+"""A session on disk, to go on from on another day with the same bits: its cache and all that
+belongs to it, in one safetensors file with JSON in its header, written whole or not at all."""
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from parts.files import MISSHAPEN, replacing
+from parts.questions import Questions
+
+SETTINGS = "fps", "max_new_tokens", "window", "prune", "compress", "capacity"
+
+
+def fingerprint(model):
+    """Tells two models apart: by their configs, and by a few values of each weight."""
+    digest = hashlib.sha256(repr(model.config).encode())
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {weight.dtype} {weight.flatten()[:8].tolist()}".encode())
+    return digest.hexdigest()
+
+
+def write(path, session):
+    """All of an infer.Session but its model, tokenizer and policy."""
+    keys, values = session.cache.filled()
+    tensors = {"keys": keys, "values": values,
+               "slots": torch.from_numpy(session.slots.rows[:, :session.cache.length])}
+    if session.compressor.kept is not None:
+        tensors["kept"] = torch.from_numpy(session.compressor.kept)
+    about = {name: getattr(session, name) for name in SETTINGS} | {
+        "model": fingerprint(session.model), "decision": asdict(session.decision),
+        "pending": session.pending, "last": session.last, "counts": session.counts,
+        "questions": [asdict(question) for question in session.book.all],
+        "next_number": next(session.book.numbers)}
+    try:
+        with replacing(path) as part:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part,
+                      metadata={"session": json.dumps(about)})
+    except SafetensorError as error:                        # what it makes of a full disk
+        raise OSError(f"{path}: {error}") from error
+
+
+def read(path, model):
+    """-> (settings of the session that was saved, what restore() needs). ValueError names a file
+    that is no such thing, or is of another model."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["session"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        settings, other = {name: about[name] for name in SETTINGS}, about["model"]
+    except (SafetensorError, *MISSHAPEN) as error:
+        raise ValueError(f"{path}: not a saved session ({error})") from error
+    if other != fingerprint(model):
+        raise ValueError(f"{path}: a session of another model")
+    return settings, (path, about, tensors)
+
+
+def restore(session, read_before):
+    """Make a new session, with the settings that were read, what the saved one was."""
+    path, about, tensors = read_before
+    try:
+        session.cache.fill(tensors["keys"], tensors["values"])
+        session.slots.rows[:, :session.cache.length] = tensors["slots"].numpy()
+        session.compressor.kept = tensors["kept"].numpy() if "kept" in tensors else None
+        session.book = Questions(about["questions"], about["next_number"])
+        session.pending, session.last = about["pending"], about["last"]
+        session.counts = Counter(about["counts"])
+        vars(session.decision).update(about["decision"])
+    except MISSHAPEN as error:
+        raise ValueError(f"{path}: a damaged session ({error})") from error
+    return session

@@ -5,7 +5,15 @@
     features = model.encode_frames(preprocess(image, 64)[None]).flatten(0, 1)     # (N, hidden)
     logits = model(input_ids, features)          # (B, T, V); N <frame> placeholders in input_ids
 
+What a second of video becomes:
+
+    picture -> VisionEncoder: N patches of D numbers -> Connector: as wide as the decoder's tokens
+            -> pooling: grid * grid visual tokens -> in the places of <frame> among the text
+            -> Decoder, behind all that its KVCache holds -> logits of the next token
+
 Submodules carry the names of the public checkpoints: one loads by prefix rules, strictly.
+Shapes: B rows, T tokens, V vocabulary, F frames, N patches, D numbers of a token or of a head,
+H query heads, K key heads, S positions seen.
 """
 from functools import lru_cache
 from pathlib import Path
@@ -19,11 +27,28 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from parts.config import (DecoderConfig, StreamoConfig, VisionConfig, hf_config, parts_config,
-                          whole_config)
-from parts.files import check, write_json
+from parts.attention import BLOCK, causal_attention, chunk_mask, full_attention  # noqa: F401
+from parts.config import (DecoderConfig, StreamoConfig, VisionConfig, hf_config,  # noqa: F401
+                          parts_config, whole_config)
+from parts.files import check, replacing, write_json
 from parts.tokenizer import FRAME, RESPONSE, SILENCE, STANDBY, STATES, Tokenizer  # noqa: F401
 from parts.weights import load_weights, on_meta
+
+# ---- Attention, the textbook form -----------------------------------------------------------
+
+def attention(q, k, v, causal):
+    """q (B, H, T, D), k and v (B, K, S, D), H/K query heads to a key head -> (B, H, T, D).
+    causal: the T queries are the last of the S positions, and none sees what comes after it.
+
+    What runs is parts/attention.py: the same, faster. Tests hold the two together."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))   # (B, H, S, D)
+    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5                       # (B, H, T, S)
+    if causal:                                          # query i is at position S - T + i
+        T, S = scores.shape[-2:]
+        future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)
+        scores = scores.masked_fill(future, -torch.inf)
+    return scores.softmax(-1) @ v
+
 
 # ---- Vision encoder (SigLIP) and connector --------------------------------------------------
 
@@ -31,6 +56,8 @@ ACTIVATIONS = {"gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"), "ge
 
 
 class VisionLayer(nn.Module):
+    """A transformer layer in which every patch sees every other: x (B, N, D) -> (B, N, D)."""
+
     def __init__(self, config):
         super().__init__()
         D, self.heads = config.hidden_size, config.num_attention_heads
@@ -43,16 +70,11 @@ class VisionLayer(nn.Module):
         self.act = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x):
-        (B, N, D), attn, h = x.shape, self.self_attn, self.layer_norm1(x)
+        (B, N, _), attn, h = x.shape, self.self_attn, self.layer_norm1(x)
         q, k, v = (proj(h).view(B, N, self.heads, -1).transpose(1, 2)
                    for proj in (attn.q_proj, attn.k_proj, attn.v_proj))      # (B, H, N, D/H)
-        if x.device.type == "cpu" and torch.is_grad_enabled():
-            # on the CPU the backward of the fused attention takes half of a training step
-            y = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
-        else:
-            y = F.scaled_dot_product_attention(q, k, v)
-        x = x + attn.out_proj(y.transpose(1, 2).reshape(B, N, D))
-        return x + self.mlp.fc2(self.act(self.mlp.fc1(self.layer_norm2(x))))
+        x = x + attn.out_proj(full_attention(q, k, v))
+        return x + self.mlp.fc2(self.act(self.mlp.fc1(self.layer_norm2(x))))  # (B, N, D)
 
 
 def embedding(rows, size):
@@ -86,6 +108,7 @@ class VisionEncoder(nn.Module):
         super().__init__()
         check(feature_layer in (-1, -2), f"vision_feature_layer {feature_layer}: -1 or -2 wanted")
         self.config, D, p = config, config.hidden_size, config.patch_size
+        # -2, as LLaVA-OneVision has it: the last layer is not even computed
         kept = config.num_hidden_layers + 1 + feature_layer
         norm = nn.LayerNorm if feature_layer == -1 else nn.Identity
         self.vision_model = nn.ModuleDict({
@@ -104,22 +127,26 @@ class VisionEncoder(nn.Module):
         wanted = (self.config.num_channels, self.config.image_size, self.config.image_size)
         check(pixels.shape[1:] == wanted,
               f"pixels are {tuple(pixels.shape[1:])}, the encoder reads {wanted}")
-        x = self.embed(pixels)
+        x = self.embed(pixels)                                               # (B, N, D)
         for layer in self.vision_model.encoder.layers:
             x = layer(x)
         return self.vision_model.post_layernorm(x)
 
     def embed(self, pixels):
-        # the convolution's stride is its width, so it is one matrix product over cut patches
+        """Cut pixels (B, C, H, W) into n * n patches of p * p, make D numbers of each, and add
+        what tells its place. The convolution's stride is its width: it is one matrix product."""
         conv, n = self.vision_model.embeddings.patch_embedding, self.config.side
         B, C, p = *pixels.shape[:2], self.config.patch_size
-        x = pixels[:, :, :n * p, :n * p].to(conv.weight.dtype).reshape(B, C, n, p, n, p)
-        x = x.permute(0, 2, 4, 1, 3, 5).reshape(B, n * n, C * p * p)         # (B, N, C*p*p)
-        x = F.linear(x, conv.weight.flatten(1), conv.bias)
+        x = pixels[:, :, :n * p, :n * p].to(conv.weight.dtype)      # pixels over are not looked at
+        x = x.reshape(B, C, n, p, n, p).permute(0, 2, 4, 1, 3, 5)            # (B, n, n, C, p, p)
+        x = x.reshape(B, n * n, C * p * p)
+        x = F.linear(x, conv.weight.flatten(1), conv.bias)                   # (B, N, D)
         return x + self.vision_model.embeddings.position_embedding.weight
 
 
 class Connector(nn.Module):
+    """Patches of the vision encoder (F, N, D) -> as wide as the decoder's tokens (F, N, hidden)."""
+
     def __init__(self, vision_size, hidden_size):
         super().__init__()
         self.linear_1 = nn.Linear(vision_size, hidden_size)
@@ -133,9 +160,10 @@ class Connector(nn.Module):
 @lru_cache
 @torch.inference_mode(False)                # made while streaming, it serves training too
 def pooling_matrix(side, grid, pooling):
-    """(grid*grid, side*side): pooling a square of features is linear, so it is one matrix."""
+    """(grid*grid, side*side): pooling a square of features is linear, so it is one matrix. Its
+    columns are what becomes of a square with a single 1."""
     check(pooling in ("average", "bilinear"), f"pooling {pooling!r}: average or bilinear wanted")
-    eye = torch.eye(side * side).view(1, side * side, side, side)
+    eye = torch.eye(side * side).view(1, side * side, side, side)            # as channels
     pooled = (F.adaptive_avg_pool2d(eye, grid) if pooling == "average" else
               F.interpolate(eye, size=(grid, grid), mode="bilinear", align_corners=False))
     return pooled.flatten(2)[0].T.contiguous()
@@ -143,104 +171,79 @@ def pooling_matrix(side, grid, pooling):
 
 # ---- Decoder (LLaMA-style) and its KV cache -------------------------------------------------
 
-BLOCK = 1 << 17     # scores of a head at a time: they stay in the CPU's cache
-
-
 def rope(positions, config, dtype):
-    """cos and sin (T, head_dim) of RoPE angles, made in float32; sin carries rotate-half's sign."""
+    """cos and sin, (T, head_dim/2) each, of the angles of RoPE at these positions (T,).
+
+    Pair i of a head's numbers turns by position * theta^(-2i/head_dim): the first pair by a radian
+    a token, the last so slowly that it tells far from near. The angles are made in float32."""
     D = config.head_dim
     inv_freq = config.rope_theta ** -(torch.arange(0, D, 2, device=positions.device).float() / D)
     angles = positions[:, None].float() * inv_freq                           # (T, D/2)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x, cos, sin):
-    """Rotate-half (NEOX) RoPE over the last dimension: x1 cos - x2 sin, x2 cos + x1 sin."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-
-
-def causal_attention(q, k, v, mask=None):
-    """q (B, H, T, D), k and v (B, K, S, D): the T last of S positions look back -> (B, T, H*D).
-    mask: chunk_mask(T, S, H // K), where one is needed."""
-    # measured: on CPUs plain products win in training (2.5 times) and for bfloat16 chunks (twice)
-    chunk = q.dtype == torch.bfloat16 and q.shape[2] > 1
-    plain = q.device.type == "cpu" and (torch.is_grad_enabled() or chunk)
-    y = blocked_attention(q, k, v) if plain else fused_attention(q, k, v, mask)
-    return y.transpose(1, 2).flatten(2)
-
-
-torch.backends.cuda.enable_cudnn_sdp(False)     # it plans for each new length; flash does not
-
-def chunk_mask(T, S, groups, device):
-    """Which of S keys the T last positions see, (groups*T, S) bool: query i sees keys 0 .. S-T+i,
-    and each of its `groups` heads the same. None where nothing is to be hidden (T is 1) or torch's
-    own causal mask does it (T is S)."""
-    if T in (1, S):
-        return None
-    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T).repeat(groups, 1)
-
-
-def fused_attention(q, k, v, mask):
-    """torch's kernel. Beside a cache the query heads of a key head become more queries, which
-    spares the kernel the copying of keys."""
-    (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
-    if T == S:
-        if q.is_cuda and q.dtype == torch.float32:      # its kernel knows no shared key heads
-            k, v = (x.repeat_interleave(H // K, 1) for x in (k, v))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=K != H)
-    y = F.scaled_dot_product_attention(q.reshape(B, K, H // K * T, D), k, v, attn_mask=mask)
-    return y.view(B, H, T, D)
-
-
-def blocked_attention(q, k, v):
-    """The same in plain products over blocks of queries, which never see scores of their future."""
-    (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
-    q = (q * D ** -0.5).reshape(B * K, H // K, T, D)
-    k, v = k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)         # (B*K, D, S), (B*K, S, D)
-    out, block = [], max(16, BLOCK // S)
-    for i in range(0, T, block):
-        n = min(block, T - i)
-        end = S - T + i + n                             # the block's last query sees keys [0, end)
-        scores = q[:, :, i:i + n].reshape(B * K, -1, D) @ k[:, :, :end]      # (B*K, G*n, end)
-        if n > 1:
-            # detached: where the weight is 0 so is the gradient, and no copy is made for it
-            future = torch.full((n, n), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
-            scores.detach().view(B * K, -1, n, end)[..., -n:] += future
-        out.append((scores.softmax(-1) @ v[:, :end]).view(B, H, n, D))
-    return torch.cat(out, 2)
+    """Turn each pair of x (..., T, D) by its angle. Pair i is numbers i and i + D/2 (NEOX)."""
+    x1, x2 = x.chunk(2, -1)                                                  # (..., T, D/2)
+    # addcmul(a, b, c) is a + b * c, rounded once
+    return torch.cat([torch.addcmul(x1 * cos, x2, sin, value=-1),            # x1 cos - x2 sin
+                      torch.addcmul(x2 * cos, x1, sin)], -1)                 # x2 cos + x1 sin
 
 
 class KVCache:
-    """Keys and values of every layer, (layers, batch, kv_heads, capacity, head_dim), and one
-    length, which Decoder advances. drop() is the one primitive that makes streams endless.
+    """Keys and values of every layer, (layers, batch, kv_heads, capacity, head_dim), and how many
+    slots of them are filled. Decoder writes a chunk's keys behind them and advances the length.
 
     Streams of unlike age have a cache each, of batch 1: Decoder reads a chunk of every one of
     them in one forward, and they come, leave and are stored one by one."""
 
     def __init__(self, config, batch=1, capacity=4096, dtype=torch.float32, device="cpu"):
-        self.config, self.capacity, self.length = config, capacity, 0
+        self.config, self.capacity = config, capacity
+        self.length = 0                                 # the next token's slot, and its position
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity,
                  config.head_dim)
-        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
 
     def update(self, layer, k, v):
         """Write k, v (B, K, T, D) after the filled slots; return all keys and values so far."""
         end = self.length + k.shape[2]
         check(end <= self.capacity, f"the KV cache holds {self.capacity} tokens: {self.length} are "
               f"filled and {k.shape[2]} more do not fit")
+        # the length stays: the other layers write to the same slots
         self.keys[layer, :, :, self.length:end] = k
         self.values[layer, :, :, self.length:end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, K, S, D)
+
+    def drop(self, start, end):
+        """Remove slots [start, end), or several such spans at once, by their starts and ends.
+
+        This is what makes streams endless. What is later moves left, and its keys are turned back
+        by as many positions: RoPE is a rotation, so all positions are exactly those of a shorter
+        dialogue. Not undone is what later tokens, when they were read, took from the dropped ones:
+        that is in their values (and in the keys of all layers but the first)."""
+        kept = torch.ones(self.length, dtype=torch.bool)
+        first = int(np.min(start))                      # slots before it do not move
+        for a, b in zip(np.atleast_1d(start), np.atleast_1d(end)):
+            check(0 <= a <= b <= self.length,
+                  f"drop({a}, {b}): the cache holds slots 0 to {self.length}")
+            kept[a:b] = False
+        old = (first + kept[first:].nonzero()[:, 0]).to(self.keys.device)    # where they were
+        self.length = first + len(old)
+        new = torch.arange(first, self.length, device=old.device)            # where they go
+        cos, sin = rope(new - old, self.config, torch.float32)
+        for keys, values in zip(self.keys, self.values):    # layer by layer: a small temporary
+            keys[:, :, first:self.length] = rotate(keys[:, :, old].float(), cos, sin)
+            values[:, :, first:self.length] = values[:, :, old]
 
     def filled(self):
         """Views of what the cache holds, keys and values (layers, batch, kv_heads, length,
-        head_dim): with the length all that fill() needs to go on with the same bits."""
+        head_dim): all that fill() needs to go on with the same bits."""
         return self.keys[..., :self.length, :], self.values[..., :self.length, :]
 
     def fill(self, keys, values):
         """Hold a copy of these, as filled() gave them, in place of whatever is held."""
-        length = keys.shape[-2] if keys.dim() == 5 else 0
+        length = keys.shape[-2] if keys.dim() == 5 else 0                    # else refused below
         layers, batch, heads, capacity, size = self.keys.shape
         for name, given in (("keys", keys), ("values", values)):
             check(given.shape == (layers, batch, heads, length, size) and length <= capacity
@@ -250,37 +253,25 @@ class KVCache:
         for own, given in zip(self.filled(), (keys, values)):
             own.copy_(given)
 
-    def drop(self, start, end):
-        """Remove slots [start, end), or several such spans at once, by their starts and ends.
-        What is later moves left and its keys turn back as far: exact, for RoPE is a rotation."""
-        kept, first = np.ones(self.length, bool), int(np.min(start))
-        for a, b in zip(np.atleast_1d(start), np.atleast_1d(end)):
-            check(0 <= a <= b <= self.length,
-                  f"drop({a}, {b}): the cache holds slots 0 to {self.length}")
-            kept[a:b] = False
-        old = torch.from_numpy(np.flatnonzero(kept)[first:]).to(self.keys.device)
-        self.length = first + len(old)
-        moved = torch.arange(first, self.length, device=old.device) - old
-        cos, sin = rope(moved, self.config, torch.float32)
-        for keys, values in zip(self.keys, self.values):    # layer by layer: a small temporary
-            keys[:, :, first:self.length] = rotate(keys[:, :, old].float(), cos, sin)
-            values[:, :, first:self.length] = values[:, :, old]
-
 
 class Chunk(NamedTuple):
-    """What one stream adds in a forward."""
+    """What one stream adds in a forward: `tokens` of them, behind `start` slots of its cache."""
     cache: KVCache | None
-    start: int                                          # how much the cache holds already
+    start: int
     tokens: int
     mask: torch.Tensor | None                           # made once for all layers
 
 
 class DecoderLayer(nn.Module):
+    """x (B, T, D) -> (B, T, D), each token behind those before it and behind what `layer` of the
+    chunks' caches holds. chunks None: there is no cache, as in training."""
+
     def __init__(self, config):
         super().__init__()
         size, inner, eps = config.hidden_size, config.intermediate_size, config.rms_norm_eps
         D, H, K = config.head_dim, config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.qk_norm, bias = D, config.qk_norm, config.attention_bias
+        # K key heads serve H query heads: the cache is H/K times smaller
         self.input_layernorm = nn.RMSNorm(size, eps)
         self.self_attn = nn.ModuleDict({
             "q_proj": nn.Linear(size, H * D, bias), "k_proj": nn.Linear(size, K * D, bias),
@@ -301,23 +292,32 @@ class DecoderLayer(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if chunks is None:
             y = causal_attention(q, k, v)                                    # (B, T, H*D)
-        else:           # all else is one product for all streams; here each looks at its own past
-            sizes, y = [chunk.tokens for chunk in chunks], []
-            for chunk, q, k, v in zip(chunks, *(part.split(sizes, 2) for part in (q, k, v))):
-                y.append(causal_attention(q, *chunk.cache.update(layer, k, v), chunk.mask))
-            y = torch.cat(y, 1)
+        else:
+            y = self.look_back(q, k, v, chunks, layer)
         x = x + attn.o_proj(y)
         h = self.post_attention_layernorm(x)
-        return x + mlp.down_proj(F.silu(mlp.gate_proj(h)) * mlp.up_proj(h))
+        # SwiGLU: one half says what, the other how much of it
+        return x + mlp.down_proj(F.silu(mlp.gate_proj(h)) * mlp.up_proj(h))  # (B, T, D)
+
+    @staticmethod
+    def look_back(q, k, v, chunks, layer):
+        """Each chunk's queries look at its own stream. All else of a layer is one product for the
+        tokens of all streams. q (B, H, T, D), k and v (B, K, T, D) -> (B, T, H*D)."""
+        sizes, out = [chunk.tokens for chunk in chunks], []
+        for chunk, q, k, v in zip(chunks, q.split(sizes, 2), k.split(sizes, 2), v.split(sizes, 2)):
+            k, v = chunk.cache.update(layer, k, v)      # with all that came before: (B, K, S, D)
+            out.append(causal_attention(q, k, v, chunk.mask))
+        return torch.cat(out, 1)
 
 
 class Decoder(nn.Module):
     """Token ids (B, T), or embeddings (B, T, D) in their place -> logits.
 
     select: None, all positions (B, T, V); "last" (B, V); a bool mask (B, T) -> (n, V).
-    With a cache the T tokens are appended at positions cache.length, ...
-    cache [(a, 3), (b, 2)]: of T = 5 tokens (B is 1) the first 3 are appended to cache a, the next
-    2 to cache b, each at its own positions; "last" then gives a row for each cache, (2, V)."""
+    cache: a KVCache, to which the T tokens are appended at positions cache.length, ...; or, for
+    many streams in one forward, [(a, 3), (b, 2)]: of T = 5 tokens (B is 1) the first 3 go to cache
+    a, the next 2 to cache b, each at its own positions; "last" then gives a row for each, (2, V).
+    So nothing is padded, and streams of any age go together."""
 
     public_names = []
 
@@ -334,13 +334,13 @@ class Decoder(nn.Module):
         init_weights(self)
 
     def chunks(self, x, cache):
-        """A Chunk for each stream of x (B, T, D)."""
-        streams, config = cache if isinstance(cache, list) else [(cache, x.shape[1])], self.config
+        """A Chunk for each stream of x (B, T, D); without a cache all of x is one."""
+        config, streams = self.config, cache if isinstance(cache, list) else [(cache, x.shape[1])]
         sizes = [tokens for _, tokens in streams]
         check(sum(sizes) == x.shape[1] and min(sizes) > 0,
               f"{x.shape[1]} tokens are given, {sizes} are to be read")
         check(len({id(cache) for cache, _ in streams}) == len(streams), "one cache, two chunks")
-        groups, chunks = config.num_attention_heads // config.num_key_value_heads, []
+        groups, chunks = config.num_attention_heads // config.num_key_value_heads, []     # H/K
         for cache, tokens in streams:
             start = cache.length if cache else 0
             end = start + tokens
@@ -356,10 +356,10 @@ class Decoder(nn.Module):
         positions = [torch.arange(c.start, c.start + c.tokens, device=x.device) for c in chunks]
         dtype = (torch.get_autocast_dtype(x.device.type)
                  if torch.is_autocast_enabled(x.device.type) else x.dtype)
-        cos, sin = rope(torch.cat(positions), config, dtype)                 # (T, head_dim)
+        cos, sin = rope(torch.cat(positions), config, dtype)                 # (T, head_dim/2)
         for i, layer in enumerate(model.layers):
-            x = layer(x, cos, sin, chunks if cache else None, i)
-        for chunk in chunks if cache else ():
+            x = layer(x, cos, sin, chunks if cache else None, i)             # (B, T, D)
+        for chunk in chunks if cache else ():           # now all layers have written to the slots
             chunk.cache.length += chunk.tokens
         if isinstance(select, str):                     # the head is wide: only where it is read
             sizes = [chunk.tokens for chunk in chunks]
@@ -367,6 +367,7 @@ class Decoder(nn.Module):
         elif select is not None:
             x = x[select]                                                    # (n, D)
         x = model.norm(x)
+        # tied: a token is as likely as its embedding is like x
         head = model.embed_tokens if config.tie_word_embeddings else self.lm_head
         return F.linear(x, head.weight)
 
@@ -374,6 +375,8 @@ class Decoder(nn.Module):
 # ---- Streamo --------------------------------------------------------------------------------
 
 class Streamo(nn.Module):
+    """Vision tower, connector and language model, and the placing of visual tokens in the text."""
+
     # LLaVA-OneVision's three namings: the original, the newer in-memory one, the hub's (ours)
     public_names = [(r"(model\.)?(vision_tower\.)+(vision_model\.)?", "vision_tower.vision_model."),
                     (r"model\.mm_projector\.0", "multi_modal_projector.linear_1"),
@@ -399,7 +402,7 @@ class Streamo(nn.Module):
         return matrix.to(x.device, x.dtype) @ x                              # (U, grid*grid, D)
 
     def encode_frames(self, pixels, grid=None):
-        """pixels (F, 3, H, W) in [-1, 1] -> (F, grid*grid, hidden_size), rows of the grid first."""
+        """pixels (F, 3, H, W) in [-1, 1] -> (F, grid*grid, hidden_size), row by row of the grid."""
         x = self.multi_modal_projector(self.vision_tower(pixels))            # (F, N, D)
         return self._pool(x, grid or self.config.grid)
 
@@ -417,11 +420,11 @@ class Streamo(nn.Module):
         take the rows of features (N, hidden_size), or of features(pixels, frames, grids)."""
         if pixels is not None:
             features = self.features(pixels, frames, grids)
-        embeds = self.language_model.model.embed_tokens(input_ids)
+        embeds = self.language_model.model.embed_tokens(input_ids)           # (B, T, D)
         places = (input_ids == self.config.frame_token_id).flatten().nonzero()[:, 0]
         given = 0 if features is None else len(features)
         check(len(places) == given, f"{len(places)} <frame> placeholders, {given} visual tokens")
-        if given:
+        if given:                                       # they take the places of <frame>, in order
             flat = embeds.flatten(0, 1).index_copy(0, places, features.to(embeds.dtype))
             embeds = flat.view_as(embeds)
         return self.language_model(embeds=embeds, cache=cache, select=select)
@@ -435,13 +438,12 @@ class Streamo(nn.Module):
         """Write config.json and model.safetensors in the dtype of the parameters."""
         folder = Path(folder)
         write_json(folder / "config.json", self.config.to_dict())           # makes the folder
-        partial = folder / "model.safetensors.partial"
-        try:
-            save_file({k: v.contiguous() for k, v in self.state_dict().items()}, partial,
-                      metadata={"format": "pt"})
-        except SafetensorError as error:                    # what it makes of a full disk
-            raise OSError(f"{partial}: {error}") from error
-        partial.replace(folder / "model.safetensors")
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        with replacing(folder / "model.safetensors") as path:
+            try:
+                save_file(tensors, path, metadata={"format": "pt"})
+            except SafetensorError as error:            # what it makes of a full disk
+                raise OSError(f"{folder / 'model.safetensors'}: {error}") from error
 
     @classmethod
     def from_pretrained(cls, folder, dtype=None, device=None):

@@ -1,5 +1,6 @@
 """The model of streamo.py: tokenizer, attention by chunks, cache, visual tokens, files."""
 import json
+import math
 import random
 import sys
 import time
@@ -11,10 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 import streamo
+from parts import attention as fast
 from parts import tokenizer as bpe
 from streamo import (FRAME, STATES, Decoder, DecoderConfig, KVCache, Streamo, StreamoConfig,
-                     Tokenizer, VisionConfig, VisionEncoder, causal_attention, preprocess, rope,
-                     rotate)
+                     Tokenizer, VisionConfig, VisionEncoder, preprocess, rope, rotate)
 from toy import pretrain
 
 TEXTS = ["<|im_start|>user\nWhat is the red circle doing?\n<4s-5s>\n", "assistant\n It moves left."]
@@ -190,38 +191,63 @@ def test_chunks_equal_the_full_forward(more, monkeypatch):
     for _ in range(5):
         torch.testing.assert_close(by_chunks(model, ids, partition(rng, 50)), full,
                                    rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(streamo, "fused_attention", lambda q, k, v, _: blocked(q, k, v))
-    blocked = streamo.blocked_attention
-    monkeypatch.setattr(streamo, "BLOCK", 100)          # many blocks of queries
+    monkeypatch.setattr(fast, "fused_attention",
+                        lambda q, k, v, mask: fast.blocked_attention(q, k, v))
+    monkeypatch.setattr(fast, "BLOCK", 100)             # many blocks of queries
     torch.testing.assert_close(by_chunks(model, ids, [33, 17]), full, rtol=1e-4, atol=1e-4)
     # negative control: top-left aligned, as if the chunk began the sequence
-    monkeypatch.setattr(streamo, "causal_attention", lambda q, k, v, _=0: F.scaled_dot_product_attention(
-        q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(2))
+    monkeypatch.setattr(streamo, "causal_attention", lambda q, k, v, _=None: (
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        .transpose(1, 2).flatten(2)))
     torch.testing.assert_close(model(ids), full, rtol=1e-4, atol=1e-4)
     assert (by_chunks(model, ids, [33, 17]) - full).abs().max() > 0.1
 
 
+def test_the_textbook_attention_by_hand():
+    """Two queries behind one key that is cached; a key head serves two query heads."""
+    log3 = math.log(3) * 2 ** 0.5                       # a score of log 3 where q and k meet
+    q = torch.tensor([[[[0.0, 0], [1, 0]], [[0, 0], [0, 1]]]]) * log3        # (1, 2, 2, 2)
+    k = torch.tensor([[[[1.0, 0], [0, 1], [0, 0]]]])                         # (1, 1, 3, 2)
+    v = torch.tensor([[[[5.0], [10.0], [20.0]]]])                            # (1, 1, 3, 1)
+    y = streamo.attention(q, k, v, causal=True)[0, :, :, 0]
+    torch.testing.assert_close(y, torch.tensor([[7.5, (3 * 5 + 10 + 20) / 5],
+                                                [7.5, (5 + 3 * 10 + 20) / 5]]))
+    y = streamo.attention(q, k, v, causal=False)[0, :, 0, 0]
+    torch.testing.assert_close(y, torch.tensor([35 / 3, 35 / 3]))
+
+
 @pytest.mark.parametrize("block", [1 << 17, 700])
-def test_attention_and_its_gradient_equal_torch(block, monkeypatch):
-    monkeypatch.setattr(streamo, "BLOCK", block)
+@pytest.mark.parametrize("T, S", [(1, 1), (1, 45), (7, 45), (44, 45), (45, 45)])
+def test_every_fast_attention_and_its_gradient_equal_the_textbook(T, S, block, monkeypatch):
+    monkeypatch.setattr(fast, "BLOCK", block)
     torch.manual_seed(0)
-    ours = [torch.randn(2, heads, 45, 8).requires_grad_() for heads in (6, 2, 2)]
-    theirs = [x.detach().clone().requires_grad_() for x in ours]
-    y = causal_attention(*ours)                         # in blocks here, on the CPU
-    reference = F.scaled_dot_product_attention(*theirs, is_causal=True, enable_gqa=True)
-    torch.testing.assert_close(y, reference.transpose(1, 2).flatten(2))
-    weights = torch.randn_like(y)
-    (y * weights).sum().backward()
-    (reference.transpose(1, 2).flatten(2) * weights).sum().backward()
-    for a, b in zip(ours, theirs):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+    shapes = (2, 6, T, 8), (2, 2, S, 8), (2, 2, S, 8)
+    reference = [torch.randn(shape).requires_grad_() for shape in shapes]
+    wanted = streamo.attention(*reference, causal=True)
+    weights = torch.randn_like(wanted)
+    (wanted * weights).sum().backward()
+    mask = fast.chunk_mask(T, S, 3, "cpu")
+
+    def chosen(q, k, v):
+        return fast.causal_attention(q, k, v, mask).unflatten(2, (6, 8)).transpose(1, 2)
+
+    for way in (lambda *qkv: fast.fused_attention(*qkv, mask), fast.blocked_attention, chosen):
+        ours = [x.detach().clone().requires_grad_() for x in reference]
+        y = way(*ours)
+        torch.testing.assert_close(y, wanted)
+        (y * weights).sum().backward()
+        for a, b in zip(ours, reference):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            torch.testing.assert_close(way(*ours), wanted)
 
 
-@pytest.mark.parametrize("T", [1, 7, 45])
-def test_the_fused_attention_equals_the_blocked_one(T):
-    q, k, v = torch.randn(2, 6, T, 8), torch.randn(2, 2, 45, 8), torch.randn(2, 2, 45, 8)
-    fused = streamo.fused_attention(q, k, v, streamo.chunk_mask(T, 45, 3, "cpu"))
-    torch.testing.assert_close(fused, streamo.blocked_attention(q, k, v))
+def test_the_vision_encoders_attention_equals_the_textbook():
+    qkv = [torch.randn(2, 3, 9, 8) for _ in "qkv"]
+    wanted = streamo.attention(*qkv, causal=False).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(fast.full_attention(*qkv), wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(fast.full_attention(*qkv), wanted)
 
 
 def test_rope_by_hand():
@@ -338,7 +364,8 @@ def test_chunks_of_streams_and_their_tokens_agree():
     features = torch.randn(5, 32)
     last = model(ids, features, cache=[(a, 6), (b, 3)], select="last")
     assert last.shape == (2, 97) and (a.length, b.length) == (6, 3)
-    for chunk, seen, got in ((ids[:, :6], features[:4], last[0]), (ids[:, 6:], features[4:], last[1])):
+    for chunk, seen, got in ((ids[:, :6], features[:4], last[0]),
+                             (ids[:, 6:], features[4:], last[1])):
         wanted = model(chunk, seen, cache=KVCache(DECODER, 1, 20), select="last")[0]
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
     for cache, named in (([(a, 6), (b, 2)], r"9 tokens are given, \[6, 2\]"),

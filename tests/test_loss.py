@@ -125,6 +125,23 @@ def test_the_papers_two_baselines():
     torch.testing.assert_close(fixed, by_hand)
 
 
+def test_the_fixed_weights_belong_to_the_states_not_to_their_order(monkeypatch):
+    logits, targets = random_step()
+    args = state_counts(targets, STATES), len(targets), "fixed"
+    value = state_focal_loss(logits, targets, STATES, *args)
+    monkeypatch.setattr(loss, "STATES", loss.STATES[::-1])
+    turned = state_focal_loss(logits, targets, STATES.flip(0), *args)
+    torch.testing.assert_close(turned, value)
+    assert abs(state_focal_loss(logits, targets, STATES, *args) - value) > 0.01
+
+
+def test_the_docstrings_numbers():
+    alpha = state_alpha(torch.tensor([50, 8, 2]))
+    torch.testing.assert_close(alpha, torch.tensor([0.4, 2.5, 10]))
+    faded = [f"{(1 - p) ** 2:.4g}" for p in (0.1, 0.5, 0.9, 0.99)]
+    assert f"(1 - p)^2   {'   '.join(faded)}" in loss.__doc__
+
+
 def test_state_tokens_may_stand_anywhere_in_the_vocabulary():
     logits, targets = random_step()
     counts = state_counts(targets, STATES)

@@ -1,10 +1,12 @@
-"""Annotation files: what is in them, what is wrong with them, and ten public sources as ours.
+"""Annotation files: what is in them, what is wrong with them, and eleven public sources as ours.
 
     python records.py show                                             a toy sample, token by token
     python records.py show raw.json --videos FOLDER --index 3 --strip frames.png
     python records.py check raw.json --videos FOLDER                   what is wrong, what is in it
     python records.py convert coin COIN.json --out raw.jsonl           other sources -> raw records
     python records.py convert stream raw.json --videos FOLDER --out stream_format.json
+
+check ends with 0 for sound records (what was mended is a line a kind; -v names each), else with 2.
 """
 import argparse
 import json
@@ -15,205 +17,77 @@ import re
 import sys
 from collections import Counter
 from functools import lru_cache, partial
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from data import PLAIN, RawDataset, stream_record, turns_from_record
-from parts.annotations import faults, parse_time, stated_seconds, video_path
+from parts import converters
+from parts.annotations import (DAY, faults, parse_rate, read_annotations, stated_seconds, task_of,
+                               video_path)
 from parts.config import StreamoConfig
-from parts.files import MISSHAPEN, read_json, read_records
+from parts.files import MISSHAPEN, check_outputs, read_json, read_records, replacing, write_json
 from parts.tokenizer import STATES, Tokenizer
 from parts.video import frames
 from toy.datasets import ToyDataset
 from toy.dialogues import ASK as TOY_ASK
 
-# ---- Other sources -> raw records
-
-def activitynet(name, v):
-    spans = [(*span, text) for span, text in zip(v["timestamps"], v["sentences"], strict=True)]
-    yield f"v_{name.removeprefix('v_')}.mp4", v["duration"], spans, caption, grounding
-
-
-def qvhighlights(v):                            # times are relative to the clip that vid names
-    spans = [(*span, v["query"]) for span in v["relevant_windows"]]
-    yield f"{v['vid']}.mp4", v["duration"], spans, grounding
-
-
-def youcook2(name, v):
-    if "timestamps" in v:                       # PDVC's copy; its test split says "None"
-        path, spans = name.removeprefix("v_"), zip(v["timestamps"], v["sentences"], strict=True)
-    else:
-        path = f"{v['recipe_type']}/{name}"
-        spans = [(a["segment"], a["sentence"]) for a in v["annotations"]]
-    spans = [(*span, text) for span, text in spans if text != "None"]
-    yield f"{path}.mp4", v["duration"], spans, steps, grounding
-
-
-def hacs(name, v):                              # the folder is the class, the duration a string
-    spans = [(*a["segment"], a["label"]) for a in v["annotations"]]
-    folder = spans[0][2].replace(" ", "_") if spans else ""
-    yield f"{folder}/v_{name}.mp4", v["duration"], spans, steps, grounding
-
-
-def egotimeqa(v):                               # frames at 30 fps; " l " is a misread " I "
-    ask = partial(qa, question=v["question"].replace(" l ", " I "))
-    span = v["moment_start_frame"] / 30, v["moment_end_frame"] / 30, v["answer"]
-    yield f"{v['video_id']}.mp4", None, [span], ask
-
-
-def didemo(v):                                  # inclusive 5-second chunks, by several annotators
-    (first, last), _ = Counter(map(tuple, v["times"])).most_common(1)[0]
-    end = min(5 * v["num_segments"], 30)
-    yield v["video"], end, [(5 * first, min(5 * last + 5, end), v["description"])], grounding
-
-
-def coin(name, v):                              # the class is the goal, in CamelCase
-    goal = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", v["class"])
-    which = partial(dated, question=f'Which step of "{goal}" is being done?')
-    spans = [(*a["segment"], a["label"]) for a in v["annotation"]]
-    yield f"{name}.mp4", v["duration"], spans, steps, grounding, which
-
-
-def llava_video(v):                             # no times at all
-    for asked, told in talk(turn["value"] for turn in v["conversations"]):
-        yield v["video"], None, [(None, None, told)], partial(qa, question=asked)
-
-
-def koala(v):                                   # a row is a clip; its times are the whole film's
-    start, end = map(parse_time, re.findall(r"[\d:.]+", v["timestamp"]))
-    yield f"{v['videoID']}.mp4", end - start, [(0, end - start, v["caption"])], caption
-
-
-def et_instruct(v):                             # src and tgt are flat: start, end, start, end, ...
-    src, tgt = v.get("src", []), v.get("tgt", [])
-    left = {"human": [*src], "gpt": [*tgt]}     # in vid files each <vid> is the next of them
-    texts = [re.sub("<vid>", lambda _: str(left[turn["from"]].pop(0)), turn["value"])
-             for turn in v["conversations"]]
-    for asked, told in talk(texts):
-        part = re.split(r"(\d+(?:\.\d+)?) *- *(\d+(?:\.\d+)?) *s(?:ec\w*)?\b[,:. ]*", told)
-        spans = list(zip(part[1::3], part[2::3], map(str.strip, part[3::3])))
-        if not tgt or len(tgt) % 2 or v["task"] == "gvq":       # words, at a time or of one
-            times = [tgt[0], tgt[0] + 1] if len(tgt) == 1 else tgt or src or [None]
-            spans, task = [(times[0], times[-1], told)], partial(qa, question=asked)
-        elif spans and all(text for *_, text in spans):         # "36 - 44 seconds, wash it. ..."
-            task = steps if v["task"] == "slc" else caption     # slc: steps, located and told
-        else:                                                   # spans alone, of what was asked
-            spans = [(start, end, asked) for start, end in zip(tgt[::2], tgt[1::2])]
-            task = partial(grounding, question=asked)
-        yield v["video"], v["duration"], spans, task
-
-
-def talk(texts):
-    """The (question, answer) pairs of a LLaVA conversation, without its mark of the video."""
-    texts = [text.replace("<image>\n", "") for text in texts]
-    return zip(texts[::2], texts[1::2], strict=True)
-
-SOURCES = {"activitynet": activitynet, "qvhighlights": qvhighlights, "youcook2": youcook2,
-           "hacs": hacs, "egotimeqa": egotimeqa, "didemo": didemo, "coin": coin,
-           "llava-video": llava_video, "koala": koala, "et-instruct": et_instruct}
 ASK = {**TOY_ASK, "Action Caption": (
     "List each step when it is done.", "Describe every action as it ends.", "Name every step.",
     "What is being done here, step by step?", "Follow the work and report each finished step.")}
+raw_records = partial(converters.raw_records, ask=ASK)
+TINY = Path(__file__).parent / "assets/tiny"
 
 
-def response(text, start="", end="", time=""):
-    return {"content": text, "st_time": start, "end_time": end, "time": str(time)}
-
-
-def caption(spans, duration, rng, task="Event Caption"):
-    """All spans, each told when it ends; many short ones (3 s or less) are a narration."""
-    responses = [response(text, start, end) for start, end, text in spans]
-    if len(spans) > 4 and sorted(end - start for start, end, _ in spans)[len(spans) // 2] <= 3:
-        task = "Real-time Narration"
-        responses = [response(text, time=int(max(end, 1))) for _, end, text in spans]
-    return task, 0, rng.choice(ASK[task]), responses
-
-steps = partial(caption, task="Action Caption")
-
-
-def grounding(spans, duration, rng, question=None):
-    """One event, with all of its spans: asked before the first, or after the last."""
-    event = rng.choice(spans)[2]
-    spans = sorted((start, end) for start, end, text in spans if text == event)
-    told = [f"from {int(start)}s to {int(end)}s" for start, end in spans]
-    over = int(max(end for _, end in spans)) + 2
-    if duration and over <= duration and rng.random() < 0.5:
-        task, asked = "Backward Grounding", rng.randint(over, int(duration))
-        responses = [response(f"The event took place {' and '.join(told)}.", time=asked)]
-    else:
-        task, asked = "Event Grounding", rng.randint(0, int(spans[0][0]))
-        responses = [response(f"The event took place {text}.", *span)
-                     for text, span in zip(told, spans)]
-    return task, asked, question or rng.choice(ASK[task]).format(event), responses
-
-
-def dated(spans, duration, rng, question):
-    """One question, whose answer changes as each span begins."""
-    responses = [response(text, time=int(start) + 1) for start, _, text in spans]
-    return "Time-sensitive QA", 0, rng.choice(ASK["Time-sensitive QA"]).format(question), responses
-
-
-def qa(spans, duration, rng, question):
-    """Asked as the span begins; without times early in the video, as the release does it."""
-    [(start, end, text)] = spans
-    if start is None:
-        start = rng.randint(2, 6)
-        end = start + 1
-    return "Offline QA", int(start), question.strip(), [response(text, start, end)]
-
-
-def clean(spans, duration, counts):
-    """The spans in float seconds, in order, inside the video; texts on one line. Empty ones go."""
-    for start, end, text in spans:
-        start, end, text = parse_time(start), parse_time(end), " ".join(text.split())
-        if start is not None:
-            counts["spans swapped"] += end < start
-            counts["spans clamped to the video"] += bool(duration and max(start, end) > duration)
-            start, end = sorted(min(time, duration or time) for time in (start, end))
-        if text and (start is None or start < end):
-            yield start, end, text
-        else:
-            counts["spans left out: no length or no text"] += 1
-
-
-def raw_records(source, item, counts):
-    """The raw records of one item of a source's file; always the same for the same item."""
-    item = item if isinstance(item, tuple) else (item,)         # of a JSON object, or of a list
-    for video, duration, spans, *tasks in SOURCES[source](*item):
-        duration = parse_time(duration)
-        spans = list(clean(spans, duration, counts))
-        rng = random.Random(f"{source}/{video}/{spans}")
-        for make in tasks if spans else ():
-            task, asked, question, responses = make(spans, duration, rng)
-            yield {"video_name": Path(video).name, "video_path": video, "task_type": task,
-                   "source": source, "duration": duration,
-                   "question": [{"content": question, "time": str(asked)}], "response": responses}
-
+# ---- Convert
 
 @lru_cache(maxsize=1000)                        # the records of a video usually follow one another
 def count_seconds(video, rate=None):
-    return sum(1 for _ in frames(video, 1, rate))
+    """Whole or begun seconds of a video."""
+    seconds = 0
+    for _ in frames(video, 1, rate):
+        seconds += 1
+        if seconds > DAY:
+            raise ValueError(f"{video} is longer than a day ({DAY} s)")
+    return seconds
+
+
+def to_stream(record, videos, counts):
+    """The stream record of a raw record, whose video must be there."""
+    if isinstance(record, dict) and "messages" in record:
+        raise ValueError("a stream record already: convert stream reads raw records")
+    if wrong := faults(record, videos):
+        raise ValueError(wrong[0])
+    video = video_path(record, videos, counts)
+    seconds = count_seconds(video, parse_rate(record.get("fps")))
+    return stream_record(record, turns_from_record(record, seconds, counts))
 
 
 def convert(source, files, videos, counts):
     """Yield the records made of the items of a source's files ("stream": stream records of raw
-    ones, whose videos must be there). An item that cannot be used is reported and counted."""
+    ones). An item that cannot be used is reported and counted: the items that were read are those
+    that were used, those refused and those with nothing in them."""
     for file in files:
-        for n, item in enumerate(read_records(file)):
+        items = read_annotations(file) if source in ("stream", "joyai") else read_records(file)
+        for n, item in enumerate(items):
+            counts["items read"] += 1
+            mended = Counter()
             try:
                 if source == "stream":
-                    seconds = count_seconds(video_path(item, videos), parse_time(item.get("fps")))
-                    made = [stream_record(item, turns_from_record(item, seconds, counts))]
+                    made = [to_stream(item, videos, mended)]
                 else:
-                    made = list(raw_records(source, item, counts))
-                json.dumps(made, ensure_ascii=False).encode()       # half an emoji is no text
+                    made = list(raw_records(source, item, mended, file=file))
+                for wrong in chain(*map(faults, made)):
+                    raise ValueError(f"what was made of it: {wrong}")
             except (OSError, *MISSHAPEN) as error:
                 counts["items refused"] += 1
-                print(f"{file}: item {n} refused: {type(error).__name__} {error}", file=sys.stderr)
+                told = error if isinstance(error, OSError) or type(error) is ValueError else (
+                    f"{type(error).__name__} {error}")
+                print(f"{file}: item {n} refused: {told}", file=sys.stderr)
                 continue
-            counts["items with nothing to learn from"] += not made
+            counts.update(mended)
+            counts["items used" if made else "items with nothing to learn from"] += 1
             counts["records written"] += len(made)
             yield from made
 
@@ -221,12 +95,35 @@ def convert(source, files, videos, counts):
 def write(records, out):
     """Write records to `out`, a JSON list (.json) or one a line (.jsonl), whole or not at all."""
     before, between, after = ("[\n", ",\n", "\n]\n") if out.endswith(".json") else ("", "\n", "\n")
-    with open(f"{out}.tmp", "w", encoding="utf-8") as sink:
+    with replacing(out) as partial_file, open(partial_file, "w", encoding="utf-8") as sink:
         sink.write(before)
         for n, record in enumerate(records):
             sink.write((between if n else "") + json.dumps(record, ensure_ascii=False))
         sink.write(after)
-    os.replace(f"{out}.tmp", out)
+
+
+def convert_files(args):
+    """The command: nothing usable leaves the old output as it was."""
+    counted, device = f"{args.out}.counts.json", Path(args.out).exists() and not Path(
+        args.out).is_file()
+    if not device and Path(args.out).suffix not in (".json", ".jsonl"):
+        raise ValueError(f"--out {args.out}: .jsonl, or .json for a list")
+    check_outputs({"--out": args.out, "--out's counts": None if device else counted},
+                  {"the source": args.files})
+    counts = Counter()
+
+    def some():
+        yield from convert(args.source, args.files, args.videos, counts)
+        if not counts["records written"]:
+            raise ValueError(f"nothing usable in {', '.join(args.files)}, {args.out} not written")
+
+    try:
+        write(some(), args.out)
+        if not device:
+            write_json(counted, +counts)
+    finally:
+        for what, count in (+counts).most_common():
+            print(f"{count:9}  {what}")
 
 
 # ---- Check and show
@@ -235,41 +132,49 @@ GRAIN = {"Real-time Narration": "second", "Action Caption": "step", "Event Capti
          "Event Grounding": "event", "Backward Grounding": "event"}
 
 
-def check(file, videos=None):
+def check(file, videos=None, verbose=False):
     """Print what is wrong with each record of a file, then what the file holds. Returns 2 when a
-    record cannot be used, 1 when some are to be mended (turns_from_record does it), else 0."""
-    broken, mended, holds = Counter(), Counter(), Counter()
-    for n, record in enumerate(read_records(file)):
-        wrong, counts = faults(record), Counter()
+    record cannot be used, else 0: what turns_from_record mends is one line a kind, and with
+    `verbose` a line a record."""
+    broken, mended, holds, n = Counter(), Counter(), Counter(), -1
+    for n, record in enumerate(read_annotations(file)):
+        wrong, counts = faults(record, videos), Counter()
         try:
             if not wrong:
-                seconds = stated_seconds(record) if not videos else count_seconds(
-                    video_path(record, videos), parse_time(record.get("fps")))
-                task, edges = record["task_type"], (30, 60, 120, 240, math.inf)
-                holds.update([f"state {turn.state}"
-                              for turn in turns_from_record(record, seconds, counts)])
+                task, seconds = task_of(record), stated_seconds(record)
+                if videos:
+                    video = video_path(record, videos, counts)
+                    seconds = count_seconds(video, parse_rate(record.get("fps")))
+                turns = turns_from_record(record, seconds, counts)
+                counts["no question in the record"] += not any(turn.question for turn in turns)
+                longest = next(edge for edge in (30, 60, 120, 240, math.inf) if seconds <= edge)
+                holds.update(f"state {turn.state}" for turn in turns)
                 holds.update([f"task {task}", f"granularity {GRAIN.get(task, 'question')}",
-                              f"source {record['source']}",
-                              f"duration up to {min(e for e in edges if seconds <= e)} s"])
+                              f"source {record['source']}", f"duration up to {longest} s"])
         except (OSError, ValueError) as error:
             wrong = [str(error)]
-        for what in [*wrong, *(f"{what} (mended)" for what in +counts)]:
+        for what in wrong:
             print(f"{file}: record {n}: {what}")
+        for what in +counts if verbose else ():
+            print(f"{file}: record {n}: {what} (mended)")
         broken.update(re.sub(r"'[^']*'|\S*/\S*|[\d.]+", "*", what) for what in wrong)
         mended += counts
+    if n < 0:
+        raise ValueError(f"{file}: no records in it")
     for title, found in (("broken", broken), ("mended", mended), ("holds", holds)):
         for what, count in found.most_common():
             print(f"{title:8}{count:9}  {what}")
     states = [holds[f"state {state}"] for state in STATES]
     ratio = " : ".join(f"{n / max(states[2], 1):.1f}" for n in states)
     print(f"Silence : Standby : Response = {ratio}")
-    return 2 if broken else 1 if mended else 0
+    return 2 if broken else 0
 
 
 def paint(tokenizer, item, colour):
     """The tokens of an item as text. What is only read is grey, each token ending in a dot; what is
     learnt is coloured by kind (the three states; text) on a shade that grows with its loss weight,
     the alpha of a state (paper, equation 4), which is printed. In plain text the learnt is [so]."""
+    dot = "·" if "·".encode(sys.stdout.encoding or "ascii", "replace") != b"?" else "_"
     hues = dict(zip(tokenizer.state_ids, (34, 33, 31)))
     counts = Counter(label for label in item["labels"] if label in hues)
     out = []
@@ -278,7 +183,7 @@ def paint(tokenizer, item, colour):
         if token == tokenizer.frame_id:
             text, times = f"{text}x{times}", 1
         if label == -100:
-            plain = text = text if text.endswith("\n") else f"{text}·"
+            plain = text = text if text.endswith("\n") else f"{text}{dot}"
             shade = "90"
         else:
             weight = counts.total() / (3 * counts[label]) if label in hues else 1.0
@@ -300,17 +205,27 @@ def strip(item, state_ids, path, columns=10, side=96):
                     (x, y, x + side + 8, y + side + 20))
         sheet.paste(Image.fromarray(item["pixels"][frame]).resize((side, side)), (x + 4, y + 4))
         ImageDraw.Draw(sheet).text((x + 6, y + side + 5), f"{k}s", fill="black")
-    sheet.save(path)
+    with replacing(path) as partial_file:
+        sheet.save(partial_file, format="PNG")
 
 
 def show(args):
     tokenizer = Tokenizer.from_pretrained(args.model)
     config = StreamoConfig.from_dict(read_json(Path(args.model) / "config.json"))
+    if args.strip and Path(args.strip).suffix.lower() != ".png":
+        raise ValueError(f"--strip {args.strip}: a .png is written")
+    check_outputs({"--strip": args.strip}, {"the records": args.file})
     if args.file:
         data = RawDataset(tokenizer, config, [args.file], args.videos)
         if not 0 <= args.index < len(data):
             raise ValueError(f"--index {args.index}: {args.file} has records 0 to {len(data) - 1}")
-        item = data.item(*data.files[0][args.index], random.Random(0))
+        name, n, record = data.files[0][args.index]
+        video = video_path(record, args.videos)
+        read = sorted(map(str, video.iterdir())) if video.is_dir() else str(video)
+        check_outputs({"--strip": args.strip}, {"the video": read})
+        item = data.item(name, n, record, random.Random(0))
+    elif args.index < 0:
+        raise ValueError(f"--index {args.index}: from 0 on")
     else:
         item = ToyDataset(tokenizer, config, seed=0, augment=PLAIN)[args.index]
     print(paint(tokenizer, item, sys.stdout.isatty()))
@@ -322,39 +237,49 @@ def show(args):
 
 # ---- The command line
 
-def main(argv=None):
+def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("show").add_argument
     add("file", nargs="?", help="raw or stream records; none: the toy world")
     add("--index", type=int, default=0)
     add("--videos", default=".", help="the folder that the records' paths start from")
-    add("--model", default="assets/tiny", help="a folder with tokenizer.json and config.json")
+    add("--model", default=TINY, help="a folder with tokenizer.json and config.json")
     add("--strip", metavar="PNG", help="write the frames here")
     add = commands.add_parser("check").add_argument
     add("file")
     add("--videos", help="without it the videos are not looked at")
+    add("-v", "--verbose", action="store_true", help="name each record that is mended")
     add = commands.add_parser("convert").add_argument
-    add("source", choices=[*SOURCES, "stream"])
+    add("source", choices=[*converters.SOURCES, "joyai", "stream"])
     add("files", nargs="+")
     add("--videos", default=".", help="for stream: the folder that the records' paths start from")
     add("--out", required=True, help=".jsonl, or .json for a list")
-    args = parser.parse_args(argv)
-    if args.command == "show":
-        return show(args)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Exit code: 0, or 2 for bad input or broken records."""
+    args = parse(argv)
+    for stream in (sys.stdout, sys.stderr):     # letters that a terminal lacks are escaped
+        stream.reconfigure(errors="backslashreplace")
     if args.command == "check":
-        return check(args.file, args.videos)
-    counts = Counter()
-    write(convert(args.source, args.files, args.videos, counts), args.out)
-    Path(f"{args.out}.counts.json").write_text(json.dumps(+counts, indent=1))
-    for what, count in counts.most_common():
-        print(f"{count:9}  {what}")
-    return 0 if counts["records written"] else 2
+        return check(args.file, args.videos, args.verbose)
+    (show if args.command == "show" else convert_files)(args)
+    return 0
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("records.py: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:                     # "| head -1": nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except (OSError, ValueError) as error:
-        print(f"records.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        print("records.py:", " ".join(str(error).split()), file=sys.stderr)
+        code = 2
+    sys.exit(code)

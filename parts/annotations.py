@@ -17,7 +17,8 @@ RESPONSE, STANDBY = STATES[2], STATES[1]
 DAY = 86_400                    # seconds; no film to learn from is longer, a unit is mistaken
 SLOWEST, FASTEST = 1 / 60, 1000     # pictures a second in a folder: a time lapse, a fast camera
 SUFFIXES = ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".ts"
-JOYAI_TASKS = {"background", "chat", "event_grounding", "narration"}
+JOYAI_TASKS = {"background": "Background", "chat": "Chat", "event_grounding": "Event Grounding",
+               "narration": "Real-time Narration"}          # theirs: ours
 
 
 class Entry(NamedTuple):
@@ -205,7 +206,7 @@ def joyai_sign(record):
         if "</delegation>" in str(entry.get("content")):
             return "</delegation>"
     spans = any("st_time" in entry or "end_time" in entry for entry in entries)
-    if record.get("task_type") in list(JOYAI_TASKS) and not spans:
+    if str(record.get("task_type")) in JOYAI_TASKS and not spans:
         return f"the task {record['task_type']!r}"
     return None
 

@@ -40,8 +40,8 @@ def grounding(records):
         for span in re.findall(r"from (\d+)s to (\d+)s", text)
     ]
     if found["task_type"] == "Event Grounding":
-        assert asked <= min(times)[0]
-        assert [(int(r["st_time"]), int(r["end_time"])) for r in found["response"]] == times
+        assert asked <= min(times)[0] and all(end > start for start, end in times)
+        assert [(r["st_time"], r["end_time"]) for r in found["response"]] == times
     else:
         assert max(e for _, e in times) + 2 <= asked == int(found["response"][0]["time"])
     return found, times
@@ -69,7 +69,7 @@ def test_activitynet():
     ]
     assert events["question"] == [{"content": events["question"][0]["content"], "time": "0"}]
     found, times = grounding(records)
-    assert times[0] in [(0, 19), (17, 60), (56, 79)] and len(records) == 2
+    assert times[0] in [(0, 20), (17, 61), (56, 80)] and len(records) == 2
     turns = turns_from_record(events, 82)
     assert line(turns)[:21] == "s" * 19 + "Rs" and turns[19].text == "A woman sits."
 
@@ -164,28 +164,30 @@ def test_hacs_has_a_string_duration():
         ("Playing lacrosse", 60.2, 92.166667, ""),
     ]
     assert steps["video_path"] == "Playing_lacrosse/v_xyz.mp4"
-    assert grounding(records)[1] == [(5, 11), (60, 92)]
+    assert grounding(records)[1] == [(5, 12), (60, 93)]
     assert made("hacs", ("t", {"subset": "testing", "duration": "9.5", "annotations": []})) == []
 
 
-def test_egotimeqa_counts_frames_at_30_fps():
-    (raw,) = made(
-        "egotimeqa",
-        {
-            "video_id": "uid",
-            "sample_id": None,
-            "question": "What did l cut?",
-            "answer": "an onion",
-            "wrong_answers": ["a", "b", "c"],
-            "moment_start_frame": 301.5,
-            "moment_end_frame": 600,
-            "start_sec": 1.0,
-            "end_sec": 2.0,
-        },
-    )
-    assert raw["question"] == [{"content": "What did I cut?", "time": "10"}]
-    assert spans(raw) == [("an onion", 10.05, 20.0, "")] and raw["video_path"] == "uid.mp4"
-    assert line(turns_from_record(raw, 30)) == "-" * 9 + "s" * 11 + "R" + "-" * 9
+def test_egotimeqa_asks_when_the_moment_is_over():
+    """At its true end; the frames were shrunk around the moment's middle."""
+    item = {
+        "video_id": "uid",
+        "sample_id": None,
+        "question": "What did l cut?",
+        "answer": "an onion",
+        "wrong_answers": ["a", "b", "c"],
+        "moment_start_frame": 301.5,
+        "moment_end_frame": 600,
+        "start_sec": 8.0,
+        "end_sec": 22.4,
+    }
+    for more, over in (({}, 22.4), ({"end_sec": None}, 20)):
+        (raw,) = made("egotimeqa", {**item, **more})
+        turns = turns_from_record(raw, 30)
+        (asked,) = [turn for turn in turns if turn.question]
+        assert asked.question == "What did I cut?" and asked.text == "an onion"
+        assert over <= asked.second < over + 1 and line(turns).count("R") == 1
+        assert "s" not in line(turns) and raw["video_path"] == "uid.mp4"
 
 
 @pytest.mark.parametrize(
@@ -338,8 +340,8 @@ def test_et_instruct_grounding_and_answers():
             "conversations": talk("What is done in <vid> - <vid>?", "(B) He jumps."),
         },
     )
-    assert raw["question"] == [{"content": "What is done in 12 - 18?", "time": "12"}]
-    assert spans(raw) == [("(B) He jumps.", 12.0, 18.0, "")]
+    assert raw["question"] == [{"content": "What is done in 12 - 18?", "time": "19"}]  # it is over
+    assert spans(raw) == [("(B) He jumps.", "", "", "19")]
     (raw,) = made(
         "et-instruct",
         {
@@ -349,7 +351,7 @@ def test_et_instruct_grounding_and_answers():
             "conversations": talk("Where is the highlight?", "It is at <vid> seconds."),
         },
     )
-    assert spans(raw) == [("It is at 43 seconds.", 43.0, 44.0, "")]
+    assert spans(raw) == [("It is at 43 seconds.", "", "", "44")]  # told in <43s-44s>
     (raw,) = made(
         "et-instruct",
         {
@@ -375,7 +377,12 @@ def test_dense_short_spans_are_a_narration():
     )
     raw = made("activitynet", item)[0]
     assert raw["task_type"] == "Real-time Narration"
-    assert spans(raw)[:2] == [("a", "", "", "1"), ("b", "", "", "2")]
+    assert spans(raw)[:2] == [("a", "", "", "2"), ("b", "", "", "3")]  # not before 1.5 and 2.5
+    for mixed in ([*item[1]["timestamps"][:5], [5, 9]], [[0, 9]] * 6):  # ALL are short, or none is
+        events = made("activitynet", ("a", {**item[1], "timestamps": mixed}))[0]
+        assert events["task_type"] == "Event Caption"
+    unordered = {**item[1], "timestamps": item[1]["timestamps"][::-1]}
+    assert [text for text, *_ in spans(made("activitynet", ("a", unordered))[0])] == list("fedcba")
 
 
 def test_wordings_repeat_and_vary():
@@ -415,12 +422,16 @@ def test_convert_command(tmp_path, capsys):
     assert [r["video_path"] for r in rows] == ["v_a.mp4", "v_a.mp4"]
     assert "مرحبا 🐈" in out.read_text()
     assert json.loads((tmp_path / "raw.jsonl.counts.json").read_text()) == {
+        "items read": 6,
+        "items used": 1,
         "items refused": 5,
         "records written": 2,
     }
     assert printed.err.count("refused") == 5
     assert "item 1 refused" in printed.err and "nan" in printed.err
-    assert not list(tmp_path.glob("*.tmp")) and records.check(out) in (0, 1)
+    assert records.check(out) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "raw.jsonl", "raw.jsonl.counts.json", "train.json"]
 
 
 def test_raw_to_stream_and_back(tmp_path, capsys):
@@ -507,7 +518,7 @@ def test_check(tmp_path, capsys):
     ]
     file = tmp_path / "raw.json"
     file.write_text(json.dumps(bad))
-    assert records.main(["check", str(file), "--videos", str(tmp_path)]) == 2
+    assert records.main(["check", str(file), "--videos", str(tmp_path), "-v"]) == 2
     out = capsys.readouterr().out
     for n, what in (
         (1, "response after the end"),
@@ -527,7 +538,11 @@ def test_check(tmp_path, capsys):
         assert re.search(rf"holds +3 +{what}", out)
     assert re.search(r"Silence : Standby : Response = 0.8 : 2.0 : 1.0", out), out
     file.write_text(json.dumps(bad[:3]))
-    assert records.check(file, tmp_path) == 1
+    capsys.readouterr()
+    assert records.check(file, tmp_path) == 0  # what can be mended is sound, a line a kind
+    quiet = capsys.readouterr().out
+    assert "record 1" not in quiet and re.search(r"mended +1 +response after the end", quiet)
+    assert re.search(r"mended +1 +no question", quiet)
     file.write_text(json.dumps(bad[:1]))
     assert records.check(file, tmp_path) == 0
     (tmp_path / "images").mkdir()

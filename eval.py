@@ -6,40 +6,53 @@
     python eval.py run mvbench --offline --data json/ --videos FOLDER --model DIR --out mv.jsonl
     torchrun --nproc_per_node=8 eval.py run ovo ... --out ovo.jsonl     writes ovo.rank0.jsonl, ...
     python eval.py score ovo ovo.rank*.jsonl --out ovo.json             official result files too
+    python eval.py score vispeak vs.jsonl --judged vs.judge.jsonl --out vs.json
 
-`toy` and `run` write a JSON line per item, and go on where they stopped.
+`toy` and `run` write a JSON line per item, and go on where they stopped. A video that is missing or
+broken ends nothing: its items are recorded as failed, and run again by the next call.
 Scores follow the official rules to the letter; where a rule has a known fault, the corrected figure
 stands beside.
 """
+import os
+import signal
+import sys
+
+if __name__ == "__main__":          # Ctrl-C while PyTorch is being imported, which takes seconds
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 import argparse
 import hashlib
 import json
 import math
-import os
-import sys
 import time
-from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter, defaultdict
+from contextlib import closing
 from functools import lru_cache, partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
+import av
 import torch
 from tqdm import tqdm
 
 import data
-from bench import public
-from bench.streams import JUDGE, TASKS, score_stream, timing_table
+from bench import proactive, public
+from bench.report import (READERS, SIZES, lacking, named_scores, read_answers, report,
+                          tell_failed)
+from bench.streams import TASKS
 from infer import STATES as NAMES
 from infer import see, stream, unspoken
-from parts.files import read_records, write_json
+from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
+from parts.files import MISSHAPEN, check_outputs, read_records, replacing
 from parts.video import frames
+from parts.workers import share
 from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo, Tokenizer
 from toy import dialogues
 
-# ---- Running
+BAD_VIDEO = OSError, ValueError, av.FFmpegError, torch.OutOfMemoryError
+
+
+# ---- A video and its questions
 
 @lru_cache(1)
 def load_model(folder, device):
@@ -78,11 +91,21 @@ def answer_at_once(model, tokenizer, features, question, max_new_tokens=64):
     return tokenizer.decode([token for token in said if token != end]).strip()
 
 
+def turns_of(model, tokenizer, features, questions, options):
+    """The turns of a stream. ValueError when it refuses a question."""
+    counts = Counter()
+    for turn in stream(model, tokenizer, features, questions, counts=counts, **options):
+        for what, n in counts.items():
+            if n and "refused" in what:
+                raise ValueError(f"second {turn.start}: {what}")
+        yield turn
+
+
 def streamed(model, tokenizer, features, record, options):
-    """A dialogue of Streamo-Bench: the annotation, and what the stream says (see score_stream)."""
+    """A dialogue: the annotation, and what the stream says (see bench/streams.py)."""
     gold = data.turns_from_record(record, math.ceil(len(features) / options["fps"]))
     questions = [(turn.second, turn.question) for turn in gold if turn.question]
-    turns = list(stream(model, tokenizer, features, questions, **options))
+    turns = list(turns_of(model, tokenizer, features, questions, options))
     return {"seconds": len(turns),
             "gold": {"states": "".join(str(STATES.index(turn.state)) for turn in gold),
                      "answers": [[t.second, t.text] for t in gold if t.state == RESPONSE]},
@@ -91,18 +114,33 @@ def streamed(model, tokenizer, features, record, options):
                      "p": [round(turn.probs[2], 4) for turn in turns]}}
 
 
+def watched(model, tokenizer, features, row, start, options):
+    """[[second, text]] of what is said to a request that stands from the beginning (see
+    bench/proactive.py): the first Response or all, each at the second in which its turn ends."""
+    said = []
+    for turn in turns_of(model, tokenizer, features, [(0, row["request"])], options):
+        if turn.state == "response" and turn.start >= row.get("counts_from", 0):
+            said.append([start + turn.end, turn.text])
+            if row.get("first"):
+                break
+    return said
+
+
 def asked(model, tokenizer, features, rows, patience, options):
     """Responses of rows that share a stream, which ends with the second of their moment.
 
     Without a plan (`ask`) the question comes in the last second; the picture then stands still
-    for at most `patience` seconds until the model answers: the first Response counts."""
+    for at most `patience` seconds until the model answers: the first Response counts. At once: it
+    does not, and silence is an answer, ""."""
     if not rows[0].get("ask"):
         now, picture = int(features[-1][0]), features[-1][1]
-        features = features + [(now + 1 + k, picture) for k in range(patience)]
-        turns = stream(model, tokenizer, features, [(now, rows[0]["prompt"])], **options)
-        return [next((t.text for t in turns if t.start >= now and t.state == "response"), None)]
+        at_once = rows[0].get("at_once")
+        features = features + [(now + 1 + k, picture) for k in range(0 if at_once else patience)]
+        turns = turns_of(model, tokenizer, features, [(now, rows[0]["prompt"])], options)
+        said = (t.text for t in turns if t.start >= now and t.state == "response")
+        return [next(said, "" if at_once else None)]
     (second, question, read), responses = rows[0]["ask"], []
-    turns = list(stream(model, tokenizer, features, [(second, question)], **options))
+    turns = list(turns_of(model, tokenizer, features, [(second, question)], options))
     for row in rows:
         seen = [turn for turn in turns if turn.end <= math.ceil(row["end"])]
         said = [turn.text for turn in seen if turn.state == "response"]
@@ -111,38 +149,79 @@ def asked(model, tokenizer, features, rows, patience, options):
     return responses
 
 
-def run_group(group, run):
-    """Answer all rows of one video, encoded once. `run` is all that a worker process is told."""
-    model, tokenizer = load_model(run["model"], run["device"])
+def answers_to(model, tokenizer, rows, features, run):
+    """A dictionary for each of the rows, which share a stream: what it says of them."""
+    start = math.floor(rows[0].get("start") or 0)
+    end = max(math.inf if row.get("end") is None else row["end"] for row in rows)
+    seen = [(second - start, f) for second, f in features if start <= second // 1 < end]
+    if not seen:
+        raise ValueError(f"no frame from {start} to {end} s")
+    options = {key: run[key] for key in ("fps", "threshold", "window")}
+    if "record" in rows[0]:
+        return [streamed(model, tokenizer, seen, rows[0]["record"], options)]
+    if "request" in rows[0]:
+        return [{"said": watched(model, tokenizer, seen, rows[0], start, options)}]
+    if run["offline"]:
+        n = min(len(seen), run["max_frames"])
+        some = [seen[k * len(seen) // n][1] for k in range(n)]
+        return [{"response": answer_at_once(model, tokenizer, some, rows[0]["prompt"])}]
+    return [{"response": response} for response in
+            asked(model, tokenizer, seen, rows, run["patience"], options)]
+
+
+def answer_group(model, tokenizer, group, run):
+    """The answered rows of one video, encoded once; an error of BAD_VIDEO where it is no good."""
     began, fps, rows = time.perf_counter(), run["fps"], group["rows"]
+    if group.get("missing"):
+        raise FileNotFoundError(group["missing"])
     if run["bench"] == "toy":
         clip, size = dialogues.bench(run["seed"], group["video"])[0], model.config.vision.image_size
         pictures = ((k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps))
     else:                               # a record's fps is the rate of a folder of frames
         pictures = frames(group["video"], fps, rows[0].get("fps"))
     features, streams, done = encode(model, pictures), defaultdict(list), []
-    options = {key: run[key] for key in ("fps", "threshold", "window")}
     for row in rows:
         streams[not run["offline"] and row.get("ask") or row["id"]].append(row)
     for rows in streams.values():
-        start = math.floor(rows[0].get("start") or 0)
-        end = max(math.inf if row.get("end") is None else row["end"] for row in rows)
-        seen = [(second - start, f) for second, f in features if start <= second // 1 < end]
-        if not seen:
-            raise ValueError(f"{group['video']}: no frame from {start} to {end} s")
-        if "record" in rows[0]:
-            answers = [streamed(model, tokenizer, seen, rows[0]["record"], options)]
-        elif run["offline"]:
-            n = min(len(seen), run["max_frames"])
-            some = [seen[k * len(seen) // n][1] for k in range(n)]
-            answers = [{"response": answer_at_once(model, tokenizer, some, rows[0]["prompt"])}]
-        else:
-            answers = [{"response": response} for response in
-                       asked(model, tokenizer, seen, rows, run["patience"], options)]
-        done += [row | answer for row, answer in zip(rows, answers)]
+        answers = answers_to(model, tokenizer, rows, features, run)
+        done += [row | answer for row, answer in zip(rows, answers, strict=True)]
     compute = round((time.perf_counter() - began) / len(done), 4)
-    drop = {"record", "prompt", "ask"}
+    drop = {"record", "prompt", "ask", "request", "first", "at_once", "counts_from"}
     return [{k: v for k, v in row.items() if k not in drop} | {"compute": compute} for row in done]
+
+
+def run_group(group, run):
+    """The rows of one video, answered, or with the reason why not under "failed". `run` is all
+    that a worker process is told."""
+    model, tokenizer = load_model(run["model"], run["device"])
+    try:
+        return answer_group(model, tokenizer, group, run)
+    except BAD_VIDEO as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if str(group["video"]) not in reason:
+            reason = f"{group['video']}: {reason}"
+        return [{"id": row["id"], "task": row["task"], "failed": reason} for row in group["rows"]]
+
+
+# ---- Many videos
+
+def found_videos(folder, rows):
+    """[{"video", "rows"}] of rows whose videos lie anywhere below a folder; {"missing": reason} in
+    a group whose video is not there once. ValueError when there is none at all."""
+    paths, groups = defaultdict(list), {}
+    for path in folder.absolute().rglob("*"):
+        paths[path.name].append(str(path))
+    for row in rows:
+        name = os.sep + row["video"]
+        found = [path for path in paths[name.split(os.sep)[-1]] if path.endswith(name)]
+        group = {"video": found[0], "rows": []} if len(found) == 1 else {
+            "video": row["video"], "rows": [],
+            "missing": f"{folder}: {len(found)} files are called {row['video']}, wanted one"
+                       + "; give --videos closer, and the --data of one task" * (len(found) > 1)}
+        groups.setdefault(group["video"], group)["rows"].append(row)
+    if not any("missing" not in group for group in groups.values()):
+        raise ValueError(f"{folder}: no video of the benchmark is there, as {rows[0]['video']}")
+    return [*groups.values()]
 
 
 def groups_of(args):
@@ -153,92 +232,115 @@ def groups_of(args):
             groups[i] = [{"id": f"{args.seed}/{i}/{k}", "task": task, "record": record}
                          for k, (task, record) in enumerate(dialogues.bench(args.seed, i)[1])]
     elif args.bench == "raw":
-        for i, record in enumerate(read_records(args.data)):
-            if wrong := data.faults(record):
+        for i, record in enumerate(read_annotations(args.data)):
+            if wrong := faults(record, args.folder):
                 raise ValueError(f"{args.data}: record {i}: {wrong[0]}")
-            task, rate = record["task_type"], data.parse_rate(record.get("fps"))
-            groups[str(data.video_path(record, args.folder))].append(
+            task, rate = task_of(record), parse_rate(record.get("fps"))
+            groups[str(video_path(record, args.folder))].append(
                 {"id": f"{args.data.stem}/{i}", "task": TASKS.get(task, task), "record": record,
                  "fps": rate})
     else:
-        paths = [str(path) for path in args.folder.absolute().rglob("*")]
-        for row in public.read_rows(args.bench, args.data):
-            found = [path for path in paths if path.endswith(os.sep + row["video"])]
-            if len(found) != 1:
-                raise ValueError(f"{args.folder}: {len(found)} files are called {row['video']}, "
-                                 "wanted one; give --videos closer, and the --data of one task")
-            groups[found[0]].append(row)
+        return found_videos(args.folder, public.read_rows(args.bench, args.data, READERS))
     return [{"video": video, "rows": rows} for video, rows in groups.items()]
 
 
-def sha256(path, kind):
-    """{name: digest} of a file, or of those of a kind in a folder."""
-    files = [path] if path.is_file() else sorted(path.glob(f"*.{kind}"))
+def sha256(path, *kinds):
+    """{name: digest} of a file, or of those of some kinds in a folder."""
+    files = [path] if path.is_file() else sorted(
+        file for kind in kinds for file in path.glob(f"*.{kind}"))
     if not files:
-        raise ValueError(f"{path}: no {kind} file there")
+        raise ValueError(f"{path}: no {kinds[0]} file there")
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def files_in(path):
+    """The files that a command reads at a path: itself, or all in a folder; none of None."""
+    return [] if path is None else [*path.iterdir()] if path.is_dir() else [path]
+
+
+def settings_of(args, world):
+    """What a run's answers depend on: the first line of its file."""
+    cuda = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    sha256(args.model, "safetensors")                   # an error names what is missing
+    run = {"device": cuda if torch.cuda.is_available() else "cpu", "processes": world,
+           "sha256": sha256(args.model, "safetensors", "json", "txt")}
+    if getattr(args, "data", None):
+        run["data_sha256"] = sha256(args.data, "json")
+    return run | {name: getattr(args, name, None) for name in (
+        "bench", "model", "data", "folder", "seed", "fps", "threshold", "window", "offline",
+        "max_frames", "patience")}
+
+
+def done_before(out, header):
+    """{id: row} of a run's file; a last line that was cut short is none of it."""
+    lines = out.read_text(encoding="utf-8").split("\n")[:-1] if out.exists() else [header]
+    if lines[:1] != [header]:
+        raise ValueError(f"{out}: of another run, see its first line; remove it, or change --out")
+    rows = {}
+    for n, line in enumerate(lines[1:], 2):
+        try:
+            row = json.loads(line)
+            rows[row["id"]] = row
+        except MISSHAPEN:
+            raise ValueError(f"{out}: line {n} is no answer; remove it, and it is run again"
+                             ) from None
+    return rows
+
+
+def add_lines(out, rows):
+    """Append rows to a file; an error, as of a full disk, names it."""
+    try:
+        with open(out, "a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from error
 
 
 def run_bench(args):
     """Answer this process's share of a benchmark -> (rows, settings of the run, their file).
 
     The file has the settings in its first line, then an item a line; videos that were finished
-    before are not run again, and no such line is lost."""
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    before are not run again, and no such line is lost. args.strict: the first video that fails
+    ends it."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     out = args.out.with_suffix(".jsonl" if world == 1 else f".rank{rank}.jsonl")
-    cuda = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    run = {"device": cuda if torch.cuda.is_available() else "cpu", "processes": world,
-           "sha256": sha256(args.model, "safetensors")}
-    if getattr(args, "data", None):
-        run["data_sha256"] = sha256(args.data, "json")
-    run |= {name: getattr(args, name, None) for name in (
-        "bench", "model", "data", "folder", "seed", "fps", "threshold", "window", "offline",
-        "max_frames", "patience")}
-    header = json.dumps({"run": run}, default=str)
-    run, groups = json.loads(header)["run"], groups_of(args)[rank::world]
-    lines = out.read_text(encoding="utf-8").split("\n")[:-1] if out.exists() else [header]
-    if lines[:1] != [header]:
-        raise ValueError(f"{out}: of another run, see its first line; remove it, or change --out")
-    kept = {row["id"]: row for row in map(json.loads, lines[1:])}
-    todo = [group for group in groups if any(row["id"] not in kept for row in group["rows"])]
-    rows = [kept[row["id"]] for group in groups if group not in todo for row in group["rows"]]
-    again = {row["id"] for group in todo for row in group["rows"]}
-    lines = [json.dumps(row) for row in kept.values() if row["id"] not in again]
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".partial")                  # nothing that was done gets lost
-    part.write_text("\n".join((header, *lines, "")), encoding="utf-8")
-    part.replace(out)
-    total, spawn = sum(len(group["rows"]) for group in groups), get_context("spawn")
-    with (open(out, "a", encoding="utf-8") as file, tqdm(total=total, initial=len(rows)) as bar,
-          ProcessPoolExecutor(args.workers, spawn, torch.set_num_threads, (1,)) as pool):
-        share = map if args.workers == 1 else pool.map
-        for answered in share(partial(run_group, run=run), todo):
-            file.write("".join(json.dumps(row) + "\n" for row in answered))
-            file.flush()
-            rows += answered
-            bar.update(len(answered))
-    return rows, run, out
+    check_outputs({"--out": out}, {"--data": files_in(getattr(args, "data", None)),
+                                   "--model": files_in(args.model)})
+    groups, run = groups_of(args), settings_of(args, world)
+    if args.bench != "toy":                             # so that scoring knows what is absent
+        run["items"] = sum(len(group["rows"]) for group in groups)
+    header, groups = json.dumps({"run": run}, default=str), groups[rank::world]
+    run, rows = json.loads(header)["run"], done_before(out, header)
+    missing = {id for id, row in rows.items() if "failed" in row}
+    todo = [group for group in groups
+            if any(row["id"] not in rows or row["id"] in missing for row in group["rows"])]
+    again = {row["id"] for group in todo for row in group["rows"]}
+    with replacing(out) as part:                        # nothing that was done gets lost
+        part.write_text("\n".join((header, *(json.dumps(row) for id, row in rows.items()
+                                             if id not in again), "")), encoding="utf-8")
+    wanted = [row["id"] for group in groups for row in group["rows"]]
+    try:
+        with (closing(share(partial(run_group, run=run), todo, args.workers,
+                            partial(torch.set_num_threads, 1))) as answers,
+              tqdm(total=len(wanted), initial=len(wanted) - len(again)) as bar):
+            for _, answered in answers:
+                failed = next((row["failed"] for row in answered if "failed" in row), None)
+                if failed and getattr(args, "strict", False):
+                    raise ValueError(failed)
+                add_lines(out, answered)
+                rows |= {row["id"]: row for row in answered}
+                bar.update(len(answered))
+    except ChildProcessError as error:
+        raise ValueError(f"{out}: {error}; what was finished is kept: run the same command again, "
+                         "perhaps with --workers 1") from None
+    return [rows[id] for id in wanted], run, out
 
-VERSIONS = {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
 
+# ---- The commands
 
-def report(bench, scores, out, **about):
-    """Print a table of the scores; write them to `out` with all that is needed to repeat them."""
-    beside = scores.get("corrected", {})
-    print(f"{bench:34}{'score':>8}" + (f"{'corrected':>12}" if beside else ""))
-    for name, value in scores.items():
-        if isinstance(value, (int, float)):
-            print(f"{name:34}{value:8.2f}" + (f"{beside[name]:12.2f}" if name in beside else ""))
-    for name, line in zip(NAMES, scores.get("confusion", ())):
-        print(f"{name:10} of the annotation said as", *map("{}: {} ".format, NAMES, line))
-    if "confusion" in scores:
-        print(JUDGE)
-    if "timing" in scores:
-        print("", *timing_table(scores["timing"]), sep="\n")
-    write_json(out, scores | about | {"versions": VERSIONS})
-
-
-def main(argv=None):
+def parse(argv):
+    """The arguments; ValueError for a bad one, before anything starts."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(dest="command", required=True)
@@ -249,10 +351,12 @@ def main(argv=None):
         for name in names.split():
             commands[name].add_argument(flag, **settings)
 
-    add("run score", "bench", choices=("raw", *public.READERS))
+    add("run score", "bench", choices=("raw", *READERS))
     add("score", "files", nargs="+", type=Path)
     add("toy run", "--model", type=Path, required=True, help="checkpoint folder")
     add("run", "--data", type=Path, required=True, help="annotation file")
+    add("score", "--data", type=Path, help="annotations, for what answers lack and do not hold")
+    add("score", "--judged", type=Path, help="vispeak: the file for a judge, with its marks")
     add("run", "--videos", type=Path, required=True, dest="folder")
     add("toy", "--data", type=Path, help="raw records, in place of the toy videos")
     add("toy", "--videos-folder", type=Path, dest="folder", default=Path())
@@ -263,35 +367,88 @@ def main(argv=None):
     add("toy run", "--fps", type=int, default=1, help="frames in a turn, a second")
     add("toy run", "--threshold", type=float, help="of P(Response)")
     add("toy run", "--window", type=int, help="seconds kept in the context")
+    add("toy run", "--strict", action="store_true", help="end at the first video that fails")
     add("run", "--offline", action="store_true", help="all frames in one turn")
     add("run", "--max-frames", type=int, default=64, help="offline")
     add("run", "--patience", type=int, default=10,
         help="seconds that the last picture stands still until an answer comes")
     args = parser.parse_args(argv)
+    for flag in {"fps", "videos", "max_frames", "workers"} & vars(args).keys():
+        if isinstance(n := getattr(args, flag), int) and n < 1:
+            raise ValueError(f"--{flag.replace('_', '-')} {n}: at least 1")
+    if args.command == "toy" and args.out.suffix == ".jsonl":
+        raise ValueError(f"--out {args.out}: the scores' file, .json; answers lie beside")
+    if args.command == "run" and args.offline and args.bench in proactive.READERS:
+        raise ValueError(f"--offline: {args.bench} asks when to speak, which only a stream tells")
+    if args.command == "score" and args.judged and args.bench != "vispeak":
+        raise ValueError(f"--judged: nothing of {args.bench} is for a judge")
+    if args.command == "toy":
+        args.bench = "raw" if args.data else "toy"
+    return args
+
+
+def score(args):
+    """Score files of answers; print and write the report."""
+    judge = args.out.with_suffix(".judge.jsonl") if args.bench == "vispeak" else None
+    check_outputs({"--out": args.out, "judge's file": None if args.judged else judge},
+                  {"": args.files, "--data": files_in(args.data), "--judged": args.judged})
+    rows, failed, of, items = read_answers(args.bench, args.files)
+    sizes, absent, marks = {"": items} if items else SIZES.get(args.bench, {}), [], None
+    if args.data:
+        gold = {row["id"]: row for row in public.read_rows(args.bench, args.data, READERS)}
+        for row in rows:
+            if row["id"] not in gold:
+                raise ValueError(f"{of[row['id']]}: item {row['id']} is not in {args.data}")
+        rows = [gold[row["id"]] | {k: v for k, v in row.items() if v is not None} for row in rows]
+        sizes = Counter(row["task"] for row in gold.values())
+        tasks = {row["task"] for row in rows}
+        absent = [row for id, row in gold.items() if id not in of and row["task"] in tasks]
+    if not rows:
+        raise ValueError(f"{args.files[0]}: no answered item of {args.bench}"
+                         + (f"; {failed[0]['failed']}" if failed else ""))
+    if args.judged:
+        marks = proactive.judged(rows, read_records(args.judged), args.judged)
+    scores = named_scores(args.bench, rows, of, absent, marks)
+    about = {"absent": lacking(rows, failed, sizes), "failed": failed,
+             "files": [*map(str, args.files)]}
+    if judge and marks is None:
+        lines = proactive.to_judge(rows)
+        with replacing(judge) as part:
+            part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
+                            encoding="utf-8")
+        about["to_judge"] = f"{len(lines)} answers in {judge}"
+    report(args.bench, scores, args.out, **about)
+
+
+def run(args):
+    """Run a benchmark, and score it where that is one command."""
+    if args.command == "toy":
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        check_outputs({"--out": args.out}, {"--data": args.data, "--model": files_in(args.model)})
+    rows, settings, out = run_bench(args)
+    good, failed = ([row for row in rows if ("failed" in row) == bad] for bad in (False, True))
+    if failed and not good:
+        raise ValueError(f"all {len(failed)} items failed, the first: {failed[0]['failed']}")
+    if args.command == "run" or "RANK" in os.environ:
+        bench = "raw" if args.bench == "toy" else args.bench
+        print(f"{len(good)} items in {out}, to be scored by: eval.py score {bench}")
+        tell_failed(failed)
+    else:
+        scores = named_scores("raw", good, defaultdict(lambda: out))
+        report(args.bench, scores, args.out, run=settings, failed=failed)
+
+
+def main(argv=None):
+    """Exit code: 0; 2 for bad input, with one line on stderr; 130 after Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        if args.command == "score":
-            rows, of = [], {}                       # the file that each item was first met in
-            for file in args.files:
-                rows += (more := public.read_rows(args.bench, file))
-                if twice := [id for row in more if of.setdefault(id := row["id"], file) != file]:
-                    raise ValueError(f"{file}: item {twice[0]} is in {of[twice[0]]}, too")
-            scores = score_stream(rows) if args.bench == "raw" else public.score(args.bench, rows)
-            report(args.bench, scores, args.out, files=[*map(str, args.files)])
-        else:
-            for flag in {"fps", "videos", "max_frames", "workers"} & vars(args).keys():
-                if isinstance(n := getattr(args, flag), int) and n < 1:
-                    raise ValueError(f"--{flag.replace('_', '-')} {n}: at least 1")
-            if args.command == "toy" and args.out.suffix == ".jsonl":
-                raise ValueError(f"--out {args.out}: the scores' file, .json; answers lie beside")
-            args.bench = args.bench if args.command == "run" else "raw" if args.data else "toy"
-            rows, run, out = run_bench(args)
-            if args.command == "run" or "RANK" in os.environ:
-                bench = "raw" if args.bench == "toy" else args.bench
-                print(f"{len(rows)} items in {out}, to be scored by: eval.py score {bench}")
-            else:
-                report(args.bench, score_stream(rows), args.out, run=run)
+        args = parse(argv)
+        score(args) if args.command == "score" else run(args)
+    except KeyboardInterrupt:
+        print("eval.py: interrupted; what was finished is kept", file=sys.stderr)
+        raise SystemExit(130) from None
     except (ValueError, OSError) as error:
-        print(f"eval.py: {error}", file=sys.stderr)
+        print("eval.py:", " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None
 
 

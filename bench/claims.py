@@ -13,8 +13,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.public import mean
+from bench.report import VERSIONS
 from bench.streams import JUDGE, SIX, THRESHOLDS, score_stream, threshold_curve
-from eval import VERSIONS, run_bench, sha256
+from eval import run_bench, sha256
 from parts.files import read_records, write_json
 
 OVO_MEANS = "OVO-Bench real-time / backward / forward / total"

@@ -1,4 +1,5 @@
 """The public benchmarks: readers of their files, and their official rules to the letter."""
+import json
 import random
 import re
 from collections import defaultdict
@@ -21,6 +22,10 @@ def mean(values):
 
 PREFIXES = ("The best answer is", "The correct answer is", "The answer is", "The answer",
             "The best option is", "The correct option is", "Best answer:", "Best option:")
+# Two commas are missing in the official lists, so that four prefixes stay in the text and the B of
+# "Best answer:" is an answer.
+GLUED = *PREFIXES[:4], PREFIXES[4] + PREFIXES[5], PREFIXES[6] + PREFIXES[7]
+VIDEOMME = *GLUED, "Answer:", "Option:", "The correct answer", "The correct option"
 
 
 def ovo_rule(row):
@@ -49,45 +54,62 @@ def mvbench_rule(row):
     return int(option is not None and option[1].upper() == row["answer"])
 
 
+def caption_match(text, question, answer):
+    """Whether the caption that a text names is the answer; None when it names none. Options are
+    lines like "Caption A: The ball falls."; the whole of one, its sentence ("(A) The ball falls."
+    too) or its index will do ("Caption A", "A."). Of several names the last counts."""
+    lines = question.split("\n")[1:]
+    parts = [line.split(": ") for line in lines]
+    sentence, index = text.split(") ")[1] if ") " in text else text, text.replace(".", "")
+    ways = (lines, (text,)), ([part[1] for part in parts], (text, sentence)), (
+        [part[0] for part in parts] + [part[0].split()[-1] for part in parts], (text, index))
+    named = [name for names, forms in ways for name in names if name in forms]
+    index, said, *_ = answer.split(": ")
+    return named[-1] in (answer, said, index, index.split()[-1]) if named else None
+
+
 def tempcompass_match(row):
     """1 or 0 when the official rules can tell, None when a language model would be the judge."""
-    text, answer = (row["response"] or "").replace("</s>", ""), row["answer"]
-    if row["task"] == "yes_no":
-        found = re.findall("^(?:yes|no)", text.lower())
-    elif row["task"] == "multi-choice":
-        found = [answer] if text == answer else re.findall(r"^[A-D](?=[.)]|\Z)", text)
-        answer = answer if text == answer else answer[0]
-    else:                                               # "Caption A: The ball falls.", or a part
-        found = []
-        for option in row["question"].split("\n")[1:]:
-            index, sentence, *_ = option.split(": ")
-            if (text == option or index in (text, text.replace(".", ""))
-                    or sentence in (text, *text.split(") ")[1:2])):         # "(A) sentence" too
-                found.append(option)
-    return int(answer in found) if found else None
+    if row["response"] is None:
+        return None
+    text, answer = row["response"].replace("</s>", "").strip(), row["answer"]
+    if row["task"] == "caption_matching":
+        right = caption_match(text, row["question"], answer)
+    elif row["task"] == "yes_no":
+        found = re.match("yes|no", text.lower())
+        right = found and found[0] == answer
+    else:
+        found = re.match(r"[A-D](?=[.)]|\Z)", text)
+        right = text == answer or (found and found[0] == answer[0])
+    return None if right is None else int(right)
 
 
-def letter_rule(row, letters, prefixes):
-    """The first of the letters in a response without the prefixes is right; None: there is none."""
-    text = row["response"] or ""
+def tempcompass_rule(row):
+    """Where the rules cannot tell: the rating of the judge if the file has one, else 0, as the
+    official scripts have it with --disable_llm."""
+    match = tempcompass_match(row)
+    return (row.get("rating") or 0) if match is None else match
+
+
+def first_letter(text, letters, prefixes):
+    """The first of the letters in a text without the prefixes; "": there is none."""
     for prefix in prefixes:
         text = text.replace(prefix, "")
     found = re.search(f"[{letters}]", text)
-    return found and int(found[0] == row["answer"])
+    return found[0] if found else ""
 
 
 def videomme_rule(row):
-    """Two commas are missing in the official prefixes, so that four of them stay in the text and
-    the B of "Best answer:" is an answer; no letter at all leaves the denominator."""
-    glued = PREFIXES[4] + PREFIXES[5], PREFIXES[6] + PREFIXES[7]
-    return letter_rule(row, "ABCD", PREFIXES[:4] + glued)
+    """No letter at all leaves the denominator."""
+    letter = first_letter((row["response"] or "").strip(), "ABCD", VIDEOMME)
+    return int(letter == row["answer"]) if letter else None
 
 
 def longvideobench_rule(row):
     """No letter: a random choice, here drawn from the item's id so that it stays the same."""
-    mark = letter_rule(row, "ABCDE", PREFIXES)
-    guess = random.Random(row["id"]).choice("ABCDE"[:row["choices"]])
-    return int(guess == row["answer"]) if mark is None else mark
+    letter = first_letter(row["response"] or "", "ABCDE", PREFIXES)
+    guess = random.Random(row["id"]).choice(LETTERS[:row["choices"]])
+    return int((letter or guess) == row["answer"])
 
 
 def corrected(row):
@@ -102,16 +124,31 @@ def corrected(row):
         found = re.search(r"\b([B-E]|A(?! [a-z]))\b", text)
     return int(found is not None and found[1] == answer)
 
+
+# ---- Averages
+
 RULES = {"ovo": ovo_rule, "mvbench": mvbench_rule, "videomme": videomme_rule,
-         "longvideobench": longvideobench_rule,
-         "tempcompass": lambda row: tempcompass_match(row) or 0}        # as with --disable_llm
-OVO = {"backward": ("EPM", "ASI", "HLD"), "forward": ("REC", "SSR", "CRR"),
-       "realtime": ("OCR", "ACR", "ATR", "STU", "FPD", "OJR")}
+         "longvideobench": longvideobench_rule, "tempcompass": tempcompass_rule}
+OVO = {"backward": ("EPM", "ASI", "HLD"), "realtime": ("OCR", "ACR", "ATR", "STU", "FPD", "OJR"),
+       "forward": ("REC", "SSR", "CRR")}
 DIVISIONS = "task", "duration", "domain", "sub_category", "duration_group"  # keys of a row
+SIZES = {  # scored items of the whole benchmark, by task; "": of all tasks together
+    "ovo": {"EPM": 297, "ASI": 148, "HLD": 186, "OCR": 149, "ACR": 109, "ATR": 116, "STU": 178,
+            "FPD": 101, "OJR": 184, "REC": 698, "SSR": 629, "CRR": 240},
+    "tempcompass": {"multi-choice": 1580, "yes_no": 2453, "caption_matching": 1503},
+    "mvbench": {"": 4000}, "videomme": {"": 2700}, "longvideobench": {"": 1337}}
+MEANT = {  # which average is meant
+    "ovo": "total: the mean of backward, realtime and forward, each the mean of its tasks; "
+           "total_without_forward: of backward and realtime. Both are published as OVO-Bench's.",
+    "tempcompass": "average: the mean of multi-choice, yes_no and caption_matching (captioning "
+                   "needs a judge); all_questions: of all their questions, tasks unweighted.",
+    "mvbench": "average: the mean of the tasks; an empty response leaves the official figure.",
+    "videomme": "overall: right answers of those with a letter; without one an item leaves it.",
+    "longvideobench": "overall: right answers of all; without a letter one is drawn at random."}
 
 
 def averages(bench, rows, rule):
-    """{name: score} of the tasks and divisions of a benchmark, and its own kind of average."""
+    """{name: score} of the tasks and divisions of a benchmark, and its own kinds of average."""
     marks = defaultdict(list)
     for row in rows:
         names = "overall", *(str(row[key]) for key in DIVISIONS if row.get(key) is not None)
@@ -119,18 +156,23 @@ def averages(bench, rows, rule):
             marks[name].append(rule(row))
     scores = {name: 100 * mean(of) for name, of in marks.items()}
     overall = scores.pop("overall", 0.0)
-    if bench == "ovo":                  # a category is the mean of its tasks, the total of three
+    if bench == "ovo":
         means = {category: mean([scores[task] for task in tasks if task in scores])
                  for category, tasks in OVO.items() if scores.keys() & set(tasks)}
-        return scores | means | ({"total": mean([*means.values()])} if len(means) == 3 else {})
-    if bench in ("mvbench", "tempcompass"):
+        totals = {"total": (*OVO,), "total_without_forward": ("backward", "realtime")}
+        return scores | means | {name: mean([means[category] for category in of])
+                                 for name, of in totals.items() if means.keys() >= {*of}}
+    if bench == "tempcompass":
+        return scores | {"average": mean([*scores.values()]), "all_questions": overall}
+    if bench == "mvbench":
         return scores | {"average": mean([*scores.values()])}
     return scores | {"overall": overall}
 
 
 def score(bench, rows):
-    """All scores of a benchmark's rows by its official rule; "corrected" beside a faulty one."""
-    scores = averages(bench, rows, RULES[bench]) | {"items": len(rows)}
+    """All scores of a benchmark's rows by its official rule; "corrected" beside a faulty one;
+    "meant": which average is meant."""
+    scores = averages(bench, rows, RULES[bench]) | {"items": len(rows), "meant": MEANT[bench]}
     if bench == "tempcompass":
         known = [tempcompass_match(row) is not None for row in rows]
         return scores | {"matched_without_judge": 100 * mean(known)}
@@ -215,30 +257,67 @@ def ovo_rows(content, stem):
 
 
 def tempcompass_rows(content, stem):
-    """{video: {aspect: [question]}} in a file called as the task. Captioning needs a judge: it
-    is left out, and the average is that of the other three tasks."""
-    hint = "answer yes or no:" if stem == "yes_no" else "directly give the best option:"
+    """{video: {aspect: [question]}} in a file called as the task: of questions, of predictions, or
+    of what the official judge made of them. Captioning needs a judge: it is left out."""
+    hint = {"yes_no": "\nPlease answer yes or no:", "captioning": ""}
+    hint = hint.get(stem, "\nPlease directly give the best option:")
+    if stem not in (*SIZES["tempcompass"], "captioning"):
+        raise ValueError("its name tells the task: multi-choice, yes_no, caption_matching or "
+                         "captioning .json")
     for video, aspects in content if stem != "captioning" else ():
         for aspect, items in aspects.items():
             for i, r in enumerate(items):
+                said = [r[key] for key in ("prediction", "response", "video-llm-prediction")
+                        if key in r]
                 yield {"id": f"{stem}/{video}/{aspect}/{i}", "task": stem, "video": f"{video}.mp4",
-                       "prompt": f"{r['question']}\nPlease {hint}", "question": r["question"],
-                       "answer": r["answer"], "response": r.get("prediction", r.get("response"))}
+                       "prompt": r["question"] + hint, "question": r["question"],
+                       "answer": r["answer"] if "answer" in r else r["gt-answer"],
+                       "response": said[0] if said else None, "rating": r.get("rating")}
+
 
 READERS = {"ovo": ovo_rows, "tempcompass": tempcompass_rows,
            **{bench: partial(choice_rows, bench) for bench in CHOICES}}
 
 
-def read_rows(bench, path):
+def one_text(row, path):
+    """A row whose response is text or None; files of results may have it in a list."""
+    said = row.get("response")
+    if isinstance(said, list) and len(said) == 1:
+        row["response"] = said = said[0]
+    if said is not None and not isinstance(said, str):
+        raise ValueError(f"{path}: item {row['id']}: the response is no text: {said!r:.60}")
+    return row
+
+
+def records(path):
+    """All records of a file; one called .json may hold a record a line, too, as OmniMMI's."""
+    try:
+        return list(read_records(path))
+    except ValueError:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        try:
+            return [json.loads(line) for line in lines if line.strip()]
+        except ValueError:
+            pass
+        raise
+
+
+def read_rows(bench, path, readers=READERS):
     """The rows of a data file (or a folder of them), of official results, or of a file of `run`."""
     if path.is_dir():
-        return [row for file in sorted(path.glob("*.json")) for row in read_rows(bench, file)]
-    content = list(read_records(path))
+        files = sorted(path.glob("*.json"))
+        return [row for file in files for row in read_rows(bench, file, readers)]
+    content = records(path)
+    if not content:
+        raise ValueError(f"{path}: no record in it")
     try:
         if path.suffix == ".jsonl" and "run" in content[0]:
-            if content[0]["run"]["bench"].replace("toy", "raw") != bench:
-                raise ValueError(f"answers to {content[0]['run']['bench']}")
+            answered = content[0]["run"]["bench"]
+            if answered.replace("toy", "raw") != bench:
+                raise ValueError(f"answers to {answered}")
             return content[1:]
-        return list(READERS[bench](content, path.stem))
+        rows = list(readers[bench](content, path.stem))
     except MISSHAPEN as error:
-        raise ValueError(f"{path}: not a file of {bench} ({error!r})") from None
+        what = str(error) if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{path}: not a file of {bench}: {what}") from None
+    return [one_text(row, path) for row in rows]

@@ -1,7 +1,7 @@
 """Scores of streamed dialogues: Streamo-Bench (paper, section 5), the states, and the timing.
 
 A row is a dialogue that was streamed: {"id", "task", "seconds", "compute", "gold": said, "pred":
-said}, said = {"states": "0012...", an index into STATES a second, "answers": [[second, text], ...]}.
+said}, said = {"states": "0012...", an index into STATES a second, "answers": [[second, text]...]}.
 """
 import re
 from collections import Counter, defaultdict

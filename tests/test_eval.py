@@ -1,5 +1,8 @@
 """Running against scoring: what the model is shown and asked, what is kept, what is told."""
 import json
+import shutil
+import signal
+import subprocess
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -8,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import eval as ev
-from bench import claims, public, streams
+from bench import public, streams
 from streamo import (FRAME, RESPONSE, STATES, DecoderConfig, Streamo, StreamoConfig, Tokenizer,
                      VisionConfig)
 from toy import dialogues
@@ -53,6 +57,11 @@ def toy_args(folder, out, **more):
                         "out": out} | more)
 
 
+def answered_at_once(group, run):
+    """In place of run_group: no model is asked."""
+    return group["rows"]
+
+
 def test_run_then_score_is_the_figure_in_process_and_a_run_resumes(folder, tmp_path, capsys):
     rows, _, out = ev.run_bench(toy_args(folder, tmp_path / "a.json"))
     assert Counter(r["task"] for r in rows)["tsqa"] == 12 and len(rows) == 20
@@ -75,7 +84,7 @@ def test_run_then_score_is_the_figure_in_process_and_a_run_resumes(folder, tmp_p
 
 
 def test_a_shorter_run_keeps_the_answers_of_a_longer_one(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(ev, "run_group", lambda group, run: group["rows"])
+    monkeypatch.setattr(ev, "run_group", answered_at_once)
     _, _, out = ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=3))
     rows, _, _ = ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
     assert len(rows) == 10 and len(public.read_rows("raw", out)) == 30
@@ -92,18 +101,18 @@ def test_bad_arguments_are_named_before_anything_runs(folder, arguments, words, 
 
 
 def test_answers_to_another_benchmark_are_not_scored(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ev, "run_group", lambda group, run: group["rows"])
+    monkeypatch.setattr(ev, "run_group", answered_at_once)
     _, _, out = ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
     with pytest.raises(SystemExit) as end:
         ev.main(["score", "ovo", str(out), "--out", str(tmp_path / "ovo.json")])
     assert end.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error == f"eval.py: {out}: not a file of ovo (ValueError('answers to toy'))"
+    assert error == f"eval.py: {out}: not a file of ovo: answers to toy"
 
 
 def test_an_item_in_two_files_is_not_scored_twice(folder, tmp_path, monkeypatch, capsys):
     """As when the shards of a run on three processes lie beside those of one on two."""
-    monkeypatch.setattr(ev, "run_group", lambda group, run: group["rows"])
+    monkeypatch.setattr(ev, "run_group", answered_at_once)
     shards = []
     for rank, world in ((0, 1), (2, 3)):
         monkeypatch.setenv("RANK", str(rank))
@@ -148,7 +157,7 @@ def test_the_pictures_of_a_video_are_encoded_once(folder, monkeypatch):
 
 
 def test_shards_share_the_work(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(ev, "run_group", lambda group, run: group["rows"])
+    monkeypatch.setattr(ev, "run_group", answered_at_once)
     ids = []
     for rank in range(3):
         monkeypatch.setenv("RANK", str(rank))
@@ -202,7 +211,7 @@ def test_ovo_items_share_a_stream_and_end_at_their_moment(folder, tmp_path, monk
     videos.mkdir(parents=True)
     for i in range(6):
         dialogues.sample(1, 0)
-        claims.Image.fromarray(np.full((32, 32, 3), i * 40, np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((32, 32, 3), i * 40, np.uint8)).save(tmp_path / f"{i}.png")
     (videos / "clip").mkdir()
     for i in range(6):
         (tmp_path / f"{i}.png").rename(videos / "clip" / f"{i}.png")
@@ -264,7 +273,7 @@ def test_raw_files_of_our_own_and_offline(folder, tmp_path, capsys):
     videos = tmp_path / "videos"
     (videos / "clip").mkdir(parents=True)
     for i in range(8):
-        claims.Image.fromarray(np.full((32, 32, 3), i * 30, np.uint8)).save(
+        Image.fromarray(np.full((32, 32, 3), i * 30, np.uint8)).save(
             videos / "clip" / f"{i}.png")
     records = [{"video_name": "clip", "video_path": "clip", "task_type": kind, "source": "own",
                 "question": [{"content": "When?", "time": "1"}],
@@ -308,21 +317,249 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, capsys
     assert caught.value.code == 2 and error.count("\n") == 1 and says in error
 
 
-def test_a_video_name_must_be_found_once(tmp_path, monkeypatch):
+def rows_of(*videos):
+    return [{"id": f"{i}", "task": "x", "video": video} for i, video in enumerate(videos)]
+
+
+def test_a_video_is_found_once_or_its_items_fail(tmp_path, monkeypatch):
     for name in ("a/clips/v.mp4", "b/clips/v.mp4", "a/clips/w.mp4", "xw.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    args = Namespace(bench="ovo", data=None, folder=tmp_path)
 
-    def found(*names):
-        monkeypatch.setattr(public, "read_rows", lambda bench, path: [{"video": n} for n in names])
-        return [(group["video"], len(group["rows"])) for group in ev.groups_of(args)]
+    def found(*names, folder=tmp_path):
+        return [(group["video"], len(group["rows"]), group.get("missing", "")[-60:])
+                for group in ev.found_videos(folder, rows_of(*names))]
 
     w, v = str(tmp_path / "a/clips/w.mp4"), str(tmp_path / "a/clips/v.mp4")
-    assert found("w.mp4", "a/clips/v.mp4", "clips/w.mp4") == [(w, 2), (v, 1)]
-    for name in ("v.mp4", "x.mp4"):
-        with pytest.raises(ValueError, match=name):
-            found("w.mp4", name)
+    assert found("w.mp4", "a/clips/v.mp4", "clips/w.mp4") == [(w, 2, ""), (v, 1, "")]
+    (_, two, _), (name, one, reason) = found("w.mp4", "x.mp4", "w.mp4")
+    assert (two, name, one) == (2, "x.mp4", 1) and "0 files are called x.mp4" in reason
+    assert "2 files are called v.mp4" in ev.found_videos(
+        tmp_path, rows_of("w.mp4", "v.mp4"))[1]["missing"]
+    with pytest.raises(ValueError, match=r"no video of the benchmark is there, as x\.mp4"):
+        found("x.mp4", "y.mp4")
     monkeypatch.chdir(tmp_path / "a/clips")                     # as `--videos .`
-    args.folder = Path()
-    assert found("w.mp4") == [(w, 1)]
+    assert found("w.mp4", folder=Path()) == [(w, 1, "")]
+
+
+# ---- What fails, and what is not lost
+
+@pytest.fixture
+def three(folder, tmp_path):
+    """A benchmark of three videos, the second of which cannot be read: command(*more), items."""
+    videos = tmp_path / "videos"
+    for name in ("aaa", "ccc"):
+        (videos / f"{name}.mp4").mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (32, 32), (60 * i, 0, 0)).save(videos / f"{name}.mp4" / f"{i}.png")
+    (videos / "bbb.mp4").write_bytes(b"no video at all")
+    items = [{"videoID": name, "duration": "short", "domain": "d", "sub_category": "s",
+              "question_id": name, "task_type": "t", "question": "What?", "answer": "A",
+              "options": ["A. a", "B. b", "C. c", "D. d"]} for name in ("aaa", "bbb", "ccc")]
+    (tmp_path / "mme.json").write_text(json.dumps(items))
+
+    def run(*more):
+        ev.main(["run", "videomme", "--data", str(tmp_path / "mme.json"), "--videos", str(videos),
+                 "--model", str(folder), "--workers", "1", "--patience", "1",
+                 "--out", str(tmp_path / "o.jsonl"), *more])
+        return {row["id"]: row for row in public.read_rows("videomme", tmp_path / "o.jsonl")}
+
+    return run, videos
+
+
+def test_one_bad_video_ends_nothing_and_is_tried_again(three, tmp_path, capsys):
+    run, videos = three
+    rows = run()
+    assert [*rows] == ["aaa", "bbb", "ccc"] and "bbb.mp4" in rows["bbb"]["failed"]
+    assert "response" in rows["ccc"] and "response" not in rows["bbb"]
+    assert "1 items failed" in capsys.readouterr().out
+    score = ["score", "videomme", str(tmp_path / "o.jsonl"), "--out", str(tmp_path / "s.json")]
+    ev.main(score)
+    saved, said = json.loads((tmp_path / "s.json").read_text()), capsys.readouterr().out
+    assert saved["items"] == 2 and [row["id"] for row in saved["failed"]] == ["bbb"]
+    assert saved["absent"] == {} and "bbb: " in said           # of three, two answered, one failed
+    (videos / "bbb.mp4").unlink()
+    assert "0 files are called bbb.mp4" in run()["bbb"]["failed"]
+    before = (tmp_path / "o.jsonl").read_text()
+    (videos / "ccc.mp4").rename(videos / "bbb.mp4")            # what is done is not run again
+    assert "response" in run()["bbb"]
+    assert before.splitlines()[1] in (tmp_path / "o.jsonl").read_text()
+    ev.main(score)
+    assert json.loads((tmp_path / "s.json").read_text())["items"] == 3
+
+
+def test_strict_ends_at_the_first_and_keeps_what_was_finished(three, tmp_path, capsys):
+    run, videos = three
+    with pytest.raises(SystemExit) as end:
+        run("--strict")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and error.startswith("eval.py: ") and "bbb.mp4" in error
+    assert [row["id"] for row in public.read_rows("videomme", tmp_path / "o.jsonl")] == ["aaa"]
+    assert [*run()] == ["aaa", "bbb", "ccc"]                   # it goes on, without --strict, too
+
+
+def test_nothing_but_failures_is_an_error(three, tmp_path, capsys):
+    run, videos = three
+    (videos / "aaa.mp4" / "0.png").write_bytes(b"x")
+    (videos / "ccc.mp4" / "0.png").write_bytes(b"x")
+    with pytest.raises(SystemExit) as end:
+        run()
+    assert end.value.code == 2 and "all 3 items failed" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_read_is_no_bad_video(three, folder, tmp_path, capsys):
+    run, _ = three
+    shutil.copytree(folder, tmp_path / "bad")
+    (tmp_path / "bad/config.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        run("--model", str(tmp_path / "bad"))
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 1
+    assert "bad/config.json" in capsys.readouterr().err
+
+
+def test_what_is_absent_from_the_answers_is_told(three, tmp_path, capsys):
+    """By the run's own header, by the benchmark's known size, by the annotations."""
+    run, _ = three
+    run()
+    lines = (tmp_path / "o.jsonl").read_text().splitlines()
+    (tmp_path / "o.jsonl").write_text("\n".join(lines[:2]) + "\n")
+    out = str(tmp_path / "s.json")
+    ev.main(["score", "videomme", str(tmp_path / "o.jsonl"), "--out", out])
+    assert "Not in the answers given: 2 items" in capsys.readouterr().out
+    items = [{"id": i, "video": "v", "task": task, "question": "?", "ground_truth": "A",
+              "response": "A"} for i, task in enumerate(["EPM"] * 297 + ["OCR"] * 140)]
+    (tmp_path / "ovo.json").write_text(json.dumps(items))
+    ev.main(["score", "ovo", str(tmp_path / "ovo.json"), "--out", out])
+    absent = json.loads(Path(out).read_text())["absent"]
+    assert absent["OCR"] == 9 and absent["REC"] == 698 and "EPM" not in absent
+    (tmp_path / "all.json").write_text(json.dumps(items[:2] + items[-1:]))
+    (tmp_path / "two.json").write_text(json.dumps(items[1:2]))
+    ev.main(["score", "ovo", str(tmp_path / "two.json"), "--data", str(tmp_path / "all.json"),
+             "--out", out])
+    assert json.loads(Path(out).read_text())["absent"] == {"EPM": 1, "OCR": 1}
+    with pytest.raises(SystemExit):
+        ev.main(["score", "ovo", str(tmp_path / "all.json"), "--data", str(tmp_path / "two.json"),
+                 "--out", out])
+    assert "all.json: item 0_0 is not in" in capsys.readouterr().err
+
+
+def test_an_output_is_never_an_input(folder, tmp_path, capsys):
+    data, link, model = tmp_path / "ovo.json", tmp_path / "link.json", tmp_path / "model"
+    data.write_text(json.dumps([{"id": 1, "video": "v", "task": "EPM", "question": "?",
+                                 "ground_truth": "A", "response": "A"}]))
+    link.symlink_to(data)
+    lines, raw = tmp_path / "ovo.jsonl", tmp_path / "raw.json"
+    lines.write_text(data.read_text())
+    raw.write_text("[]")
+    shutil.copytree(folder, model)
+    kept = {path: path.read_bytes() for path in (data, lines, raw, *model.iterdir())}
+    for words in (["score", "ovo", data, "--out", data], ["score", "ovo", link, "--out", data],
+                  ["score", "ovo", data, "--out", link],
+                  ["score", "ovo", data, "--data", lines, "--out", lines],
+                  ["toy", "--model", model, "--data", raw, "--out", raw],
+                  ["toy", "--model", model, "--videos", 1, "--out", model / "config.json"],
+                  ["run", "ovo", "--model", model, "--data", lines, "--videos", tmp_path,
+                   "--out", tmp_path / "ovo.json"]):
+        with pytest.raises(SystemExit) as end:
+            ev.main([*map(str, words)])
+        assert end.value.code == 2 and "would write over" in capsys.readouterr().err, words
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    assert not [*tmp_path.rglob("*.partial")]
+
+
+def test_a_changed_config_is_another_run(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ev, "run_group", answered_at_once)
+    shutil.copytree(folder, tmp_path / "model")
+    args = toy_args(tmp_path / "model", tmp_path / "s.json", videos=1)
+    _, run, _ = ev.run_bench(args)
+    assert {"config.json", "model.safetensors"} <= run["sha256"].keys()
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"window": 9}))
+    with pytest.raises(ValueError, match="another run"):
+        ev.run_bench(args)
+
+
+@pytest.mark.parametrize("break_it, says", [
+    (lambda row: row.pop("pred"), "item 11/0/1: KeyError('pred')"),
+    (lambda row: row["gold"].update(answers=3), "item 11/0/1: TypeError"),
+    (lambda row: row["pred"].update(states="0"), "item 11/0/1: zip() argument 2 is shorter"),
+    (lambda row: row.pop("id"), "not a row of raw")])
+def test_a_broken_row_is_named_with_its_file(folder, tmp_path, capsys, break_it, says):
+    said = {"states": "002", "answers": [[2, "x"]]}
+    rows = [{"id": f"11/0/{k}", "task": "narration", "seconds": 3, "compute": 1.0,
+             "gold": dict(said), "pred": said | {"p": [0, 0, 1]}} for k in range(3)]
+    break_it(rows[1])
+    lines = [{"run": {"bench": "toy"}}, *rows]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(SystemExit) as end:
+        ev.main(["score", "raw", str(tmp_path / "r.jsonl"), "--out", str(tmp_path / "s.json")])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and f"{tmp_path / 'r.jsonl'}: {says}" in error
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_a_broken_line_of_a_run_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ev, "run_group", answered_at_once)
+    args = toy_args(folder, tmp_path / "s.json", videos=1)
+    _, _, out = ev.run_bench(args)
+    lines = out.read_text().splitlines()
+    out.write_text("\n".join([*lines[:2], lines[2][:20], *lines[3:], ""]))
+    with pytest.raises(ValueError, match=r"s\.jsonl: line 3 is no answer"):
+        ev.run_bench(args)
+
+
+def test_a_full_disk_is_named_with_its_file(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ev, "run_group", answered_at_once)
+
+    class Full:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    real = open
+    monkeypatch.setattr(ev, "open", lambda path, mode="r", **more: (
+        Full() if mode == "a" else real(path, mode, **more)), raising=False)
+    with pytest.raises(OSError, match=r"No space left on device: .*s\.jsonl"):
+        ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
+
+
+def test_ctrl_c_is_a_line_and_130(folder, tmp_path, monkeypatch, capsys):
+    def interrupted(group, run):
+        if group["video"] == 1:
+            raise KeyboardInterrupt
+        return answered_at_once(group, run)
+
+    monkeypatch.setattr(ev, "run_group", interrupted)
+    with pytest.raises(SystemExit) as end:
+        ev.main(["toy", "--model", str(folder), "--videos", "3", "--seed", "11", "--workers", "1",
+                 "--out", str(tmp_path / "s.json")])
+    assert end.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("eval.py: interrupted")
+    assert len(public.read_rows("raw", tmp_path / "s.jsonl")) == 10     # the finished video's
+
+
+def test_ctrl_c_while_importing_is_130_and_no_traceback():
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen([sys.executable, "-X", "importtime", root / "eval.py", "toy"],
+                               stderr=subprocess.PIPE, text=True)
+    said = process.stderr.readline()
+    while "torch" not in said:                          # of which the parts come first
+        said = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=20)[1]
+    assert process.returncode == 130 and "Traceback" not in rest
+
+
+def test_a_refused_question_is_a_failure_and_no_silence(folder, monkeypatch):
+    def refusing(model, tokenizer, frames, questions, counts, **options):
+        counts["questions refused: too many are open"] += 1
+        yield Namespace(start=4, end=5, state="silence", text="", probs=(1, 0, 0))
+
+    monkeypatch.setattr(ev, "stream", refusing)
+    with pytest.raises(ValueError, match="second 4: questions refused"):
+        list(ev.turns_of(None, None, [], [(0, "?")], {}))

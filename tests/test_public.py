@@ -61,9 +61,32 @@ def test_ovo_averages_and_official_result_file(tmp_path):
     for name, value in wanted.items():
         assert scores[name] == pytest.approx(value), name
     assert scores["corrected"]["OCR"] == 0 and scores["items"] == 12
+    assert scores["total_without_forward"] == pytest.approx((100 / 3 + 50) / 2)
+    assert "without_forward" in scores["meant"]
     results["forward"] = []  # the official script would crash here
     file.write_text(json.dumps(results))
-    assert "total" not in public.score("ovo", public.read_rows("ovo", file))
+    without = public.score("ovo", public.read_rows("ovo", file))
+    assert "total" not in without and without["total_without_forward"] == pytest.approx(125 / 3)
+    file.write_text(json.dumps({"backward": results["backward"]}))
+    without = public.score("ovo", public.read_rows("ovo", file))
+    assert not {"total", "total_without_forward"} & without.keys()
+
+
+def test_a_response_in_a_list_is_unwrapped_or_named(tmp_path):
+    """Published OVO-Bench files have ["C"]; what is no text at all is named."""
+    def read(*responses):
+        items = [{"id": i, "video": "a.mp4", "task": "EPM", "question": "?", "ground_truth": "C",
+                  "response": response} for i, response in enumerate(responses)]
+        (tmp_path / "r.json").write_text(json.dumps(
+            {"backward": items, "forward": [{"id": 9, "video": "a.mp4", "task": "REC",
+             "activity": "jump", "test_info": [{"realtime": 3, "count": 2, "response": ["2"]}]}]}))
+        return public.read_rows("ovo", tmp_path / "r.json")
+
+    assert [r["response"] for r in read(["C"], None, "C", [None])] == ["C", None, "C", None, "2"]
+    assert public.score("ovo", read(["C"]))["REC"] == 100
+    for bad in (["A", "B"], [], 3, {"text": "C"}, [["C"]]):
+        with pytest.raises(ValueError, match=r"r\.json: item 1_0: the response is no text"):
+            read("C", bad)
 
 
 @pytest.mark.parametrize("response, official", [
@@ -96,19 +119,54 @@ PAIR = "Which caption fits?\nCaption A: The ball falls.\nCaption B: The ball ris
     ("multi-choice", "A. falls", "A. falls", 1), ("multi-choice", "A", "A. falls", 1),
     ("multi-choice", "B", "A. falls", 0), ("multi-choice", "A) falls", "A. falls", 1),
     ("multi-choice", "A.</s>", "A. falls", 1), ("multi-choice", "A falls", "A. falls", None),
-    ("multi-choice", "It falls", "A. falls", None),
+    ("multi-choice", "It falls", "A. falls", None), ("multi-choice", "", "A. falls", None),
+    ("multi-choice", " A. falls\n", "A. falls", 1), ("multi-choice", "\nB</s> ", "A. falls", 0),
+    ("multi-choice", None, "A. falls", None), ("multi-choice", "Apples", "A. falls", None),
     ("yes_no", "Yes, it does", "yes", 1), ("yes_no", "Nothing moves", "no", 1),
-    ("yes_no", "It does", "yes", None),
+    ("yes_no", "It does", "yes", None), ("yes_no", " Yes.", "yes", 1), ("yes_no", "\nNo", "yes", 0),
     ("caption_matching", "Caption B: The ball rises.", "Caption B: The ball rises.", 1),
     ("caption_matching", "The ball rises.", "Caption B: The ball rises.", 1),
     ("caption_matching", "Caption B.", "Caption B: The ball rises.", 1),
     ("caption_matching", "(B) The ball rises.", "Caption B: The ball rises.", 1),
     ("caption_matching", "Caption A", "Caption B: The ball rises.", 0),
+    ("caption_matching", "B", "Caption B: The ball rises.", 1),
+    ("caption_matching", "A.", "Caption B: The ball rises.", 0),
+    ("caption_matching", "  Caption B: The ball rises.\n", "Caption B: The ball rises.", 1),
+    ("caption_matching", "C", "Caption B: The ball rises.", None),
     ("caption_matching", "It rises", "Caption B: The ball rises.", None)])
 def test_tempcompass_rules(task, response, answer, mark):
     item = row(response, answer, task, question=PAIR)
     assert public.tempcompass_match(item) == mark
     assert public.RULES["tempcompass"](item) == (mark or 0)  # no judge: 0
+
+
+@pytest.mark.parametrize("kind", ["Option", "Sentence", "Caption"])
+@pytest.mark.parametrize("response, mark", [
+    ("1", 1), ("1.", 1), ("{} 1", 1), ("2", 0), ("(1) It stops.", 1), ("It stops.", 1),
+    ("The first", None), ("{} 1: It stops", None), ("{} 2: It goes.", 0)])
+def test_tempcompass_captions_by_their_bare_index(kind, response, mark):
+    question = f"Which?\n{kind} 1: It stops.\n{kind} 2: It goes."
+    item = row(response.format(kind), f"{kind} 1: It stops.", "caption_matching", question=question)
+    assert public.tempcompass_match(item) == mark
+
+
+def test_tempcompass_takes_the_judges_rating_where_the_rules_cannot_tell(tmp_path):
+    """As the official auto_eval_results have it."""
+    items = [{"question": "Fast?", "gt-answer": "yes", "video-llm-prediction": said,
+              "match_success": rating is None, "rating": rating or 0}
+             for said, rating in (("It is", 1), ("Hardly", 0), ("no", None), ("Yes", None))]
+    (tmp_path / "yes_no.json").write_text(json.dumps({"7": {"speed": items}}))
+    items[3]["rating"] = 1
+    rows = public.read_rows("tempcompass", tmp_path / "yes_no.json")
+    scores = public.score("tempcompass", rows)
+    assert (scores["yes_no"], scores["matched_without_judge"]) == (50, 50)
+
+
+def test_a_tempcompass_file_is_called_as_its_task(tmp_path):
+    file = tmp_path / "my_results.json"
+    file.write_text(json.dumps({"7": {"speed": [{"question": "?", "answer": "yes"}]}}))
+    with pytest.raises(ValueError, match="my_results.json.*its name tells the task"):
+        public.read_rows("tempcompass", file)
 
 
 def test_tempcompass_files(tmp_path):
@@ -127,11 +185,15 @@ def test_tempcompass_files(tmp_path):
     scores = public.score("tempcompass", rows)
     assert (scores["yes_no"], scores["caption_matching"], scores["average"]) == (50, 0, 25)
     assert "captioning" not in scores and scores["matched_without_judge"] == pytest.approx(200 / 3)
+    assert scores["all_questions"] == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize("response, answer, official, fixed", [
     ("C", "C", 1, 1), ("The best answer is C.", "C", 1, 1),
     ("Best answer: C", "C", 0, 1), ("Best answer: C", "B", 1, 0),
+    ("Answer: B", "B", 1, 1), ("Answer: B", "A", 0, 0), ("Option: D", "D", 1, 1),
+    ("The correct answer: B", "B", 1, 1), ("The correct option C", "C", 1, 1),
+    ("Correct Answer: B", "B", 0, 1), ("The best option is B", "B", 1, 1), (" B", "B", 1, 1),
     ("I see none", "C", None, 0), ("", "C", None, 0), (None, "C", None, 0), ("D", "C", 0, 0),
     ("The answer is (B)", "B", 1, 1), ("Black cats", "B", 1, 0)])
 def test_videomme_rule(response, answer, official, fixed):

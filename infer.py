@@ -502,7 +502,8 @@ def status(turn, speed, frames):
 def watch(args):
     """Stream the source, show what is said, write the files: all but --render also when it is cut
     short."""
-    frames, seconds, live = sources.open_source(args.source, args.fps, args.size)
+    counts = Counter()
+    frames, seconds, live = sources.open_source(args.source, args.fps, args.size, counts)
     late = [text for when, text in args.ask if seconds and when > math.ceil(seconds) - 1]
     if late:
         raise ValueError(f"--ask {late[0]!r}: the video ends after {seconds:.1f} s")
@@ -513,7 +514,7 @@ def watch(args):
         threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
     if live or args.realtime:
         frames = sources.Live(frames, sources.patience(args.source) * args.fps, args.realtime)
-    kept, counts, said, n, worst, began = [], Counter(), 0, 0, 0.0, time.monotonic()
+    kept, said, n, worst, began = [], 0, 0, 0.0, time.monotonic()
     try:
         with open(args.jsonl or os.devnull, "w", encoding="utf-8") as jsonl, tqdm(
                 total=seconds and round(seconds), disable=args.quiet or not sys.stderr.isatty(),

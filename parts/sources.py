@@ -1,18 +1,18 @@
 """Cameras, streams and pipes: frames as they come, and what opens any source by its name."""
+import os
 import queue
 import re
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from itertools import chain
-from pathlib import Path
 
 import av
 import numpy as np
 
 from parts import video
-
 
 class Live:
     """Frames read in a thread of their own: `size` wait, the oldest are dropped and counted.
@@ -54,33 +54,39 @@ def patience(source):
     return 30 if source.startswith(video.WEB) else 5
 
 
-def received(source, fps):
+def received(source, fps, counts=None, film=None):
     """Frames of a live URL or a camera, by the time of their arrival, or by their own where they
-    arrive by the segment."""
+    arrive by the segment. film: the source where it is open already."""
+    counts, seen, sent = Counter() if counts is None else counts, False, -1
+    try:
+        with film or listen(source, counts) as film:
+            by_arrival = film.form not in ("hls", "dash")
+            clock = video.Clock(time.monotonic(), film.step, video.LONGEST_LIVE)
+            for seconds, draw in film.pictures():
+                if draw is None:                         # the sender has ended it
+                    return
+                seconds = clock(time.monotonic()) if by_arrival else seconds
+                seen = True
+                if (k := int(seconds * fps)) > sent:     # the first frame since k / fps
+                    sent = k
+                    with suppress(ValueError):           # damaged: the next one may be shown
+                        yield k / fps, draw()
+    except video.Silence:
+        if not seen:
+            raise ValueError(f"{source}: nothing came for 10 s") from None
+        print(f"{source}: nothing came for {patience(source)} s, taken as its end", file=sys.stderr)
+
+
+def listen(source, counts):
+    """The open Film of a live URL or a camera."""
     camera = re.fullmatch(r"(?:camera:|/dev/video)(\w+)", source)
     name, form = (f"/dev/video{camera[1]}", "v4l2") if camera else (source, None)
     if camera and sys.platform == "darwin":
         name, form = camera[1], "avfoundation"
     options = {"analyzeduration": "1000000", "overrun_nonfatal": "1"}        # 1 s of probing
-    last, seconds, sent = None, 0.0, -1
-    try:
-        timeout = 10, patience(source)                   # to open it, and between two frames
-        with av.open(name, format=form, timeout=timeout, options=options) as container:
-            if not container.streams.video:
-                raise ValueError(f"{source}: no video stream in it")
-            segments = container.format.name in ("hls", "dash")
-            for frame in container.decode(video=0):
-                now = frame.time if segments else time.monotonic()
-                if last is not None and 0 <= now - last < 60:            # else the clock jumped
-                    seconds += now - last
-                last = now
-                if (k := int(seconds * fps)) > sent:     # the first frame since k / fps
-                    sent = k
-                    yield k / fps, video.rgb(frame)
-    except av.error.ExitError:                           # the timeout
-        if last is None:
-            raise ValueError(f"{source}: nothing came for 10 s") from None
-        print(f"{source}: nothing came for {patience(source)} s, taken as its end", file=sys.stderr)
+    timeout = 10, patience(source)                       # to open it, and between two frames
+    return video.Film(source, counts, opener=lambda: av.open(
+        name, format=form, timeout=timeout, options=options, metadata_errors="replace"))
 
 
 def raw_frames(file, size, fps):
@@ -92,18 +98,23 @@ def raw_frames(file, size, fps):
         yield k / fps, np.frombuffer(raw, np.uint8).reshape(height, width, 3)
 
 
-def open_source(source, fps, size):
-    """-> (frames, seconds or None where unknown, whether it is live). A bad file fails here."""
+def open_source(source, fps, size, counts=None):
+    """-> (frames, seconds or None where unknown, whether it is live). A bad file fails here.
+
+    A source is a file unless it says otherwise: by its name (camera:0, rtsp://..., live:http://...)
+    or by its container (a list of segments that goes on). It is opened once."""
     if source == "-":
         return raw_frames(sys.stdin.buffer, size, fps), None, False
-    web = source.startswith(video.WEB)                    # a file, or live when it has no length
-    if source.startswith(("camera:", "/dev/video")) or ("://" in source and not web):
-        return received(source, fps), None, True
-    pictures = video.frames(source, fps)
-    pictures = pictures if web else chain([next(pictures)], pictures)
-    if Path(source).is_dir():
-        return pictures, None, False
-    with av.open(source, timeout=(10, 5)) as container:
-        seconds = (container.duration or 0) / 1e6 or None
-    live = web and not seconds
-    return received(source, fps) if live else pictures, seconds, live
+    there = os.path.exists(video.local(source))         # whatever its name looks like
+    named = source.startswith(("camera:", "live:", "/dev/video")) or (
+        "://" in source and not source.startswith((*video.WEB, "file://")))
+    if source.startswith("/dev/video") or named and not there:
+        return received(source.removeprefix("live:"), fps, counts), None, True
+    if os.path.isdir(video.local(source)) or video.is_image(source):
+        frames = video.frames(source, fps, counts=counts)
+        return chain([next(frames)], frames), None, False
+    film = video.Film(source, counts)
+    if film.live:
+        return received(source, fps, counts, film), None, True
+    frames = video.frames(source, fps, counts=counts, film=film)
+    return chain([next(frames)], frames), film.seconds, False

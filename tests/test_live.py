@@ -272,9 +272,9 @@ def test_ctrl_c_while_rendering_leaves_the_old_film_and_no_part_of_the_new(
     film, frames, reads, begun = tmp_path / "o.mp4", infer.data.frames, [], []
     film.write_text("the old film")
 
-    def interrupted(*args):
+    def interrupted(*args, **more):
         reads.append(args)
-        for second, image in frames(*args):
+        for second, image in frames(*args, **more):
             yield second, image
         while len(reads) == 2:                                 # the second reading: the render
             begun.extend(path.name for path in tmp_path.glob("o.mp4.*"))

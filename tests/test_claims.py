@@ -32,7 +32,9 @@ def trained(folder, monkeypatch):
     bench = dialogues.bench
     monkeypatch.setattr(dialogues, "bench",                             # a task each
                         lambda *of: (bench(*of)[0], bench(*of)[1][:5]))
-    monkeypatch.setattr(claims.subprocess, "run", train)
+    # not subprocess.run itself: the background runs torchrun with it at this time
+    monkeypatch.setattr(claims, "subprocess", Namespace(
+        run=train, CalledProcessError=claims.subprocess.CalledProcessError))
     return commands
 
 

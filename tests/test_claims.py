@@ -2,15 +2,17 @@
 import json
 import shutil
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from bench import claims, public, streams
 from test_eval import folder  # noqa: F401 (a fixture)
 from test_streams import GOLD, dialogue
+
+from bench import claims, public, streams
 from toy import dialogues
 
 

@@ -348,7 +348,7 @@ class RawDataset(Dataset):
         counts = Counter()
         try:
             path, rate = video_path(record, self.videos, counts), parse_rate(record.get("fps"))
-            images = self.read(path, rate)
+            images = self.read(path, rate, counts)
             turns = turns_from_record(record, math.ceil(len(images) / self.fps), counts)
             example = Example(f"{name}:{n}", task_of(record), turns, images.__getitem__,
                               len(images), self.fps)
@@ -359,10 +359,10 @@ class RawDataset(Dataset):
         item["counts"] += counts
         return item
 
-    def read(self, path, rate):
+    def read(self, path, rate, counts=None):
         """The frames of a video at the model's size; one that stays on the screen is kept once."""
         images = []
-        for second, image in frames(path, self.fps, rate):
+        for second, image in frames(path, self.fps, rate, counts, trusted=False):
             check(second < DAY, f"{path} is longer than a day ({DAY} s)")
             image = resized(image, self.config.vision.image_size)
             still = bool(images) and np.array_equal(image, images[-1])

@@ -178,7 +178,7 @@ def answer_group(model, tokenizer, group, run):
         clip, size = dialogues.bench(run["seed"], group["video"])[0], model.config.vision.image_size
         pictures = ((k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps))
     else:                               # a record's fps is the rate of a folder of frames
-        pictures = frames(group["video"], fps, rows[0].get("fps"))
+        pictures = frames(group["video"], fps, rows[0].get("fps"), trusted=False)
     features, streams, done = encode(model, pictures), defaultdict(list), []
     for row in rows:
         streams[not run["offline"] and row.get("ask") or row["id"]].append(row)

@@ -46,7 +46,7 @@ TINY = Path(__file__).parent / "assets/tiny"
 def count_seconds(video, rate=None):
     """Whole or begun seconds of a video."""
     seconds = 0
-    for _ in frames(video, 1, rate):
+    for _ in frames(video, 1, rate, trusted=False):
         seconds += 1
         if seconds > DAY:
             raise ValueError(f"{video} is longer than a day ({DAY} s)")

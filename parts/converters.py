@@ -61,7 +61,7 @@ def didemo(v):                                  # inclusive 5-second chunks, by 
 
 
 def coin(name, v):                              # the class is the goal, in CamelCase: "RJ45Cable"
-    goal = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", " ", v["class"])
+    goal = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[A-Z0-9])(?=[A-Z][a-z])", " ", v["class"])
     which = partial(dated, question=f'Which step of "{goal}" is being done?')
     spans = [(*a["segment"], a["label"]) for a in v["annotation"]]
     yield f"{name}.mp4", v["duration"], spans, steps, grounding, which
@@ -143,7 +143,7 @@ def et_instruct(v):
     task, pairs = v["task"], talk(v["conversations"])
     src, tgt = ([parse_time(time) for time in v.get(key) or []] for key in ("src", "tgt"))
     if not tgt and task in LOCATED | TOLD:      # the times stand in the text alone
-        spans = re.findall(rf"({NUMBER}) *[-–] *({NUMBER})", " ".join(told for _, told in pairs))
+        spans = re.findall(rf"({NUMBER}) *(?:-|–|to) *({NUMBER})", " ".join(told for _, told in pairs))
         tgt = [float(time) for span in spans for time in span]
     left, share = [*tgt], len(tgt) // len(pairs)    # share: of a turn whose answer names no time
     over = 0                                        # when all is over that was referred to so far

@@ -210,6 +210,21 @@ def test_the_released_example():
     assert [k for k, t in enumerate(turns) if t.question] == [4]  # not repeated at turn 0
 
 
+def test_the_time_line_of_data_py():
+    turns, _ = turns_of([("a", 3, 7), ("b", "9")], questions=[("q", "1")])
+    assert line(turns) == "--sssssRR-" and turns[0].question == "q"
+    turns, _ = turns_of([("b", "8")], questions=[("q", "0"), ("r", ""), ("s", " ")])
+    assert line(turns) == "-------R--" and turns[0].question == "q\nr\ns"
+
+
+def test_half_a_span_has_its_time():
+    """As the release reads it: without both ends it looks at `time`."""
+    raw = record()
+    raw["response"] = [{"content": "a", "st_time": 5, "end_time": " ", "time": "3"}]
+    turns = turns_from_record(raw, 5, counts := Counter())
+    assert line(turns) == "--R--" and counts["half a span left out, its time read"] == 1
+
+
 def test_instants_and_clock_times():
     assert line(turns_of([("a", "8")])[0]) == "-------R--"
     assert line(turns_of([("a", "00:08")])[0]) == "-------R--"
@@ -239,6 +254,15 @@ def test_two_on_a_turn_are_joined():
     assert counts == {"responses joined": 1, "questions joined": 1}
 
 
+def test_answers_of_one_turn_are_joined_as_sentences_an_equal_one_once():
+    for texts, whole in (("ab", "a. b"), (["a.", "b"], "a. b"), (["a!", "b?", "c"], "a! b? c"),
+                         ("aba", "a. b"), (["a.", "a."], "a."), (["好。", "好"], "好。 好")):
+        turns, counts = turns_of([(text, 3) for text in texts])
+        assert turns[2].text == whole and counts == {"responses joined": len(texts) - 1}
+    turns, _ = turns_of([("a", 7, 10), ("b", 8, 12), ("a", 9, 11)])  # moved to the last turn
+    assert turns[9].text == "a. b"
+
+
 @pytest.mark.parametrize(
     "broken, what",
     [
@@ -253,6 +277,14 @@ def test_two_on_a_turn_are_joined():
         ({"question": {}}, "question: missing or not a list"),
         ({"question": [{"content": "q", "time": "noon"}]}, "noon"),
         ({"question": [{"content": "q", "time": True}]}, "True"),
+        ({"question": [{"content": "q", "time": "1:-30"}]}, "negative"),
+        ({"question": [{"content": "q", "time": "1:2:3:4"}]}, "HH:MM:SS"),
+        ({"question": [{"content": "q", "time": 9_999_999}]}, "beyond 86400 s"),
+        ({"question": [{"content": "q", "time": "5" * 9999}]}, "beyond 86400 s"),
+        ({"fps": 1e-9}, "fps: .*one a minute"),
+        ({"fps": 0}, "fps: "),
+        ({"fps": "nan"}, "fps: .*negative or no number"),
+        ({"video_path": 7}, "video_path: .*not text"),
         ({"question": [{"content": "\ud83d", "time": 1}]}, "surrogates"),
         ({"video_path": None}, "video_path"),
         ({"video_path": ""}, "video_path: .*empty"),
@@ -340,7 +372,19 @@ def test_the_released_samples():
         assert counts["repeated question of turn 0 left out"] == 1
 
 
-def test_path_stays_in_the_folder():
+def test_path_stays_in_the_folder(tmp_path):
+    """Whatever it is called, it is a file of the folder: no protocol, no other place."""
+    for path in ("http://a/b.mp4", "file:b.mp4", "concat:a|b.mp4", "img%03d.png", "-i"):
+        found = data.video_path({"video_path": path}, tmp_path)
+        assert found.is_absolute() and found.is_relative_to(tmp_path)
+    assert data.video_path({"video_path": str(tmp_path / "a.mp4")}, tmp_path) == tmp_path / "a.mp4"
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "videos")  # either name of the folder may be written
+    for written, folder in (("videos", "link"), ("link", "link")):
+        path = tmp_path / written / "a.mp4"
+        assert data.video_path({"video_path": str(path)}, tmp_path / folder) == path
+    with pytest.raises(ValueError, match="leaves"):
+        data.video_path({"video_path": f"{tmp_path}/videos2/a.mp4"}, tmp_path / "videos")
     for path in ("/etc/passwd", "../a.mp4", "a/../../b.mp4"):
         with pytest.raises(ValueError, match="leaves"):
             data.video_path({"video_path": path}, "videos")
@@ -483,6 +527,34 @@ def test_shift_moves_the_tags_and_the_spans_in_answers():
     assert [t.second for t in moved] == [100, 101, 102] and moved[0].question == "from 1s to 2s"
     assert moved[1].text == "It took place from 101s to 112s, in 3s."
     assert moved[2].text == "At 103s. It is moving since 102s."
+
+
+@pytest.mark.parametrize("text, moved", [
+    ("Given event occurred between 34s to 50s.", "Given event occurred between 134s to 150s."),
+    ("Between 34s and 50s, and from 60s to 70s.", "Between 134s and 150s, and from 160s to 170s."),
+    ("It took place from 1.5s to 12.25s.", "It took place from 101.5s to 112.25s."),
+    ("From 3 to 9 seconds; at 5 - 9 sec.", "From 103 to 109 seconds; at 105 - 109 sec."),
+    ("It is at 43 seconds, until 50 s.", "It is at 143 seconds, until 150 s."),
+    ("The event took place from 2s to 4s and from 6s to 9s.",
+     "The event took place from 102s to 104s and from 106s to 109s."),
+    ("He waits for 3s, within 5 seconds, in 2s.", None),        # lengths of time
+    ("From 2 to 3 cups at 5 stands, 40 salads.", None),         # no seconds
+])
+def test_the_seconds_that_a_text_names(text, moved):
+    assert data.shift([Turn(0, RESPONSE, text)], 100)[0].text == (moved or text)
+
+
+def test_a_question_that_names_seconds_keeps_its_stream_where_it_is(tokenizer):
+    """Else its seconds would be those of another moment."""
+    def first_tag(question):
+        turns = [Turn(0, question=question)] + [Turn(k) for k in range(1, 5)]
+        example = data.Example("x", "QA", turns, lambda j: np.zeros((32, 32, 3), np.uint8), 5, 1)
+        item = data.make_item(tokenizer, CONFIG, example, random.Random(3), Augment(0, (0, 0), 1))
+        return re.search(r"<\d+s-", tokenizer.decode(item["input_ids"]))[0]
+
+    for question in ("What is done in 12 - 18?", "At 5 s?", "At 1:20?", "From 3 to 4 seconds?"):
+        assert first_tag(question) == "<0s-"
+    assert first_tag("What are the 3 men doing?") != "<0s-"
 
 
 def test_perturb_changes_what_is_said_never_the_target():

@@ -1,9 +1,12 @@
 """The sources of Streamo-Instruct -> raw records, by hand; reading, writing, check and show."""
 
 import csv
+import io
 import json
 import re
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,6 +244,100 @@ def test_coin():
     grounding(records)
 
 
+def test_coin_answers_that_change():
+    def dated(labels, name="MakeRJ45Cable"):
+        steps = [{"segment": [10 * k, 10 * k + 5], "label": a} for k, a in enumerate(labels)]
+        item = ("a", {"duration": 99, "class": name, "annotation": steps})
+        return of(made("coin", item, counts=counts), "Time-sensitive QA")
+
+    counts = Counter()
+    assert dated("aa") == dated("a") == []  # it does not change
+    assert counts["questions left out: their answer does not change"] == 2
+    (raw,) = dated("aabab")
+    assert [(text, time) for text, *_, time in spans(raw)] == [
+        ("a", "1"), ("b", "21"), ("a", "31"), ("b", "41")]
+    for name, words in (("MakeRJ45Cable", "Make RJ45 Cable"), ("PlayFrisbee", "Play Frisbee"),
+                        ("UseSIMCard", "Use SIM Card"), ("Make3DModel", "Make 3D Model")):
+        assert f'"{words}"' in dated("ab", name)[0]["question"][0]["content"]
+
+
+def test_a_grounding_lasts_at_least_a_second():
+    item = {"duration": 30, "vid": "a", "query": "He blinks.", "relevant_windows": [[5.2, 5.6]]}
+    for k in range(20):
+        assert grounding(made("qvhighlights", {**item, "vid": str(k)}))[1] == [(5, 6)]
+
+
+def test_llava_video_describes_a_film_at_its_end(tmp_path):
+    item = {"video": "1_2_m_youtube_v0_1/a.mp4", "conversations": talk("Tell me all.", "A long one.")}
+    quick, long = [told(raw, 70)[0] for raw in (
+        *made("llava-video", item),
+        *records.raw_records("llava-video", item, Counter(), file="x/1_2_m_cap_processed.json"))]
+    assert max(quick) < 9 and long == {69: "A long one."}
+    for asked in ("Please provide a detailed description of the video.", "Describe this clip.",
+                  "Summarize what happens in the footage."):
+        (raw,) = made("llava-video", {**item, "conversations": talk(asked, "A long one.")})
+        assert told(raw, 90)[0] == {89: "A long one."} and told(raw, 90)[1] < 6
+    for value in ("<video>\nWho?", "Who?\n<image>", " <image> Who?", "<image>\nWho?\n<video>\n"):
+        turns = [{"from": "human", "value": value}, {"from": "gpt", "value": "He."}]
+        (raw,) = made("llava-video", {**item, "conversations": turns})
+        assert raw["question"][0]["content"] == "Who?"
+    for turns in ([], turns[1:], turns[:1] * 2, turns + turns[:1]):
+        with pytest.raises(ValueError, match="human, gpt"):
+            made("llava-video", {**item, "conversations": turns})
+
+
+JOY = {"video_name": "v.mp4", "video_path": "/d/v.mp4", "task_type": "chat", "source": "s"}
+
+
+def joy(question, response, **more):
+    entries = [[{"content": text, "time": time} for text, time in kind]
+               for kind in (question, response)]
+    return {**JOY, "question": entries[0], "response": entries[1], **more}
+
+
+def test_joyai_second_t_is_turn_t():
+    """The rows of the format's page: (question's times, response's times) -> turns."""
+    for asked, said, turns in (
+        ("4", "7", ([4], [7])), ("4", "5,6,7", ([4], [5, 6, 7])), ("0", "0", ([0], [0])),
+        ("1", "7.9", ([1], [7])), (4, 7.2, ([4], [7])), ("4,5", "7", ([4, 5], [7])),
+        ("", "7", ([], [7])), (None, "7", ([], [7])), ("-3", "7", ([], [7])), ("4", 0, ([4], [])),
+    ):
+        (raw,) = made("joyai", joy([("Q?", asked)], [("A.", said)]))
+        found = turns_from_record(raw, 10)
+        assert ([t.second for t in found if t.question], [t.second for t in found if t.text]) == turns
+        assert raw["task_type"] == "Chat" and raw["source"] == "joyai/s"
+        assert raw["video_path"] == "/d/v.mp4" and not data.faults(raw)
+    nested = joy([("Q?", "1")], [])
+    nested["response"] = [[{"content": "a.", "time": "2"}, {"content": "b.", "time": "3"}]]
+    assert told(made("joyai", nested)[0], 5) == ({2: "a.", 3: "b."}, 1)
+    handed = joy([("Q?", "1")], [("</response> One moment.</delegation> Find it.", "2")])
+    assert told(made("joyai", handed)[0], 5) == ({2: "One moment."}, 1)
+    for time in ("0:10", "3-5", "x", "1e999"):
+        with pytest.raises(ValueError, match="no list of seconds"):
+            made("joyai", joy([("Q?", "1")], [("A.", time)]))
+    assert made("joyai", joy([], [])) == []
+
+
+def test_joyai_records_given_as_streamos_are_refused_by_name(tmp_path, capsys):
+    for record_ in (
+        joy([("Q?", "4")], [("A.", "7")]), joy([("Q?", "4")], [("A.", "5,6")], task_type="QA"),
+        joy([("Q?", "4")], [("A.</delegation> B", "5")], task_type="QA"),
+        {**joy([("Q?", "4")], [], task_type="QA"), "response": [[{"content": "a", "time": "2"}]]},
+    ):
+        (wrong,) = data.faults(record_)
+        assert "JoyAI-VL-Interaction" in wrong and "convert joyai" in wrong
+    stream = {"videos": ["a.mp4"], "task_type": "chat", "source": "s", "messages": [
+        {"role": "user", "content": "Q?\n<0.0 seconds>\n<image>"},
+        {"role": "assistant", "content": "</silence>"}]}
+    assert "convert joyai" in data.faults(stream)[0]
+    ours = record([("Q?", 4)], [("A.", 5, 6)])
+    assert not data.faults({**ours, "task_type": "event_grounding"})  # with spans: Streamo's own
+    (tmp_path / "one.json").write_text(json.dumps(joy([("Q?", "4")], [("A.", "7")])))
+    out = tmp_path / "raw.jsonl"
+    assert records.main(["convert", "joyai", str(tmp_path / "one.json"), "--out", str(out)]) == 0
+    assert records.main(["check", str(out)]) == 0
+
+
 def test_llava_video_open_ended_and_multiple_choice():
     asked = "What is cut?\nA. Bread.\nB. Cheese.\nRespond with the letter."
     item = {
@@ -314,6 +411,84 @@ def test_et_instruct_captions_in_text_and_vid_files():
     assert made("et-instruct", {**text, "task": "slc"})[0]["task_type"] == "Action Caption"
     with pytest.raises(IndexError):  # fewer times than <vid>
         made("et-instruct", {**vid, "tgt": [36, 44, 49]})
+
+
+def et(task, gpt, human="What?", **more):
+    return {**ET, "task": task, "conversations": talk(human, gpt), **more}
+
+
+def told(raw, seconds=61):
+    """{turn: what is said} and the turn in which the question stands."""
+    turns = turns_from_record(raw, seconds)
+    (asked,) = [turn.second for turn in turns if turn.question]
+    return {turn.second: turn.text for turn in turns if turn.text}, asked
+
+
+def test_et_instruct_turns_share_their_times():
+    for first, second in (
+        ("<vid> - <vid> seconds.", "<vid> - <vid> seconds."),
+        ("3.0 - 8.0 seconds.", "It is at 20 to 30 s."),
+        ("He jumps early.", "And later again."),
+    ):
+        item = et("tvg", first, "When does he jump?", tgt=[3, 8, 20, 30])
+        item["conversations"] += [
+            {"from": "human", "value": "And the dog?"}, {"from": "gpt", "value": second}]
+        made_of = made("et-instruct", item)
+        assert [grounding([raw])[1] for raw in made_of] == [[(3, 8)], [(20, 30)]]
+        assert [raw["question"][0]["content"] for raw in made_of] == [
+            "When does he jump?", "And the dog?"]
+
+
+@pytest.mark.parametrize("gpt", [
+    "The event happens from 12.3 to 25.8 seconds in the video.",
+    "He starts at 12.3 seconds, and he stops at 25.8 seconds.",
+    "Between 12.3 and 25.8 s.", "12.3-25.8", "In the middle of the film.",
+    "It starts at <vid> and ends at <vid>.",
+])
+@pytest.mark.parametrize("task", ["tvg", "tal", "epm", "evs"])
+def test_et_instruct_spans_in_prose_are_a_grounding(task, gpt):
+    found, times = grounding(made("et-instruct", et(task, gpt, tgt=[12.3, 25.8])))
+    assert times == [(12, 26)]
+    if task == "epm":  # "Where did I put it?" looks back
+        assert found["task_type"] == "Backward Grounding"
+
+
+@pytest.mark.parametrize("gpt", [
+    "36.0 - 44.0, wash 2 apples. 49.0 - 57.5, peel them.",
+    "<vid> - <vid>: wash 2 apples. <vid> - <vid>: peel them.",
+    "36 to 44 seconds: wash 2 apples.\n49 to 57.5 seconds: peel them.",
+])
+def test_et_instruct_captions_without_the_word_seconds(gpt):
+    (raw,) = made("et-instruct", et("slc", gpt, tgt=[36, 44, 49, 57.5]))
+    assert spans(raw) == [("wash 2 apples.", 36.0, 44.0, ""), ("peel them.", 49.0, 57.5, "")]
+    (raw,) = made("et-instruct", et("dvc", gpt))  if "<vid>" not in gpt else [raw]
+    assert spans(raw)[1] == ("peel them.", 49.0, 57.5, "")
+
+
+def test_et_instruct_starts_alone_are_instants():
+    (raw,) = made("et-instruct", et("slc", "12.0 seconds, wash it. 20.5 seconds, go to the sink. "
+                                    "31.0 seconds, peel it.", tgt=[12, 20.5, 31]))
+    assert raw["task_type"] == "Action Caption"
+    assert told(raw)[0] == {12: "wash it.", 20: "go to the sink.", 31: "peel it."}
+    for task, tgt in (("vhd", [12, 20]), ("tal", [12, 20]), ("tal", [12, 20, 31])):
+        words = ", ".join("<vid>" for _ in tgt) + " seconds."
+        (raw,) = made("et-instruct", et(task, words, "When is it best?", tgt=tgt))
+        assert told(raw) == ({t: f"At {t}s." for t in tgt}, 0)
+        assert raw["question"][0]["content"] == "When is it best?"
+
+
+def test_et_instruct_asks_after_what_the_question_refers_to():
+    src = {"src": [12, 18.5], "human": "What is done in <vid> - <vid>?"}
+    (raw,) = made("et-instruct", et("rvq", "He jumps.", **src))
+    assert told(raw) == ({19: "He jumps."}, 19)
+    (raw,) = made("et-instruct", et("tem", "<vid> - <vid> seconds.", tgt=[40, 45], **src))
+    assert grounding([raw])[1] == [(40, 45)] and told(raw)[1] >= 19
+    (raw,) = made("et-instruct", et("tem", "<vid> - <vid> seconds.", tgt=[3, 8], **src))
+    assert raw["task_type"] == "Backward Grounding" and told(raw)[1] >= 19
+    (raw,) = made("et-instruct", et("gvq", "(A), in <vid> - <vid> s.", tgt=[15, 30], **src))
+    assert told(raw) == ({30: "(A), in 15 - 30 s."}, 19)
+    (raw,) = made("et-instruct", et("rvq", "He jumps.", "What?", src=[60.5]))  # at the very end
+    assert told(raw)[1] == 60
 
 
 def test_et_instruct_grounding_and_answers():
@@ -481,6 +656,47 @@ def test_jsonl_is_read_as_it_streams(tmp_path):
     assert next(files.read_records(tmp_path / "a.jsonl")) == {"a": 1}
 
 
+def test_convert_with_nothing_usable_keeps_the_old_output(tmp_path, capsys):
+    source, out = tmp_path / "a.json", tmp_path / "out.jsonl"
+    out.write_text("old")
+    for content in ("[]", "[7, 8]", '{"v_a": {"duration": 9, "timestamps": [], "sentences": []}}'):
+        source.write_text(content)
+        with pytest.raises(ValueError, match="nothing usable in .*a.json"):
+            records.main(["convert", "activitynet", str(source), "--out", str(out)])
+        assert out.read_text() == "old"
+    assert re.search(r"1 +items read\n +1 +items with nothing", capsys.readouterr().out)
+    source.write_text("[{")
+    with pytest.raises(ValueError, match="a.json"):
+        records.main(["convert", "activitynet", str(source), "--out", str(out)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "out.jsonl"]  # no .tmp
+
+
+def test_convert_never_writes_over_what_it_reads(tmp_path):
+    source = tmp_path / "a.json"
+    source.write_text(json.dumps({"v_a": {"duration": 9, "timestamps": [[1, 5]], "sentences": ["a"]}}))
+    before = source.read_text()
+    (tmp_path / "link.json").symlink_to(source)
+    (tmp_path / "film.mp4").write_text("a film")
+    (tmp_path / "a.jsonl.counts.json").write_text(before)
+    for given, out in ((source, "a.json"), (source, "link.json"), (source, "./a.json"),
+                       (source, "film.mp4"), (source, "gone/a.jsonl"), (source, "."),
+                       (tmp_path / "a.jsonl.counts.json", "a.jsonl")):
+        with pytest.raises(ValueError, match="--out"):
+            records.main(["convert", "activitynet", str(given), "--out", f"{tmp_path}/{out}"])
+    assert source.read_text() == before and (tmp_path / "film.mp4").read_text() == "a film"
+    assert records.main(["convert", "activitynet", str(source), "--out", "/dev/null"]) == 0
+    assert not Path("/dev/null").is_file() and not Path("/dev/null.counts.json").exists()
+
+
+def test_convert_stream_on_stream_records_says_so(tmp_path, capsys):
+    raw = record([("Q", 1)], [("A", 2, 3)])
+    source = tmp_path / "stream.json"
+    source.write_text(json.dumps([data.stream_record(raw, turns_from_record(raw, 5))]))
+    with pytest.raises(ValueError, match="nothing usable"):
+        records.main(["convert", "stream", str(source), "--out", str(tmp_path / "out.jsonl")])
+    assert "a stream record already" in capsys.readouterr().err
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     out = tmp_path / "a.json"
     out.write_text("old")
@@ -603,9 +819,79 @@ def test_show_a_toy_sample_in_colour(model, capsys, monkeypatch):
     assert "\033[90m<frame>x4·\033[0m" in coloured and "\033[34;48;5;" in coloured
 
 
+def test_streamo_instruct_as_users_have_it(tmp_path, capsys):
+    """Accepted as the release accepts it, and counted: an absolute path inside the folder, a name
+    without extension, Event_Grounding, blank times, a record alone; no question is told."""
+    film(tmp_path / "a.mp4", [0, 1, 2, 3, 4])
+    sound = {**record([("Q", " ")], [("A", 2, 3)]), "task_type": "Event_Grounding"}
+    sound["response"][0]["time"] = "  "
+    for path, what in ((str(tmp_path / "a.mp4"), "absolute video path"), ("a", "without extension"),
+                       (str(tmp_path / "a"), "absolute video path")):
+        file = tmp_path / "one.json"
+        file.write_text(json.dumps({**sound, "video_path": path}))
+        assert records.main(["check", str(file), "--videos", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        for line_ in (f"mended +1 +.*{what}", "mended +2 +blank time", "holds +1 +task Event Grounding",
+                      "mended +1 +underscores"):
+            assert re.search(line_, out), (line_, out)
+    assert records.main(["check", str(file), "--videos", str(tmp_path / "..")]) == 0
+    (tmp_path / "other").mkdir()
+    assert records.main(["check", str(file), "--videos", str(tmp_path / "other")]) == 2
+    assert "leaves the video folder" in capsys.readouterr().out
+    (tmp_path / "a.mkv").write_text("which of the two?")
+    assert records.main(["check", str(file), "--videos", str(tmp_path)]) == 2
+    assert "a.mp4, a.mkv" in capsys.readouterr().out
+    file.write_text(json.dumps([record([], [("A", 2, 3)])]))
+    assert records.main(["check", str(file), "-v"]) == 0
+    assert "record 0: no question" in capsys.readouterr().out
+    file.write_text("[]")
+    with pytest.raises(ValueError, match="no records"):
+        records.main(["check", str(file)])
+
+
+def test_bounds_name_the_record(tmp_path, model):
+    images = tmp_path / "images"
+    images.mkdir()
+    for k in range(2):
+        Image.new("RGB", (16, 16)).save(images / f"{k}.png")
+    raw = {**record([("Q", 1)], [("A", 2)]), "video_path": "images"}
+    file = tmp_path / "raw.json"
+    for more, what in (({"fps": 1e-9}, "fps: 1e-09 images per second"), ({"fps": 0}, "fps: 0"),
+                       ({"fps": 1e9}, "fps: "), ({"duration": 9_999_999}, "duration: .*86400 s"),
+                       ({"response": [{"content": "A", "time": 9_999_999}]}, "response.0.: time")):
+        file.write_text(json.dumps([raw, {**raw, **more}]))
+        with pytest.raises(ValueError, match=f"raw.json: record 1: {what}"):
+            records.main(["show", str(file), "--videos", str(tmp_path), "--model", model])
+    file.write_text(json.dumps([{**raw, "fps": 1 / 60}]))  # a time lapse: two pictures, two minutes
+    assert records.count_seconds(images, 1 / 60) == 120
+    assert records.main(["show", str(file), "--videos", str(tmp_path), "--model", model]) == 0
+
+
+def test_a_strip_is_never_drawn_over_an_input(tmp_path, model):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "images" / "0.png")
+    before = (tmp_path / "images" / "0.png").read_bytes()
+    file = tmp_path / "raw.json"
+    file.write_text(json.dumps([{**record([("Q", 1)], []), "video_path": "images"}]))
+    for strip in ("raw.json", "images/0.png", "images", "a.jpg"):
+        with pytest.raises(ValueError, match="--strip"):
+            records.main(["show", str(file), "--videos", str(tmp_path), "--model", model,
+                          "--strip", str(tmp_path / strip)])
+    assert (tmp_path / "images" / "0.png").read_bytes() == before
+
+
+def test_show_works_in_any_folder_and_on_an_ascii_terminal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert records.main(["show"]) == 0
+    print("é")  # whatever a sample says
+    sys.stdout.flush()
+    shown = sys.stdout.buffer.getvalue()
+    assert b"<|im_start|>_system\n" in shown and b"</Silence>" in shown and b"\\xb7" not in shown
+
+
 def test_bad_commands_end_in_one_line(tmp_path):
     import subprocess
-    import sys
 
     run = subprocess.run(
         [sys.executable, records.__file__, "check", str(tmp_path / "gone.json")],

@@ -42,11 +42,12 @@ from bench.report import (READERS, SIZES, lacking, named_scores, read_answers, r
 from bench.streams import TASKS
 from infer import STATES as NAMES
 from infer import see, stream, unspoken
+from parts import offline
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
 from parts.files import MISSHAPEN, check_outputs, read_records, replacing
 from parts.video import frames
 from parts.workers import share
-from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo, Tokenizer
+from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo
 from toy import dialogues
 
 BAD_VIDEO = OSError, ValueError, av.FFmpegError, torch.OutOfMemoryError
@@ -56,8 +57,12 @@ BAD_VIDEO = OSError, ValueError, av.FFmpegError, torch.OutOfMemoryError
 
 @lru_cache(1)
 def load_model(folder, device):
+    """(model, tokenizer, prompt) of a checkpoint; prompt is an offline model's own, else None."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    return Streamo.from_pretrained(folder, dtype, device).eval(), Tokenizer.from_pretrained(folder)
+    model, tokenizer = Streamo.from_pretrained(folder, dtype, device).eval(), offline.words(folder)
+    prompt = None if offline.has_states(folder) else \
+        offline.Prompt.from_pretrained(folder, tokenizer, dtype, device)
+    return model, tokenizer, prompt
 
 
 @torch.inference_mode()
@@ -89,6 +94,20 @@ def answer_at_once(model, tokenizer, features, question, max_new_tokens=64):
         logits = model(ids, None if said else features, cache, "last")[0]
         said += (chunk := [int((logits + bias).argmax())])
     return tokenizer.decode([token for token in said if token != end]).strip()
+
+
+@torch.inference_mode()
+def answer_in_own_prompt(model, tokenizer, prompt, group, row, run):
+    """The same of an offline model: its own prompt, pictures sampled as lmms-eval does."""
+    start, end = row.get("start") or 0.0, row.get("end")
+    images = offline.sampled(group["video"], run["max_frames"], start,
+                             math.inf if end is None else math.ceil(end))
+    features = torch.cat([feature for _, feature in encode(model, enumerate(images))])
+    text = row.get("lmms_prompt", row["prompt"])
+    stream = offline.OfflineStream(
+        model, prompt, unspoken(model, tokenizer), window=0,
+        capacity=len(prompt.head) + len(features) + len(prompt.question(text)) + 65)
+    return stream.answer_at_once(features, text)
 
 
 def turns_of(model, tokenizer, features, questions, options):
@@ -169,7 +188,7 @@ def answers_to(model, tokenizer, rows, features, run):
             asked(model, tokenizer, seen, rows, run["patience"], options)]
 
 
-def answer_group(model, tokenizer, group, run):
+def answer_group(model, tokenizer, prompt, group, run):
     """The answered rows of one video, encoded once; an error of BAD_VIDEO where it is no good."""
     began, fps, rows = time.perf_counter(), run["fps"], group["rows"]
     if group.get("missing"):
@@ -179,23 +198,32 @@ def answer_group(model, tokenizer, group, run):
         pictures = ((k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps))
     else:                               # a record's fps is the rate of a folder of frames
         pictures = frames(group["video"], fps, rows[0].get("fps"), trusted=False)
-    features, streams, done = encode(model, pictures), defaultdict(list), []
+    streams, done = defaultdict(list), []
+    if prompt and run["offline"]:
+        return timed([row | {"response": answer_in_own_prompt(model, tokenizer, prompt, group, row,
+                                                              run)} for row in rows], began)
+    features = encode(model, pictures)
     for row in rows:
         streams[not run["offline"] and row.get("ask") or row["id"]].append(row)
     for rows in streams.values():
         answers = answers_to(model, tokenizer, rows, features, run)
         done += [row | answer for row, answer in zip(rows, answers, strict=True)]
+    return timed(done, began)
+
+
+def timed(done, began):
+    """Answered rows as they are written: without what was needed to ask, with the time it took."""
     compute = round((time.perf_counter() - began) / len(done), 4)
-    drop = {"record", "prompt", "ask", "request", "first", "at_once", "counts_from"}
+    drop = {"record", "prompt", "lmms_prompt", "ask", "request", "first", "at_once", "counts_from"}
     return [{k: v for k, v in row.items() if k not in drop} | {"compute": compute} for row in done]
 
 
 def run_group(group, run):
     """The rows of one video, answered, or with the reason why not under "failed". `run` is all
     that a worker process is told."""
-    model, tokenizer = load_model(run["model"], run["device"])
+    model, tokenizer, prompt = load_model(run["model"], run["device"])
     try:
-        return answer_group(model, tokenizer, group, run)
+        return answer_group(model, tokenizer, prompt, group, run)
     except BAD_VIDEO as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if str(group["video"]) not in reason:

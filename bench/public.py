@@ -215,6 +215,13 @@ NEWER = {"video_id": "videoID", "duration_category": "duration", "video_category
          "video_subcategory": "sub_category"}                   # Video-MME's keys have two names
 
 
+LMMS_EVAL = {  # where it asks otherwise than the benchmark, of an offline model (see eval.py)
+    "videomme": {"lmms_prompt": "Select the best answer to the following multiple-choice question "
+                                "based on the video and the subtitles. Respond with only the "
+                                "letter (A, B, C, or D) of the correct option.\n{}\n{}\n\nAnswer "
+                                "with the option's letter from the given choices directly."}}
+
+
 def choice_rows(bench, content, stem):
     """A row for each multiple-choice question. MVBench names its task in the file's name alone;
     Video-MME's is a list of videos with their questions; LongVideoBench's Hub copy pads options."""
@@ -232,6 +239,8 @@ def choice_rows(bench, content, stem):
         yield {"id": r[key] if key else f"{stem}/{i}", "task": r[task] if task else stem,
                "video": r[video] + ".mp4" * (bench == "videomme"), "answer": LETTERS[right],
                "prompt": prompt.format(r["question"], lettered), "choices": len(options),
+               **{name: text.format(r["question"], lettered)
+                  for name, text in LMMS_EVAL.get(bench, {}).items()},
                "response": r.get("response"), **{name: r.get(name) for name in more}}
 
 

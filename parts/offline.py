@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from parts.files import check, read_json
+from parts.tokenizer import FRAME, STATES, Tokenizer
+from parts.video import drawn, pictures
 from parts.weights import load_tensor
 
 # The release's own prompt (conversation "qwen_1_5"), in which its scores were measured.
@@ -24,6 +26,18 @@ RELEASED = ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_st
 # Where a converted folder keeps its chat template.
 TEMPLATES = "chat_template.jinja", "chat_template.json", "processor_config.json"
 SPACE = r"(\n|\\n| )?"                       # in a template: a line's end (two spellings), a space
+
+
+def has_states(folder):
+    """Whether a checkpoint was trained to say the three states, by its own config."""
+    return read_json(Path(folder) / "config.json").get("model_type") == "streamo"
+
+
+def words(folder):
+    """A folder's tokenizer, with our tokens behind its last."""
+    tokenizer = Tokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([*STATES, FRAME])
+    return tokenizer
 
 
 class Prompt:
@@ -175,3 +189,23 @@ class OfflineStream:
             first = len(self.prompt.head)
             self.cache.drop(first, first + size)
             del self.held[:leave]
+
+    def answer_at_once(self, features, text):
+        """Offline: all frames (N, hidden_size), then the question -> the answer."""
+        self.read([self.prompt.tokenizer.frame_id] * len(features), features)
+        return self.answer(self.prompt.question(text))[0]
+
+
+def sampled(source, most, start=0.0, end=float("inf")):
+    """The images that lmms-eval shows an offline model of a video, or of its seconds start to end:
+    `most` of all its pictures, evenly spaced, the first and the last among them; where there are
+    fewer, some come twice. The video is read twice, and only these are drawn."""
+    def clip():
+        return ((second, draw) for second, draw in pictures(source)
+                if draw is not None and start <= second < end)
+    total = sum(1 for _ in clip())
+    check(total, f"{source}: no picture from {start:g} to {end:g} s")
+    wanted = np.linspace(0, total - 1, most, dtype=int)                     # (most,)
+    chosen = (moment for k, moment in enumerate(clip()) if k in wanted)
+    images = dict(zip(np.unique(wanted), (image for _, image in drawn(chosen, source))))
+    return [images[k] for k in wanted]

@@ -130,7 +130,7 @@ def test_a_row_is_what_the_stream_said_and_the_records_turns_say(folder, monkeyp
     stream, heard = ev.stream, []
     monkeypatch.setattr(ev, "stream", lambda m, t, f, questions, **o: (
         heard.append(questions), stream(m, t, f, questions, **o))[1])
-    model, tokenizer = ev.load_model(folder, "cpu")
+    model, tokenizer, _ = ev.load_model(folder, "cpu")
     clip, records = dialogues.bench(11, 0)
     pictures = [(t, clip.frame(t, 32)) for t in range(clip.seconds)]
     features = ev.encode(model, pictures)
@@ -146,7 +146,7 @@ def test_a_row_is_what_the_stream_said_and_the_records_turns_say(folder, monkeyp
 
 
 def test_the_pictures_of_a_video_are_encoded_once(folder, monkeypatch):
-    model, _ = ev.load_model(str(folder), "cpu")
+    model, *_ = ev.load_model(str(folder), "cpu")
     seen = []
     monkeypatch.setattr(model.vision_tower, "forward", lambda x, f=model.vision_tower.forward: (
         seen.append(len(x)), f(x))[1])
@@ -243,7 +243,7 @@ def test_ovo_items_share_a_stream_and_end_at_their_moment(folder, tmp_path, monk
 
 def test_offline_is_one_turn_with_the_question_last_and_an_answer_forced(folder, monkeypatch):
     """The cached decoding gives the tokens of a model that reads everything anew for each token."""
-    model, tokenizer = ev.load_model(folder, "cpu")
+    model, tokenizer, _ = ev.load_model(folder, "cpu")
     features, heard = [torch.randn(4, 32) for _ in range(5)], []
     monkeypatch.setattr(model, "forward", lambda ids, *a, f=model.forward, **k: (
         heard.append(ids[0].tolist()), f(ids, *a, **k))[1])

@@ -6,12 +6,14 @@ import json
 from itertools import count
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 from make_golden import GOLDEN, weight, write_folder
 
-from parts.offline import OfflineStream, Prompt, same, template_texts
+import eval as ev
+from parts.offline import OfflineStream, Prompt, same, sampled, template_texts
 from streamo import FRAME, STATES, Streamo, Tokenizer
 
 FRAMES, QUESTION, NEW = 5, "What is shown?", 8
@@ -187,6 +189,60 @@ def test_the_window_and_the_capacity_are_kept(hub):
     ("A red car.", "A red cart.", False), ("", "?", True), ("12", "1 2", False)])
 def test_what_says_the_same(a, b, equal):
     assert same(a, b) == equal
+
+
+# ---- What an offline benchmark shows
+
+@pytest.mark.parametrize("most, start, end, seconds", [
+    (3, 0, np.inf, [0.0, 0.9, 1.9]), (1, 0, np.inf, [0.0]), (4, 0.5, 0.75, [0.5, 0.5, 0.6, 0.7]),
+    (20, 0, np.inf, [k / 10 for k in range(20)])])
+def test_pictures_are_sampled_as_lmms_eval_does(most, start, end, seconds, tmp_path):
+    """np.linspace over all pictures: of 20, three are 0, 9 and 19; a grey level a picture."""
+    with iio.imopen(tmp_path / "a.mp4", "w", plugin="pyav") as film:
+        film.init_video_stream("h264", fps=10)
+        for k in range(20):
+            film.write_frame(np.full((32, 32, 3), 12 * k, np.uint8))
+    shown = [image.mean() / 12 for image in sampled(tmp_path / "a.mp4", most, start, end)]
+    assert np.allclose(shown, [10 * second for second in seconds], atol=0.5)
+
+
+@torch.inference_mode()
+def test_at_once_is_the_prompt_read_anew(hub):
+    model, prompt, stream = build(hub)
+    features = model.encode_frames(pixels())
+    logits, ids = whole(model, prompt, features, QUESTION)
+    stream.answer_at_once(features.flatten(0, 1), QUESTION)
+    again = stream.read(prompt.question(QUESTION), stream.newline)
+    assert (again - logits).abs().max() < 1e-5 * logits.abs().max()
+
+
+def test_a_benchmark_asks_an_offline_model_in_its_own_prompt(hub, tmp_path, monkeypatch):
+    """eval.py run --offline: what is read is the template around the benchmark's question."""
+    with iio.imopen(tmp_path / "a.mp4", "w", plugin="pyav") as film:
+        film.init_video_stream("h264", fps=10)
+        for k in range(20):
+            film.write_frame(np.full((38, 38, 3), 12 * k, np.uint8))
+    items = [{"video": "a.mp4", "question": "Which?", "candidates": ["red", "blue"],
+              "answer": "blue"}]
+    (tmp_path / "colours.json").write_text(json.dumps(items))
+    read, real = [], OfflineStream.read
+
+    def spy(self, ids, features=None):
+        read.append((ids, 0 if features is None else len(features)))
+        return real(self, ids, features)
+    monkeypatch.setattr(OfflineStream, "read", spy)
+    ev.main(["run", "mvbench", "--offline", "--data", str(tmp_path / "colours.json"), "--videos",
+             str(tmp_path), "--model", str(hub), "--max-frames", "3", "--workers", "1",
+             "--out", str(tmp_path / "out.jsonl")])
+    _, row = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert isinstance(row["response"], str) and "lmms_prompt" not in row and "prompt" not in row
+    tokenizer = Tokenizer.from_pretrained(hub)
+    tokenizer.add_tokens([*STATES, FRAME])
+    assert [features for _, features in read[:3]] == [0, 3 * 9, 1]
+    assert tokenizer.decode(read[0][0]) == "<|im_start|>user\n"
+    assert tokenizer.decode(read[2][0]) == (
+        "<frame>\nQuestion:Which?\nOption:\n(A) red\n(B) blue\nOnly give the best option.\n"
+        "<|im_end|>\n<|im_start|>assistant\n")
 
 
 # ---- Bad input

@@ -28,7 +28,7 @@ import time
 from collections import Counter, defaultdict
 from contextlib import closing
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import av
@@ -194,7 +194,8 @@ def answer_group(model, tokenizer, prompt, group, run):
     if group.get("missing"):
         raise FileNotFoundError(group["missing"])
     if run["bench"] == "toy":
-        clip, size = dialogues.bench(run["seed"], group["video"])[0], model.config.vision.image_size
+        (film, i), size = group["video"], model.config.vision.image_size
+        clip, _ = dialogues.BENCH[film](run["seed"], i)
         pictures = ((k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps))
     else:                               # a record's fps is the rate of a folder of frames
         pictures = frames(group["video"], fps, rows[0].get("fps"), trusted=False)
@@ -256,9 +257,10 @@ def groups_of(args):
     """[{"video", "rows"}]: what is to be run, video by video."""
     groups = defaultdict(list)
     if args.bench == "toy":
-        for i in range(args.videos):
-            groups[i] = [{"id": f"{args.seed}/{i}/{k}", "task": task, "record": record}
-                         for k, (task, record) in enumerate(dialogues.bench(args.seed, i)[1])]
+        for film, i in product(dialogues.BENCH, range(args.videos)):
+            _, rows = dialogues.BENCH[film](args.seed, i)
+            groups[film, i] = [{"id": f"{args.seed}/{i}{film}/{k}", "task": task, "record": record}
+                               for k, (task, record) in enumerate(rows)]
     elif args.bench == "raw":
         for i, record in enumerate(read_annotations(args.data)):
             if wrong := faults(record, args.folder):

@@ -15,6 +15,9 @@ SIX = ("forward_grounding", "backward_grounding", "narration", "dense_caption", 
        "tsqa_recall")
 TASKS = {"Event Grounding": SIX[0], "Backward Grounding": SIX[1], "Real-time Narration": SIX[2],
          "Event Caption": SIX[3], "Action Caption": SIX[3], "Time-sensitive QA": "tsqa"}
+BEYOND = {"denied": SIX[1], "forward_instant": SIX[0], "backward_instant": SIX[1],
+          **{f"never_{why}": SIX[0] for why in ("another", "absent", "again", "empty")}}
+NUMBER = r"\d+(?:\.\d+)?"
 THRESHOLDS = (0, .001, .002, .005, .01, .02, *(k / 20 for k in range(1, 20)), .98, .99, .995,
               .998, .999)
 TOLERANCES = range(6)                           # seconds
@@ -38,7 +41,7 @@ def matched(predicted, gold, tolerance):
 def span_iou(*texts):
     """IoU, as the paper writes it, of two texts like "... from 12s to 20s.": of the first two
     numbers of each; 0 when one has no two numbers."""
-    spans = [[float(n) for n in re.findall(r"\d+(?:\.\d+)?", text)[:2]] for text in texts]
+    spans = [[float(n) for n in re.findall(NUMBER, text)[:2]] for text in texts]
     if any(len(span) < 2 for span in spans):
         return 0.0
     starts, ends = zip(*spans)
@@ -60,15 +63,31 @@ def tsqa_marks(pred, gold):
 def task_marks(task, pred, gold):
     """{score: (part, whole)} of a task of Streamo-Bench; pred and gold: [[second, text], ...].
     Narration and captions: F1 of events with the annotation's exact text within 1 s, in place of
-    the paper's judge."""
-    if task in SIX[:2]:                                             # the first answer counts
-        return {task: (span_iou(*(said[0][1] if said else "" for said in (pred, gold))), 1)}
+    the paper's judge. Groundings: the first answer counts."""
+    if task in SIX[:2]:
+        return grounding_marks(task, *(said[0][1] if said else "" for said in (pred, gold)))
     if task in SIX[2:4]:
         hits = sum(len(matched([s for s, t in pred if t == text],
                                [s for s, t in gold if t == text], 1))
                    for text in {text for _, text in gold})
         return {task: (2 * hits, len(pred) + len(gold))}
     return tsqa_marks(pred, gold) if task == "tsqa" else {}
+
+
+def grounding_marks(task, pred, gold):
+    """The same of a grounding's first answer and its annotation, "": none. An event that lasts has
+    a span; one without duration is "at" a second, and is told by it, or as a span of seconds that
+    holds it; one that never was is denied; one that never comes is not told at all."""
+    if not gold:
+        return {"false_alarms": (pred != "", 1)}
+    if not (numbers := re.findall(NUMBER, gold)):
+        return {"denied": (pred == gold, 1)}
+    if len(numbers) > 1:
+        return {task: (span_iou(pred, gold), 1)}
+    told, at = [float(n) for n in re.findall(NUMBER, pred)[:2]], float(numbers[0])
+    holds = bool(told) and told[0] <= at <= told[-1]                # in whole seconds
+    score = 1 / (told[-1] - told[0] + 1) if holds else 0
+    return {task.replace("grounding", "instant"): (score, 1)}
 
 
 def response_marks(pred, gold):
@@ -92,28 +111,63 @@ def state_scores(rows):
             "confusion": table.tolist()}
 
 
+def early_marks(row):
+    """Of a wait for an event that comes: whether anything is answered before it begins."""
+    if row["task"] not in (SIX[0], "forward_instant") or not row["gold"]["answers"]:
+        return {}
+    begins = re.search("[12]", row["gold"]["states"]).start()
+    return {"early_answers": (any(second < begins for second, _ in row["pred"]["answers"]), 1)}
+
+
+def is_beyond(task):
+    """Whether a dialogue is one of the benchmark's second edition (toy.dialogues.beyond)."""
+    return task in (*BEYOND, "absent", "empty") or task.startswith("reworded_")
+
+
+def beyond_marks(task, pred, gold):
+    """{score: (part, whole)} of a dialogue of the second edition. Questions about what is not
+    there: the annotation's text within 1 s. Of the six's tasks in new words: the dialogue's own
+    score, of time-sensitive QA its accuracy."""
+    if task.startswith("reworded_"):
+        (part, whole), *_ = task_marks(task.removeprefix("reworded_"), pred, gold).values()
+        return {"reworded": (part / max(whole, 1), 1)}
+    if task in ("absent", "empty"):
+        right = [any(t == text and abs(s - due) <= 1 for s, t in pred) for due, text in gold]
+        return {task: (sum(right), len(gold))}
+    marks = task_marks(BEYOND[task], pred, gold)
+    if task.startswith("never_"):
+        marks[f"false_alarms_{task.removeprefix('never_')}"] = marks["false_alarms"]
+    return marks
+
+
 def score_stream(rows):
-    """All scores of streamed dialogues: {name: 0 to 100}, "confusion" and "timing" besides."""
-    totals = defaultdict(lambda: np.zeros(2))
+    """All scores of streamed dialogues: {name: 0 to 100}, "confusion" and "timing" besides. Those
+    of the second edition stand apart: states, Responses and timing are of all the others."""
+    totals, first = defaultdict(lambda: np.zeros(2)), []
     for row in rows:
-        pred, gold = row["pred"]["answers"], row["gold"]["answers"]
-        for name, part_and_whole in (response_marks(pred, gold)
-                                     | task_marks(row["task"], pred, gold)).items():
+        task, pred, gold = row["task"], row["pred"]["answers"], row["gold"]["answers"]
+        if is_beyond(task):
+            marks = beyond_marks(task, pred, gold)
+        else:
+            marks = response_marks(pred, gold) | task_marks(task, pred, gold)
+            first.append(row)
+        for name, part_and_whole in (marks | early_marks(row)).items():
             totals[name] += part_and_whole
     scores = {name: percent(*totals[name]) for name in (*SIX, *totals) if name in totals}
     if scores.keys() >= set(SIX):
         scores["average"] = mean([scores[name] for name in SIX])
     speed = sum(row["seconds"] for row in rows) / max(sum(row["compute"] for row in rows), 1e-9)
-    return scores | state_scores(rows) | {
+    return scores | state_scores(first) | {
         "stream_seconds_per_compute_second": speed, "dialogues": len(rows),
         "timing": timing([(row["task"], [second for second, _ in row["pred"]["answers"]],
-                           [second for second, _ in row["gold"]["answers"]]) for row in rows])}
+                           [second for second, _ in row["gold"]["answers"]]) for row in first])}
 
 
 def threshold_curve(rows):
     """[(threshold, precision, recall)] of Response turns within 1 s, were p(Response) >= threshold
     the rule; it ends where nothing would be said. Read off the probabilities of one run: its
     context stays as that run made it."""
+    rows = [row for row in rows if not is_beyond(row["task"])]
     curve, gold = [], [[second for second, _ in row["gold"]["answers"]] for row in rows]
     for threshold in THRESHOLDS:
         said = [[k for k, p in enumerate(row["pred"]["p"]) if p >= threshold] for row in rows]

@@ -32,8 +32,8 @@ def trained(folder, monkeypatch):
         (out / "model" / "run.json").write_text("{}")
 
     bench = dialogues.bench
-    monkeypatch.setattr(dialogues, "bench",                             # a task each
-                        lambda *of: (bench(*of)[0], bench(*of)[1][:5]))
+    monkeypatch.setattr(dialogues, "BENCH",                             # a task each
+                        {"": lambda *of: (bench(*of)[0], bench(*of)[1][:5])})
     # not subprocess.run itself: the background runs torchrun with it at this time
     monkeypatch.setattr(claims, "subprocess", Namespace(
         run=train, CalledProcessError=claims.subprocess.CalledProcessError))

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from data import SYSTEM, Augment, Example, make_item, turns_from_record
 from toy.dialogues import sample
 from toy.drills import Slides
-from toy.world import CHANGES, COLOURS, DIRECTIONS, SHAPES, Clip, labels
+from toy.world import CHANGES, COLOURS, DIRECTIONS, GERUNDS, SHAPES, Clip, labels
 
 
 def toy_texts(n=3000):
@@ -122,6 +122,7 @@ class ToyFilms(ToyDataset):
         return item
 
 ASKED = re.compile(rf"\b(?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)})\b(?: ([^.?]*))?")
+VERBS = {gerund: verb for verb, gerund in GERUNDS.items()}
 
 
 def asked(cells, question):
@@ -133,7 +134,8 @@ def asked(cells, question):
     named = (cells[:, 0] > 0) & (cells[:, 1] == list(SHAPES).index(shape))
     if colour:
         named &= cells[:, 0] == 1 + list(COLOURS).index(colour)
-    told = {*caption.split(), *(DIRECTIONS if "hits" in caption.split() else ())}
+    told = {VERBS.get(word, word) for word in re.findall(r"\w+", caption)}
+    told |= {*DIRECTIONS} if "hits" in told else set()
     does = [k for k, change in enumerate(CHANGES) if change in told]
     return np.float32(named) + (named & np.isin(cells[:, 5], does))
 

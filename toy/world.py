@@ -31,6 +31,8 @@ PLACES = ("at the top left", "at the top", "at the top right", "on the left", "i
           "on the right", "at the bottom left", "at the bottom", "at the bottom right")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 PROGRESSIVE = {"moving": "move", "growing": "grow", "shrinking": "shrink"}
+GERUNDS = {"appears": "appearing", "disappears": "disappearing", "moves": "moving",
+           "turns": "turning", "grows": "growing", "shrinks": "shrinking", "hits": "hitting"}
 EVENTS = {"appear": 2, "leave": 1.5, "move": 5, "turn": 2, "grow": 1.5, "shrink": 1.5, "hit": 2.5}
 
 
@@ -64,13 +66,28 @@ class Event:
     doing: str = ""         # "moving left"; empty: it takes no time
 
     @property
+    def subject(self):
+        return an(self.name) if self.kind == "appear" else f"the {self.name}"
+
+    @property
     def caption(self):
-        new = self.kind == "appear"
-        return f"{an(self.name).capitalize() if new else f'The {self.name}'} {self.does}."
+        return f"{self.subject.capitalize()} {self.does}."
+
+    @property
+    def clause(self):
+        return f"{self.subject} {self.does}"
+
+    @property
+    def gerund(self):
+        verb, *rest = self.does.split()
+        return " ".join([self.subject, GERUNDS[verb], *rest])
 
     @property
     def span(self):
-        return f"{self.caption[:-1]}, from {self.first + 1}s to {self.last + 1}s."
+        """The caption with its time: an event that takes no time is "at" its second."""
+        first, last = self.first + 1, self.last + 1
+        when = f"from {first}s to {last}s" if self.doing else f"at {first}s"
+        return f"{self.caption[:-1]}, {when}."
 
 
 def an(name):
@@ -94,24 +111,32 @@ def listed(texts):
 
 
 def seen(things):
-    return f"I see {listed([an(thing.name) for thing in there(things)])}."
+    return f"I see {listed([an(thing.name) for thing in there(things)] or ['no shapes'])}."
 
 
 def placed(things):
-    text = ", ".join(f"{an(thing.name)} {thing.place}" for thing in there(things))
+    text = ", ".join(f"{an(thing.name)} {thing.place}" for thing in there(things)) or "no shapes"
     return f"{text[0].upper()}{text[1:]}."
 
 
 class Clip:
-    """A film of so many seconds: `start` are the things, `events` the script in order of time."""
+    """A film of so many seconds: `start` are the things, `events` the script in order of time.
 
-    def __init__(self, rng, seconds, still=False, odds=EVENTS):
+    first_edition: as the films of the benchmark's first edition, for figures that stay comparable:
+    the scene is never empty, and a thing may appear where another has grown or passes."""
+
+    def __init__(self, rng, seconds, still=False, odds=EVENTS, first_edition=False):
         self.seconds, self.start, self.events, self.odds = seconds, [], [], odds
+        self.first_edition = first_edition
         self.ground = rng.choice(GROUNDS), rng.choice(list(PATTERNS)), rng.uniform(-10, 10)
         self.looks, self.cells, self.canvas = set(), {}, {}
-        for _ in range(rng.choices((1, 2, 3, 4), (6, 3, 2, 1) if still else (1, 3, 4, 0))[0]):
+        bare = 0 if first_edition else 0.5
+        shares = (bare, 6, 3, 2, 1) if still else (bare, 1, 3, 4, 0)
+        for _ in range(rng.choices((0, 1, 2, 3, 4), shares)[0]):
             self._enter(rng)
             self.start[-1].r = rng.uniform(0.13, 0.152)
+        if not self.start and rng.random() < 0.5:
+            still = True                            # a scene that is empty and stays empty
         time = rng.randint(1, 3)
         while not still and time <= seconds - 2 and (event := self._happen(rng, time)):
             if event.last - event.first >= 2 and rng.random() < 0.15:       # two at a time
@@ -120,9 +145,14 @@ class Clip:
             time = max(e.last for e in self.events) + 2 + rng.choice((0, 0, 1, 1, 2, 3, 5))
         self.events.sort(key=lambda e: (e.first, e.last))
 
-    def _enter(self, rng):
-        """A new thing, still invisible, in a free cell; its index."""
-        cell = rng.choice([cell for cell in CELLS if cell not in self.cells.values()])
+    def _enter(self, rng, first=0):
+        """A new thing, still invisible, in a free cell, apart from what is near from frame `first`
+        on; its index, or None."""
+        free = [cell for cell in CELLS if cell not in self.cells.values()
+                and (self.first_edition or self._clear(cell, first))]
+        if not free:
+            return None
+        cell = rng.choice(free)
         look = rng.choice([(c, s) for c in COLOURS for s in SHAPES if (c, s) not in self.looks])
         self.looks.add(look)
         self.cells[len(self.start)] = cell
@@ -131,6 +161,8 @@ class Clip:
 
     def _happen(self, rng, first, kinds=tuple(EVENTS), busy=None):
         """Add an event to the script; None: nothing is possible, or no time is left."""
+        if not self.cells and not self.first_edition:
+            kinds = ("appear",)                     # the scene is empty
         for _ in range(20):
             kind, change = rng.choices(kinds, [self.odds[k] for k in kinds])[0], None
             here = [i for i in self.cells if i != busy]
@@ -138,11 +170,14 @@ class Clip:
                 continue
             if kind != "appear" and not here:
                 break
-            i = self._enter(rng) if kind == "appear" else rng.choice(here)
+            i = self._enter(rng, first) if kind == "appear" else rng.choice(here)
+            if i is None:
+                continue
             thing = self.state(math.inf)[i]
             if kind == "appear":
                 change = "r", rng.uniform(0.13, 0.152), 1, "appears"
-            elif kind == "leave" and len(self.cells) > 1:
+            elif kind == "leave" and (len(self.cells) > 1 or (
+                    not self.first_edition and rng.random() < 0.5)):
                 del self.cells[i]
                 change = "r", 0.0, 1, "disappears"
             elif kind == "turn":
@@ -166,6 +201,13 @@ class Clip:
                 self.events.append(Event(kind, i, thing.name, first, last, change, *words))
                 return self.events[-1]
         return None
+
+    def _clear(self, cell, first):
+        """Whether a cell is, and stays, apart from what has grown beside it or passes it."""
+        (x, y), end = (CENTRES[k] for k in cell), max((e.last for e in self.events), default=0)
+        return all(math.hypot(other.x - x, other.y - y) > other.r + 0.12
+                   for t in (*range(first, end + 1), math.inf)
+                   for other in self.state(t) if other.r)
 
     def _room(self, i):
         """How far thing i is from the nearest other one."""

@@ -1,0 +1,287 @@
+"""What is not there and what never comes, in the benchmark's second edition and in the samples."""
+import collections
+import math
+import random
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+
+from bench import streams
+from toy import dialogues, telling, world
+from toy.datasets import asked
+
+FILMS = 40
+NAMED = re.compile(rf"\b({'|'.join(world.COLOURS)}) ({'|'.join(world.SHAPES)})\b")
+EVENT = re.compile(r"(An?|The) (\w+ \w+) ([^.?]+)\.$")
+
+
+@cache
+def film(i):
+    return dialogues.bench(21, i)
+
+
+@cache
+def samples(kind, n):
+    return [dialogues.sample(31, i, kind) for i in range(n)]
+
+
+def rows(task):
+    """[(clip, record)] of a task of the benchmark."""
+    return [(film(i)[0], record) for i in range(FILMS) for name, record in film(i)[1]
+            if name == task]
+
+
+def event_of(record):
+    """(what a grounding asks for, the turn on which it asks)."""
+    (question,) = record["question"]
+    return EVENT.search(question["content"])[0], int(question["time"]) - 1
+
+
+def told(clip):
+    """[(caption, first frame, last frame)]"""
+    return [(event.caption, event.first, event.last) for event in clip.events]
+
+
+def names_on(clip, turns):
+    return {thing.name for turn in turns for thing in clip.state(turn) if thing.r}
+
+
+# ------------------------------------------------------------------------- what the benchmark asks
+
+def test_what_never_comes_does_not_come_and_is_not_answered():
+    for why in ("another", "absent", "again"):
+        asked_for = rows(f"never_{why}")
+        assert len(asked_for) > 0.9 * FILMS
+        for clip, record in asked_for:
+            caption, turn = event_of(record)
+            _, name, does = EVENT.fullmatch(caption).groups()
+            later = [event for event in clip.events if event.last >= turn - 1]
+            assert record["response"] == [] and caption not in [e.caption for e in later]
+            if why == "absent":
+                assert name not in names_on(clip, range(clip.seconds))
+            elif why == "another":
+                (i,) = [k for k, thing in enumerate(clip.state(turn)) if thing.name == name]
+                mine = [event for event in later if event.thing == i]
+                assert clip.state(turn)[i].r and does not in [event.does for event in mine]
+                assert not does.startswith(("moves", "hits")) or all(e.kind != "hit" for e in mine)
+            else:
+                assert [last for text, _, last in told(clip) if text == caption][-1] < turn - 1
+
+
+def test_what_never_was_is_denied():
+    denied = rows("denied")
+    assert len(denied) == FILMS
+    for clip, record in denied:
+        caption, turn = event_of(record)
+        assert [said["content"] for said in record["response"]] == ["That did not happen."]
+        assert record["response"][0]["time"] == str(turn + 1)
+        assert not [first for text, first, _ in told(clip) if text == caption and first <= turn + 1]
+        name = EVENT.fullmatch(caption)[2]
+        assert " appears" not in caption or name not in names_on(clip, range(turn + 1))
+
+
+@pytest.mark.parametrize("task", ["forward_instant", "backward_instant"])
+def test_events_without_duration_are_told_at_their_second(task):
+    found = rows(task)
+    assert len(found) > 0.8 * FILMS
+    for clip, record in found:
+        caption, turn = event_of(record)
+        (said,), (event,) = record["response"], [e for e in clip.events if e.caption == caption]
+        first, last = event.first, event.last
+        assert first == last and said["content"] == f"{caption[:-1]}, at {first + 1}s."
+        due = int(said["time"] or said["end_time"] + 1) - 1
+        assert turn < first < due == last + 1 if task == "forward_instant" else last < turn == due
+
+
+def test_what_is_absent_is_not_invented():
+    """The answers, measured in the things that are there on the second of the question."""
+    kinds = collections.Counter()
+    empty = [dialogues.bench_empty(21, i) for i in range(FILMS)]
+    asked_of = rows("absent") + [(clip, dict(found)["empty"]) for clip, found in empty]
+    for clip, record in asked_of:
+        assert len(record["question"]) == len(record["response"]) == 4
+        for question, said in zip(record["question"], record["response"]):
+            assert question["time"] == said["time"]
+            now = [thing for thing in clip.state(int(said["time"]) - 1) if thing.r]
+            text = said["content"]
+            subject = re.search(r"(?:no|is) (\w+)( \w+)?\.$", text)
+            if text == "No.":
+                assert NAMED.search(question["content"])[0] not in [thing.name for thing in now]
+            elif text in ("There are no shapes.", "I see no shapes."):
+                assert not now
+            elif text == "No shape is moving.":
+                assert not any(thing.moves for thing in now)
+            elif text.startswith("No shape is"):
+                assert subject[1] not in [thing.colour for thing in now]
+            elif subject[2]:
+                assert subject[1] + subject[2] not in [thing.name for thing in now]
+            else:
+                assert subject[1] not in [thing.shape for thing in now]
+            kinds[re.sub(r" (\w+ )?\w+\.$", "", text)] += 1
+    assert len(kinds) >= 4, kinds
+
+
+def test_an_empty_scene_shows_its_ground_alone():
+    for i in range(8):
+        clip, found = dialogues.bench_empty(21, i)
+        first, last = (clip.frame(t, 48).astype(int) for t in (0, clip.seconds - 1))
+        assert (first == last).all()
+        assert min(np.abs(first - rgb).max(axis=2).min() for rgb in world.COLOURS.values()) > 24
+        silent = [record for task, record in found if task == "never_empty"]
+        assert len(silent) == 1 and silent[0]["response"] == []
+
+
+# -------------------------------------------------------------------------- what the samples hold
+
+def test_samples_hold_what_never_comes_in_a_share_that_life_has():
+    counts = collections.Counter()
+    for kind, n in (("full", 800), ("short", 300), ("long", 60)):
+        for clip, record in samples(kind, n):
+            if record["task_type"] == "Event Grounding" and len(record["question"]) == 1:
+                counts["waits"] += 1
+                counts["in vain"] += not record["response"]
+            denied = [said for said in record["response"] if "did not happen" in said["content"]]
+            counts["spans"] += sum(bool(re.search(r"\d+s\.$", said["content"]))
+                                   for said in record["response"] if said["time"])
+            counts["denied"] += len(denied)
+            counts["seconds"] += clip.seconds
+            counts["empty"] += sum(not any(one.r for one in clip.state(t))
+                                   for t in range(clip.seconds))
+    assert 0.15 < counts["in vain"] / counts["waits"] < 0.35, counts
+    assert 0.15 < counts["denied"] / (counts["denied"] + counts["spans"]) < 0.4, counts
+    assert 0.01 < counts["empty"] / counts["seconds"] < 0.08, counts
+
+
+def test_waits_in_vain_and_denials_are_true_in_all_films():
+    seen = collections.Counter()
+    for kind, n in (("full", 800), ("short", 300), ("busy", 200), ("long", 60)):
+        for clip, record in samples(kind, n):
+            said = {entry["time"]: entry["content"] for entry in record["response"]}
+            for question in record["question"]:
+                event, turn = EVENT.search(question["content"]), int(question["time"]) - 1
+                if said.get(question["time"]) == "That did not happen." and event:
+                    assert not [e for e in clip.events if e.caption == event[0]
+                                and e.first <= turn + 1], record
+                    seen[kind] += 1
+    assert min(seen[kind] for kind in ("full", "short", "busy", "long")) >= 2, seen
+
+
+def test_things_keep_apart():
+    """Nothing appears where another has grown or passes; the first edition's films do not ask."""
+    def closest(first_edition):
+        found = 9
+        for i in (345, 347, 1486, 1952, *range(40)):        # where it happened, and others
+            rng = random.Random(f"apart/{i}")
+            clip = world.Clip(rng, rng.randint(10, 30), first_edition=first_edition)
+            for t in range(clip.seconds):
+                now = [thing for thing in clip.state(t) if thing.r]
+                found = min([found, *(math.hypot(a.x - b.x, a.y - b.y) / (a.r + b.r)
+                                      for k, a in enumerate(now) for b in now[:k])])
+        return found
+
+    assert closest(False) > 0.78 > closest(True)
+
+
+def test_a_question_in_the_middle_is_answered_by_what_is_to_be_seen_then():
+    """Two seconds after it, of things that were there under this name when it was asked."""
+    checked = busy = 0
+    for i, (clip, _) in enumerate(samples("full", 800)):
+        dialogue = telling.Dialogue(clip, random.Random(i))
+        dialogues.TASKS["Offline QA"](dialogue)
+        (question,), (said,) = dialogue.questions, dialogue.responses
+        turn = int(said["end_time"])
+        assert turn == int(question["time"]) + 1
+        busy += any(turn - 3 <= e.last and e.first <= turn for e in clip.events)
+        now = {thing.name: thing for thing in clip.state(turn) if thing.r}
+        if match := re.fullmatch(r"The (\w+ \w+) is (.*)\.", said["content"]):
+            thing = now[match[1]]
+            assert match[2] in (thing.place, thing.doing)
+            assert match[1] in names_on(clip, [turn - 2])
+            checked += 1
+        elif match := re.fullmatch(r"There are (\w+) shapes\.", said["content"]):
+            assert len(now) == {"no": 0, "two": 2, "three": 3, "four": 4}[match[1]]
+    assert checked >= 40 and busy >= 10
+
+
+def test_an_event_is_recognised_within_any_sentence():
+    """What visual tokens are told to be asked about, in wordings that hold it as a clause."""
+    red, circle = 1 + list(world.COLOURS).index("red"), list(world.SHAPES).index("circle")
+    cells = np.array([(red, circle, 0, 0, 0, world.CHANGES.index("left"))], np.float32)
+    for does, expected in (("moves left", 2), ("moves right", 1), ("hits the blue star", 2),
+                           ("grows", 1)):
+        event = world.Event("move", 0, "red circle", 1, 2, (), does)
+        for kind in ("Event Grounding", "Backward Grounding"):
+            for text in telling.KNOWN[kind]:
+                question = text.format(event.caption, clause=event.clause, gerund=event.gerund)
+                assert asked(cells, question).tolist() == [expected], question
+
+
+# ------------------------------------------------------------------------------- how it is scored
+
+def row(task, gold, pred, begins=None, seconds=20):
+    def said(answers):
+        states = ["0"] * seconds
+        if begins is not None:
+            states[begins] = "1"
+        for second, _ in answers:
+            states[second] = "2"
+        return {"states": "".join(states), "answers": [list(answer) for answer in answers]}
+
+    return {"task": task, "gold": said(gold), "pred": said(pred), "seconds": seconds, "compute": 1}
+
+
+@pytest.mark.parametrize("said, score", [
+    ("A star appears, at 12s.", 100), ("A star appears, from 12s to 12s.", 100),
+    ("A star appears, from 11s to 12s.", 50), ("A star appears, at 11s.", 0), ("Yes.", 0)])
+def test_an_instant_is_a_span_of_one_second(said, score):
+    gold = [(12, "A star appears, at 12s.")]
+    for task in ("forward_instant", "backward_instant"):
+        assert streams.score_stream([row(task, gold, [(12, said)])])[task] == score
+    name = streams.score_stream([row("forward_grounding", gold, [(12, said)])])
+    assert name["forward_instant"] == score and "forward_grounding" not in name     # own records
+
+
+def test_false_alarms_are_any_answer_to_what_never_comes():
+    span = "The star grows, from 2s to 3s."
+    scores = streams.score_stream([
+        row("never_another", [], [(3, span)]), row("never_another", [], []),
+        row("never_absent", [], []), row("never_again", [], [(2, "No."), (9, "No.")]),
+        row("forward_grounding", [], [])])
+    assert scores["false_alarms"] == 40 and scores["false_alarms_another"] == 50
+    assert scores["false_alarms_absent"] == 0 and scores["false_alarms_again"] == 100
+    assert scores["dialogues"] == 5
+
+
+def test_answers_before_the_event_are_counted_by_the_question():
+    gold = [(9, "The star grows, from 7s to 9s.")]
+    rows = [row("forward_grounding", gold, [(second, "It grows.")], begins=6)
+            for second in (2, 5, 6, 9)]
+    assert streams.score_stream(rows)["early_answers"] == 50
+    rows += [row("never_absent", [], [(2, "It grows.")])]
+    assert streams.score_stream(rows)["early_answers"] == 50
+
+
+def test_denials_absent_things_and_new_words():
+    no, star = "That did not happen.", "There is no red star."
+    scores = streams.score_stream([
+        row("denied", [(5, no)], [(5, no)]), row("denied", [(5, no)], [(5, "At 3s.")]),
+        row("absent", [(3, star), (9, "No.")], [(4, star), (9, "Yes.")]),
+        row("empty", [(3, star)], [(6, star)]),
+        row("reworded_narration", [(3, "a"), (6, "b")], [(3, "a"), (6, "c")]),
+        row("reworded_tsqa", [(3, "a")], [(3, "a"), (6, "c")])])
+    assert [scores[name] for name in ("denied", "absent", "empty", "reworded")] == [50, 50, 0, 75]
+
+
+def test_the_six_and_the_states_are_those_of_the_first_edition():
+    old = [row("narration", [(3, "a")], [(3, "a"), (5, "b")]),
+           row("forward_grounding", [(9, "from 3s to 9s")], [(9, "from 3s to 8s")], begins=2)]
+    new = [row("never_absent", [], [(3, "x")]), row("absent", [(3, "x")], []),
+           row("reworded_narration", [(3, "a")], []), row("forward_instant", [(3, "at 3s")], [], 2)]
+    before, after = streams.score_stream(old), streams.score_stream(old + new)
+    for name in before.keys() - {"dialogues", "stream_seconds_per_compute_second", "early_answers"}:
+        assert before[name] == after[name], name
+    for one in old + new:
+        one["pred"]["p"] = [0.4] * 20
+    assert streams.threshold_curve(old + new) == streams.threshold_curve(old)

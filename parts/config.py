@@ -2,7 +2,7 @@
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from parts.files import check, only, read_json
+from parts.files import check, model_folder, only, read_json
 from parts.tokenizer import FRAME, STATES, Tokenizer
 
 ACTIVATIONS = "gelu_pytorch_tanh", "gelu"
@@ -138,13 +138,13 @@ class StreamoConfig:
 
 
 def hf_config(cls, folder):
-    path = Path(folder) / "config.json"
+    path = model_folder(folder) / "config.json"
     return cls.from_hf(read_json(path), path)
 
 
 def whole_config(folder):
     """Of a folder that from_pretrained reads: the config and, for load_weights, new_rows."""
-    path = Path(folder) / "config.json"
+    path = model_folder(folder) / "config.json"
     data = read_json(path)
     kind = data.get("model_type")
     if kind == "streamo":

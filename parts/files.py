@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -40,6 +41,16 @@ def parse_json(text, path):
 
 def read_json(path):
     return parse_json(Path(path).read_bytes(), path)
+
+
+def model_folder(folder):
+    """The Path of a checkpoint's folder. Where there is none, but a model on a hub may be called
+    so ("lmms-lab/name"), the ValueError says how to download it."""
+    path = Path(folder)
+    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+        raise ValueError(f"{folder}: no such folder; if it is a model's name on the hub: "
+                         f"hf download {folder} --local-dir {path.name}, and then {path.name}")
+    return path
 
 
 def write_json(path, data):

@@ -10,7 +10,7 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
-from parts.files import check, only, read_json, write_json
+from parts.files import check, model_folder, only, read_json, write_json
 
 SILENCE, STANDBY, RESPONSE = STATES = ("</Silence>", "</Standby>", "</Response>")
 FRAME = "<frame>"
@@ -213,7 +213,7 @@ class Tokenizer:
     def from_pretrained(cls, folder):
         """Read folder/tokenizer.json, or vocab.json + merges.txt + tokenizer_config.json of Qwen.
         ValueError names the file and the setting that is not supported."""
-        path = Path(folder) / "tokenizer.json"
+        path = model_folder(folder) / "tokenizer.json"
         if not path.exists() and path.with_name("vocab.json").exists():
             return cls._from_vocab(Path(folder))
         data = read_json(path)

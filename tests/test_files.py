@@ -3,10 +3,13 @@ import json
 import os
 import stat
 import threading
+from functools import partial
 
 import pytest
 
+from parts.config import DecoderConfig, hf_config, whole_config
 from parts.files import check_outputs, parse_json, replacing, write_json, write_text
+from parts.tokenizer import Tokenizer
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -80,6 +83,15 @@ def test_outputs_are_checked_before_anything_is_opened(outputs, words, tmp_path,
         with pytest.raises(ValueError, match=words):
             check_outputs(outputs, inputs)
     assert (tmp_path / "in.mp4").read_text() == "film" and not (tmp_path / "a.srt").exists()
+
+
+@pytest.mark.parametrize("read", [
+    Tokenizer.from_pretrained, whole_config, partial(hf_config, DecoderConfig)])
+def test_a_models_name_on_a_hub_is_told_how_to_download(read):
+    with pytest.raises(ValueError, match="hf download lmms-lab/llava-x --local-dir llava-x"):
+        read("lmms-lab/llava-x")
+    with pytest.raises(FileNotFoundError):
+        read("/nowhere/at/all")
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"{", b"[" * 200_000, b'{"a": 1e999999}x'])

@@ -18,7 +18,7 @@ import signal
 import sys
 
 if __name__ == "__main__":          # Ctrl-C while PyTorch is being imported, which takes seconds
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(130)))
 
 import argparse
 import hashlib
@@ -37,8 +37,8 @@ from tqdm import tqdm
 
 import data
 from bench import proactive, public
-from bench.report import (READERS, SIZES, lacking, named_scores, read_answers, report,
-                          tell_failed)
+from bench.report import (READERS, SIZES, failures, lacking, named_scores, read_answers, report,
+                          say)
 from bench.streams import TASKS
 from infer import STATES as NAMES
 from infer import see, stream, unspoken
@@ -326,18 +326,20 @@ def add_lines(out, rows):
         raise OSError(error.errno, error.strerror, str(out)) from error
 
 
-def run_bench(args):
+def run_bench(args, also=None):
     """Answer this process's share of a benchmark -> (rows, settings of the run, their file).
 
     The file has the settings in its first line, then an item a line; videos that were finished
     before are not run again, and no such line is lost. args.strict: the first video that fails
-    ends it."""
+    ends it. also: the other output of the command."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     out = args.out.with_suffix(".jsonl" if world == 1 else f".rank{rank}.jsonl")
     out.parent.mkdir(parents=True, exist_ok=True)
-    check_outputs({"--out": out}, {"--data": files_in(getattr(args, "data", None)),
-                                   "--model": files_in(args.model)})
-    groups, run = groups_of(args), settings_of(args, world)
+    groups = groups_of(args)
+    check_outputs({"the answers": out, "--out": also}, {
+        "--data": files_in(getattr(args, "data", None)), "--model": files_in(args.model),
+        "video": [group["video"] for group in groups if args.bench != "toy"]})
+    run = settings_of(args, world)
     if args.bench != "toy":                             # so that scoring knows what is absent
         run["items"] = sum(len(group["rows"]) for group in groups)
     header, groups = json.dumps({"run": run}, default=str), groups[rank::world]
@@ -410,6 +412,8 @@ def parse(argv):
         raise ValueError(f"--out {args.out}: the scores' file, .json; answers lie beside")
     if args.command == "run" and args.offline and args.bench in proactive.READERS:
         raise ValueError(f"--offline: {args.bench} asks when to speak, which only a stream tells")
+    if args.command == "score" and args.bench == "raw" and args.data:
+        raise ValueError("--data: the answers to raw records hold their annotations")
     if args.command == "score" and args.judged and args.bench != "vispeak":
         raise ValueError(f"--judged: nothing of {args.bench} is for a judge")
     if args.command == "toy":
@@ -420,8 +424,9 @@ def parse(argv):
 def score(args):
     """Score files of answers; print and write the report."""
     judge = args.out.with_suffix(".judge.jsonl") if args.bench == "vispeak" else None
-    check_outputs({"--out": args.out, "judge's file": None if args.judged else judge},
-                  {"": args.files, "--data": files_in(args.data), "--judged": args.judged})
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_outputs({"--out": args.out, "the judge's file": None if args.judged else judge}, {
+        "the answers": args.files, "--data": files_in(args.data), "--judged": args.judged})
     rows, failed, of, items = read_answers(args.bench, args.files)
     sizes, absent, marks = {"": items} if items else SIZES.get(args.bench, {}), [], None
     if args.data:
@@ -452,17 +457,14 @@ def score(args):
 
 def run(args):
     """Run a benchmark, and score it where that is one command."""
-    if args.command == "toy":
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        check_outputs({"--out": args.out}, {"--data": args.data, "--model": files_in(args.model)})
-    rows, settings, out = run_bench(args)
+    rows, settings, out = run_bench(args, args.out if args.command == "toy" else None)
     good, failed = ([row for row in rows if ("failed" in row) == bad] for bad in (False, True))
     if failed and not good:
         raise ValueError(f"all {len(failed)} items failed, the first: {failed[0]['failed']}")
     if args.command == "run" or "RANK" in os.environ:
         bench = "raw" if args.bench == "toy" else args.bench
-        print(f"{len(good)} items in {out}, to be scored by: eval.py score {bench}")
-        tell_failed(failed)
+        say(f"{len(good)} items in {out}, to be scored by: eval.py score {bench}",
+            *failures(failed))
     else:
         scores = named_scores("raw", good, defaultdict(lambda: out))
         report(args.bench, scores, args.out, run=settings, failed=failed)

@@ -16,7 +16,7 @@ from bench.public import mean
 from bench.report import VERSIONS
 from bench.streams import JUDGE, SIX, THRESHOLDS, score_stream, threshold_curve
 from eval import run_bench, sha256
-from parts.files import read_records, write_json
+from parts.files import read_records, write_json, write_text
 
 OVO_MEANS = "OVO-Bench real-time / backward / forward / total"
 CLAIMS = {  # what the paper shows, and the variants: options of train.py, fps of the test, paper's
@@ -79,7 +79,8 @@ def claims(args):
         for seed in range(args.seeds):
             folder = trained(args, options, seed)
             rows, *_ = run_bench(argparse.Namespace(**vars(args) | {
-                "model": folder / "model", "fps": fps, "out": folder / f"toy-{fps}fps.jsonl"}))
+                "model": folder / "model", "fps": fps, "out": folder / f"toy-{fps}fps.jsonl",
+                "strict": True}))
             seeds.append(score_stream(rows))
             pooled += rows
             training[name].append(thinned(folder / "log.jsonl"))
@@ -95,7 +96,7 @@ def claims(args):
         "videos": args.videos, "toy_seed": args.seed, "versions": VERSIONS, "paper": paper,
         "variants": found})
     table = claim_table(args, paper, found)
-    (args.out / f"{args.claim}.md").write_text(table, encoding="utf-8")
+    write_text(args.out / f"{args.claim}.md", table)
     if args.claim == "loss":
         loss_figure(found, training, args.out / "loss.png")
     print(table)
@@ -181,6 +182,9 @@ def main(argv=None):
     args.line = " ".join(["python -m bench.claims", *line])
     try:
         claims(args)
+    except KeyboardInterrupt:
+        print("bench.claims: interrupted; what was finished is kept", file=sys.stderr)
+        raise SystemExit(130) from None
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"bench.claims: {error}", file=sys.stderr)
         raise SystemExit(2) from None

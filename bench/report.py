@@ -1,4 +1,5 @@
 """From files of answers to a report: what is scored, what failed, what is absent."""
+import os
 import sys
 from collections import Counter
 
@@ -40,21 +41,21 @@ def named_scores(bench, rows, of, *more):
 def read_answers(bench, files):
     """Rows of result files -> ([answered row], [failed row], {id: file}, items of the run that
     wrote them or None). An item in two files is refused, unless it failed in one of them."""
-    good, bad, of, items = {}, {}, {}, None
+    good, bad, of, items = [], [], {}, None
     for file in files:
         for row in public.read_rows(bench, file, READERS):
             if not isinstance(row, dict) or not {"id", "task"} <= row.keys():
                 raise ValueError(f"{file}: not a row of {bench}: {row!r:.60}")
-            id = row["id"]
             if "failed" in row:
-                bad[id] = row
-            elif id in good and of[id] != file:
-                raise ValueError(f"{file}: item {id} is in {of[id]}, too")
+                bad.append(row)
+            elif of.get(row["id"], file) != file:
+                raise ValueError(f"{file}: item {row['id']} is in {of[row['id']]}, too")
             elif bench not in proactive.READERS or "compute" in row or proactive.answered(row):
-                good[id], of[id] = row, file
+                good.append(row)
+                of[row["id"]] = file
         if file.suffix == ".jsonl":
             items = items or next(read_records(file)).get("run", {}).get("items")
-    return [*good.values()], [row for id, row in bad.items() if id not in good], of, items
+    return good, [row for row in bad if row["id"] not in of], of, items
 
 
 def lacking(rows, failed, sizes):
@@ -65,33 +66,40 @@ def lacking(rows, failed, sizes):
 
 
 def report(bench, scores, out, **about):
-    """Print a table of the scores; write them to `out` with all that is needed to repeat them."""
+    """Write the scores to `out` with all that is needed to repeat them; print a table of them."""
+    write_json(out, scores | about | {"versions": VERSIONS})
     beside = scores.get("corrected", {})
-    print(f"{bench:34}{'score':>8}" + (f"{'corrected':>12}" if beside else ""))
+    lines = [f"{bench:34}{'score':>8}" + (f"{'corrected':>12}" if beside else "")]
     for name, value in scores.items():
         if isinstance(value, (int, float)):
-            print(f"{name:34}{value:{'8' if isinstance(value, int) else '8.2f'}}"
-                  + (f"{beside[name]:12.2f}" if name in beside else ""))
-    for name, line in zip(NAMES, scores.get("confusion", ())):
-        print(f"{name:10} of the annotation said as", *map("{}: {} ".format, NAMES, line))
-    if "confusion" in scores:
-        print(JUDGE)
-    if "timing" in scores:
-        print("", *timing_table(scores["timing"]), "", sep="\n")
-    if "meant" in scores:
-        print(scores["meant"])
+            lines.append(f"{name:34}{value:{'8' if isinstance(value, int) else '8.2f'}}"
+                         + (f"{beside[name]:12.2f}" if name in beside else ""))
+    for name, row in zip(NAMES, scores.get("confusion", ())):
+        said = " ".join(f"{state}: {n}" for state, n in zip(NAMES, row))
+        lines.append(f"{name:10} of the annotation said as {said}")
+    lines += [JUDGE] if "confusion" in scores else []
+    lines += ["", *timing_table(scores["timing"]), ""] if "timing" in scores else []
+    lines += [scores["meant"]] if "meant" in scores else []
     if about.get("to_judge"):
-        print(f"The text has no score here and is in no total: {about['to_judge']} wait for a judge"
-              " of your choice (--judged).")
+        lines.append(f"The text has no score here and is in no total: {about['to_judge']} wait for "
+                     "a judge of your choice (--judged).")
     if absent := about.get("absent"):
-        print("Not in the answers given:", ", ".join(
+        lines.append("Not in the answers given: " + ", ".join(
             f"{n} items{' of ' + task if task else ''}" for task, n in absent.items()))
-    tell_failed(about.get("failed", ()))
-    write_json(out, scores | about | {"versions": VERSIONS})
+    say(*lines, *failures(about.get("failed", ())))
 
 
-def tell_failed(rows):
-    """Say how many items failed, and why the first did."""
-    if rows:
-        print(f"{len(rows)} items failed and are in no score; the next run tries them again. The "
-              f"first: {rows[0]['id']}: {rows[0]['failed']}", flush=True)
+def failures(rows):
+    """Lines of text: how many items failed, and why the first did."""
+    return [f"{len(rows)} items failed and are in no score; the next run tries them again. The "
+            f"first: {rows[0]['id']}: {rows[0]['failed']}"] if rows else []
+
+
+def say(*lines):
+    """Print lines. A reader that has seen enough (`| head -1`) is no error; a full disk is."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # for Python's own flush
+        if not isinstance(error, BrokenPipeError):
+            raise OSError(error.errno, error.strerror, "standard output") from error

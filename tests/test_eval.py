@@ -1,5 +1,6 @@
 """Running against scoring: what the model is shown and asked, what is kept, what is told."""
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -452,19 +453,29 @@ def test_what_is_absent_from_the_answers_is_told(three, tmp_path, capsys):
 
 def test_an_output_is_never_an_input(folder, tmp_path, capsys):
     data, link, model = tmp_path / "ovo.json", tmp_path / "link.json", tmp_path / "model"
-    data.write_text(json.dumps([{"id": 1, "video": "v", "task": "EPM", "question": "?",
-                                 "ground_truth": "A", "response": "A"}]))
+    item = {"id": 1, "video": "film.mp4", "task": "EPM", "question": "?", "ground_truth": "A",
+            "response": "A"}
+    data.write_text(json.dumps([item]))
     link.symlink_to(data)
     lines, raw = tmp_path / "ovo.jsonl", tmp_path / "raw.json"
-    lines.write_text(data.read_text())
+    lines.write_text(json.dumps(item))
     raw.write_text("[]")
+    film = tmp_path / "film.json"
+    film.write_text(json.dumps([{
+        "video_name": "film", "video_path": "film.mp4", "task_type": "x", "source": "own",
+        "question": [{"content": "?", "time": "1"}],
+        "response": [{"content": "!", "time": "2"}]}]))
+    (tmp_path / "film.mp4").write_bytes(b"a film")
     shutil.copytree(folder, model)
-    kept = {path: path.read_bytes() for path in (data, lines, raw, *model.iterdir())}
+    kept = {path: path.read_bytes()
+            for path in (data, lines, raw, film, *model.iterdir(), tmp_path / "film.mp4")}
     for words in (["score", "ovo", data, "--out", data], ["score", "ovo", link, "--out", data],
                   ["score", "ovo", data, "--out", link],
                   ["score", "ovo", data, "--data", lines, "--out", lines],
                   ["toy", "--model", model, "--data", raw, "--out", raw],
                   ["toy", "--model", model, "--videos", 1, "--out", model / "config.json"],
+                  ["toy", "--model", model, "--data", film, "--videos-folder", tmp_path,
+                   "--out", tmp_path / "film.mp4"],
                   ["run", "ovo", "--model", model, "--data", lines, "--videos", tmp_path,
                    "--out", tmp_path / "ovo.json"]):
         with pytest.raises(SystemExit) as end:
@@ -533,6 +544,30 @@ def test_a_full_disk_is_named_with_its_file(folder, tmp_path, monkeypatch):
         Full() if mode == "a" else real(path, mode, **more)), raising=False)
     with pytest.raises(OSError, match=r"No space left on device: .*s\.jsonl"):
         ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_the_scores_are_written_whoever_reads_the_table(tmp_path, monkeypatch, capsys):
+    """`| head -1`, a full disk: the file comes first, and nothing is left for Python's own end."""
+    (tmp_path / "ovo.json").write_text(json.dumps([
+        {"id": 1, "video": "v", "task": "EPM", "question": "?", "ground_truth": "A",
+         "response": "A"}]))
+    read, write = os.pipe()
+    os.close(read)
+    full = os.open("/dev/full", os.O_WRONLY)
+    for name, target, code in (("pipe", write, None), ("full", full, 2)):
+        with open(target, "w") as stdout, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stdout)
+            try:
+                ended = ev.main(["score", "ovo", str(tmp_path / "ovo.json"),
+                                 "--out", str(tmp_path / f"{name}.json")])
+            except SystemExit as end:
+                ended = end.code
+            stdout.flush()
+        error = capsys.readouterr().err
+        assert ended == code and error.count("\n") == (1 if code else 0), error
+        assert json.loads((tmp_path / f"{name}.json").read_text())["EPM"] == 100
+    assert "No space left on device: 'standard output'" in error
 
 
 def test_ctrl_c_is_a_line_and_130(folder, tmp_path, monkeypatch, capsys):

@@ -510,6 +510,9 @@ def watch(args):
     tokenizer = Tokenizer.from_pretrained(args.model)
     dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
     model = Streamo.from_pretrained(args.model, getattr(torch, dtype), args.device)
+    if model.config.knows and not args.quiet:
+        print(f"infer.py: {args.model}: this model knows {model.config.knows} only",
+              file=sys.stderr)
     if args.source != "-" and sys.stdin and sys.stdin.isatty():
         threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
     if live or args.realtime:

@@ -26,7 +26,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from functools import partial
 from itertools import takewhile
@@ -411,6 +411,8 @@ def run(o):
     if (checkpoints(o) or lesson_checkpoints(o)) and not o.resume:
         raise ValueError(f"{o.out} holds the checkpoints of a run: --resume it, or name another")
     tokenizer, model = start(o)
+    if o.data:                                  # what the start knew is not all it will know
+        model.config = replace(model.config, knows="")
     resumed, out = o.resume and last_checkpoint(o), Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
     rank, world = own_rank()

@@ -89,7 +89,8 @@ SO400M = dict(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27,
 class StreamoConfig:
     """frame_token_id: the id of <frame>. vision_feature_layer -1: the last layer with its norm;
     -2: the layer before it, without norm. grid, coarse_grid: side of the square of visual tokens
-    of a frame, and of a compressed frame. window: seconds of stream the model was trained for."""
+    of a frame, and of a compressed frame. window: seconds of stream the model was trained for.
+    knows: all that it was ever shown, in words for people, where that is little."""
     vision: VisionConfig
     decoder: DecoderConfig
     frame_token_id: int
@@ -99,6 +100,7 @@ class StreamoConfig:
     coarse_grid: int = 3
     window: int = 60
     threshold: float | None = None
+    knows: str = ""
 
     def to_dict(self):
         return {"model_type": "streamo", **asdict(self)}
@@ -106,9 +108,10 @@ class StreamoConfig:
     @classmethod
     def from_dict(cls, data, path="config.json"):
         data = {key: value for key, value in data.items() if key != "model_type"}
+        optional = {"threshold", "knows"}
         for config, part in ((cls, data), (VisionConfig, data.get("vision", {})),
                              (DecoderConfig, data.get("decoder", {}))):
-            wrong = (set(part) ^ {f.name for f in fields(config)}) - {"threshold"}   # may be absent
+            wrong = (set(part) ^ {f.name for f in fields(config)}) - optional
             check(not wrong, f"{path}: {config.__name__} keys missing or unknown: {sorted(wrong)}")
         return cls(**{**data, "vision": VisionConfig(**data["vision"]),
                       "decoder": DecoderConfig(**data["decoder"])})

@@ -406,6 +406,18 @@ def spoil(folder, tmp_path, change):
     return tmp_path
 
 
+def test_a_model_that_knows_little_says_so_once(folder, tmp_path, capsys):
+    """By its own config: one line on stderr, none of another model, none with --quiet."""
+    little = spoil(folder, tmp_path, lambda tensors: None)
+    config = json.loads((little / "config.json").read_text())
+    assert config["knows"] == ""
+    (little / "config.json").write_text(json.dumps(config | {"knows": "two films"}))
+    assert run(little, folder / "clip.mp4") == 0
+    assert capsys.readouterr().err == f"infer.py: {little}: this model knows two films only\n"
+    assert run(little, folder / "clip.mp4", "--quiet") == 0 == run(folder, folder / "clip.mp4")
+    assert capsys.readouterr().err == ""
+
+
 NORM = "language_model.model.norm.weight"
 BAD = {
     "missing.mp4: no such file": ["missing.mp4"],

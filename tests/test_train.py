@@ -230,6 +230,8 @@ def test_two_ranks_killed_while_a_checkpoint_is_written_go_on_bit_for_bit(tmp_pa
     about = json.loads((whole / "model" / "run.json").read_text())
     assert about["config"]["batch"] == 4 and about["torch"] == torch.__version__
     assert len(about["data"][str(whole.with_name("raw.jsonl"))]) == 64
+    model = json.loads((whole / "model" / "config.json").read_text())
+    assert model["knows"] == ""         # its start knew the toy world alone, these films are others
 
 
 def run_here(monkeypatch, *arguments):

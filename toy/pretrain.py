@@ -32,7 +32,7 @@ def tiny_config(tokenizer):
                               rms_norm_eps=1e-6, max_position_embeddings=4096,
                               tie_word_embeddings=True, attention_bias=True, qk_norm=False),
         frame_token_id=tokenizer.frame_id, vision_feature_layer=-1, pooling="average",
-        grid=3, coarse_grid=2, window=60)
+        grid=3, coarse_grid=2, window=60, knows="the toy world's shapes")
 
 
 @torch.no_grad()

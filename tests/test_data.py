@@ -372,10 +372,11 @@ def test_the_released_samples():
         assert counts["repeated question of turn 0 left out"] == 1
 
 
-def test_path_stays_in_the_folder(tmp_path):
+def test_path_stays_in_the_folder(tmp_path, monkeypatch):
     """Whatever it is called, it is a file of the folder: no protocol, no other place."""
+    monkeypatch.chdir(tmp_path)
     for path in ("http://a/b.mp4", "file:b.mp4", "concat:a|b.mp4", "img%03d.png", "-i"):
-        found = data.video_path({"video_path": path}, tmp_path)
+        found = data.video_path({"video_path": path}, ".")
         assert found.is_absolute() and found.is_relative_to(tmp_path)
     assert data.video_path({"video_path": str(tmp_path / "a.mp4")}, tmp_path) == tmp_path / "a.mp4"
     (tmp_path / "videos").mkdir()

@@ -9,7 +9,7 @@ common ones, and (1 - p)^gamma lets the seconds that the model already gets righ
     L   = sum_i L_i / number of supervised positions
 
 p_i is the probability of the right token in the softmax over the whole vocabulary, and the gradient
-flows through it. (Not over the three states alone, although a stream only compares those: words must
+flows through it. (Not over the three states alone, though a stream compares only those: words must
 be pushed below the states here, and states below the words inside an answer, where each word is
 learnt in the same softmax.)
 

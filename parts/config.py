@@ -1,11 +1,35 @@
 """The three configs, and what fills them from the config.json of public checkpoints."""
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from typing import get_args
 
-from parts.files import check, model_folder, only, read_json
+from parts.files import check, model_folder, only, read_json, reading
 from parts.tokenizer import FRAME, STATES, Tokenizer
 
 ACTIVATIONS = "gelu_pytorch_tanh", "gelu"
+# What a number of a config.json may be: by its name, else 1 to MOST. The largest vocabularies have
+# some 2^18 rows, the longest context 10^7 tokens, Llama 3.1 405B 126 layers; a model is built, a
+# millisecond a layer, before its weights are compared.
+MOST = 1 << 24
+RANGES = {"num_hidden_layers": (1, 1000), "vision_feature_layer": (-2, -1), "window": (0, MOST),
+          "frame_token_id": (0, MOST), "threshold": (0, 1), "rope_theta": (1, 1e12),
+          "rms_norm_eps": (0, 1), "layer_norm_eps": (0, 1)}
+
+
+def checked(config, path):
+    """The config, or a ValueError that names the file and what no model can have."""
+    for field in fields(config):
+        name, value = field.name, getattr(config, field.name)
+        kinds = get_args(field.type) or (field.type,)                        # of float | None
+        known = type(value) in kinds or float in kinds and type(value) is int
+        check(known, f"{path}: {name} = {value!r}, wanted {' or '.join(k.__name__ for k in kinds)}")
+        if is_dataclass(value):
+            checked(value, path)
+        elif type(value) in (int, float):
+            least, most = RANGES.get(name, (1, MOST))
+            check(least <= value <= most, f"{path}: {name} = {value}, wanted {least} to {most}")
+    config.check(path)
+    return config
 
 
 @dataclass(frozen=True)
@@ -23,6 +47,16 @@ class VisionConfig:
 
     side = property(lambda self: self.image_size // self.patch_size)    # patches per row, whole
 
+    def check(self, path):
+        check(self.hidden_act in ACTIVATIONS,
+              f"{path}: hidden_act {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
+        check(self.num_channels == 3, f"{path}: num_channels {self.num_channels}, wanted 3")
+        check(self.hidden_size % self.num_attention_heads == 0,
+              f"{path}: hidden_size {self.hidden_size} is no multiple of num_attention_heads "
+              f"{self.num_attention_heads}")
+        check(1 <= self.side <= 1024, f"{path}: image_size {self.image_size} of patch_size "
+              f"{self.patch_size}: {self.side} patches a row, wanted 1 to 1024")
+
     @classmethod
     def from_hf(cls, data, path):
         """From a SigLIP config.json. ValueError names the setting that is not supported."""
@@ -33,7 +67,7 @@ class VisionConfig:
               "which is not supported; use SigLIP or a SigLIP2 of fixed resolution")
         only({**data, "model_type": kind}, path, model_type="siglip_vision_model",
              hidden_act=ACTIVATIONS, attention_dropout=0)
-        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
+        return checked(cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data}), path)
 
 
 @dataclass(frozen=True)
@@ -52,6 +86,13 @@ class DecoderConfig:
     tie_word_embeddings: bool = True
     attention_bias: bool = False                        # on q, k, v (Qwen2); o_proj has none
     qk_norm: bool = False                               # RMSNorm of each query and key head (Qwen3)
+
+    def check(self, path):
+        heads, shared, size = self.num_attention_heads, self.num_key_value_heads, self.head_dim
+        check(heads % shared == 0,
+              f"{path}: num_attention_heads {heads} is no multiple of num_key_value_heads {shared}")
+        check(heads * size <= MOST, f"{path}: {heads} heads of head_dim {size} are too wide")
+        check(size % 2 == 0, f"{path}: head_dim {size} is odd, but its numbers turn in pairs")
 
     @classmethod
     def from_hf(cls, data, path):
@@ -73,7 +114,7 @@ class DecoderConfig:
         data["head_dim"] = data.get("head_dim") or data["hidden_size"] // heads
         data["num_key_value_heads"] = data.get("num_key_value_heads") or heads
         data.update(attention_bias=kind == "qwen2", qk_norm=kind == "qwen3")
-        return cls(**{f.name: data[f.name] for f in fields(cls)})
+        return checked(cls(**{f.name: data[f.name] for f in fields(cls)}), path)
 
 QWEN = dict(vocab_size=151936, hidden_size=4096, intermediate_size=22016, num_hidden_layers=32,
             num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=32768,
@@ -102,19 +143,30 @@ class StreamoConfig:
     threshold: float | None = None
     knows: str = ""
 
+    def check(self, path):
+        rows, side = self.decoder.vocab_size, self.vision.side
+        check(self.frame_token_id < rows,
+              f"{path}: frame_token_id {self.frame_token_id}, but the embedding has {rows} rows")
+        check(self.pooling in ("average", "bilinear"),
+              f"{path}: pooling {self.pooling!r}, wanted average or bilinear")
+        check(max(self.grid, self.coarse_grid) <= side, f"{path}: grid {self.grid}, coarse_grid "
+              f"{self.coarse_grid}, but a picture has {side} patches a row")
+
     def to_dict(self):
         return {"model_type": "streamo", **asdict(self)}
 
     @classmethod
     def from_dict(cls, data, path="config.json"):
         data = {key: value for key, value in data.items() if key != "model_type"}
-        optional = {"threshold", "knows"}
-        for config, part in ((cls, data), (VisionConfig, data.get("vision", {})),
-                             (DecoderConfig, data.get("decoder", {}))):
+        for part in ("vision", "decoder"):
+            check(isinstance(data.get(part), dict), f"{path}: {part} is missing, or no object")
+        optional = {"threshold", "knows"}               # checkpoints older than these lack them
+        for config, part in ((cls, data), (VisionConfig, data["vision"]),
+                             (DecoderConfig, data["decoder"])):
             wrong = (set(part) ^ {f.name for f in fields(config)}) - optional
             check(not wrong, f"{path}: {config.__name__} keys missing or unknown: {sorted(wrong)}")
-        return cls(**{**data, "vision": VisionConfig(**data["vision"]),
-                      "decoder": DecoderConfig(**data["decoder"])})
+        return checked(cls(**{**data, "vision": VisionConfig(**data["vision"]),
+                              "decoder": DecoderConfig(**data["decoder"])}), path)
 
     @classmethod
     def from_llava(cls, data, frame_token_id, path):
@@ -142,20 +194,37 @@ class StreamoConfig:
 
 def hf_config(cls, folder):
     path = model_folder(folder) / "config.json"
-    return cls.from_hf(read_json(path), path)
+    with reading(path):
+        return cls.from_hf(read_json(path), path)
 
 
 def whole_config(folder):
     """Of a folder that from_pretrained reads: the config and, for load_weights, new_rows."""
     path = model_folder(folder) / "config.json"
-    data = read_json(path)
-    kind = data.get("model_type")
-    if kind == "streamo":
-        return StreamoConfig.from_dict(data, path), None
-    check(kind == "llava_onevision" or "mm_projector_type" in data,
-          f"{path}: model_type {kind!r} is not supported, only streamo and llava_onevision; "
-          "for a vision folder and a decoder folder use from_parts")
-    return with_stream_tokens(StreamoConfig.from_llava(data, -1, path), folder)
+    with reading(path):
+        data = read_json(path)
+        kind = data.get("model_type")
+        if kind == "streamo":
+            config = StreamoConfig.from_dict(data, path)
+        else:
+            check(kind == "llava_onevision" or "mm_projector_type" in data,
+                  f"{path}: model_type {kind!r} is not supported, only streamo and "
+                  "llava_onevision; for a vision folder and a decoder folder use from_parts")
+            config = StreamoConfig.from_llava(data, -1, path)
+    if kind != "streamo":
+        return with_stream_tokens(config, folder)
+    if has_tokenizer(folder):
+        tokenizer = Tokenizer.from_pretrained(folder)
+        rows, frame = config.decoder.vocab_size, config.frame_token_id
+        check(len(tokenizer) <= rows, f"{folder}: the tokenizer has ids up to {len(tokenizer) - 1},"
+              f" the embedding {rows} rows: they are not of one model")
+        check(tokenizer.frame_id == frame, f"{path}: frame_token_id {frame}, but {FRAME} is "
+              f"{tokenizer.frame_id} in the tokenizer")
+    return config, None
+
+
+def has_tokenizer(folder):
+    return any((Path(folder) / name).exists() for name in ("tokenizer.json", "vocab.json"))
 
 
 def parts_config(vision_folder, decoder_folder, **settings):
@@ -171,11 +240,13 @@ def with_stream_tokens(config, folder):
     load_weights, (rows stored, new ids)."""
     rows = old = config.decoder.vocab_size
     ids = [*range(rows, rows + 4)]
-    if any((Path(folder) / name).exists() for name in ("tokenizer.json", "vocab.json")):
+    if has_tokenizer(folder):
         tokenizer = Tokenizer.from_pretrained(folder)
         old = len(tokenizer)
+        check(old <= rows, f"{folder}: the tokenizer has ids up to {old - 1}, the embedding {rows} "
+              "rows: they are not of one model")
         tokenizer.add_tokens([*STATES, FRAME])
         ids = [*tokenizer.state_ids, tokenizer.frame_id]
     decoder = replace(config.decoder, vocab_size=max(rows, 1 + max(ids)))
-    return (replace(config, decoder=decoder, frame_token_id=ids[-1]),
-            (rows, [i for i in ids if i >= old]))
+    config = replace(config, decoder=decoder, frame_token_id=ids[-1])
+    return checked(config, folder), (rows, [i for i in ids if i >= old])

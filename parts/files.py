@@ -29,6 +29,19 @@ def only(data, where, **allowed):
               f"supported, only {' or '.join(map(repr, values))}")
 
 
+@contextmanager
+def reading(path):
+    """What a misshapen file makes of the code that reads it: a ValueError of a line, naming it."""
+    try:
+        yield
+    except (RecursionError, *MISSHAPEN) as error:
+        message = " ".join(str(error).split())[:500]
+        if isinstance(error, ValueError) and str(path) in message:
+            raise
+        what = {KeyError: "there is no ", ValueError: ""}.get(type(error), "misshapen: ")
+        raise ValueError(f"{path}: {what}{message}") from error
+
+
 # ---- JSON
 
 def parse_json(text, path):

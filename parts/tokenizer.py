@@ -10,10 +10,11 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
-from parts.files import check, model_folder, only, read_json, write_json
+from parts.files import check, model_folder, only, read_json, reading, write_json
 
 SILENCE, STANDBY, RESPONSE = STATES = ("</Silence>", "</Standby>", "</Response>")
 FRAME = "<frame>"
+MOST_IDS = 1 << 24      # the largest public vocabularies have 2^18; a matrix has a row for each id
 
 
 # ---- Splitting text into words, by Unicode 16 as the library does it
@@ -65,9 +66,15 @@ def compile_split(pattern):
         elif piece == r"\S" and not inside:
             piece = f"[^{WHITE_SPACE}]"
         check(piece[:2] not in (r"\p", r"\P", r"\S"), f"pattern {pattern}: {piece} unsupported")
+        # (a+)+ takes 2^n steps for n letters; what public tokenizers repeat are single characters
+        check(inside or out[-1:] != [")"] or piece not in "+*{",
+              f"pattern {pattern}: a repeated group is unsupported")
         inside = piece == "[" or (inside and piece != "]")
         out.append(piece)
-    split = re.compile(f"({''.join(out)})")
+    try:
+        split = re.compile(f"({''.join(out)})")
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"pattern {pattern}: {error}") from error
     check(split.groups == 1, f"pattern {pattern}: capturing groups unsupported")
     return split
 
@@ -103,6 +110,16 @@ def merge_word(ids, ranks):
     return [i for i in ids if i is not None]
 
 
+def check_ids(vocab, added):
+    """ValueError where ids are no ids, or one is of two tokens."""
+    names = {}
+    for token, i in [*vocab.items(), *added.items()]:
+        check(type(i) is int and 0 <= i < MOST_IDS,
+              f"token {token!r} has the id {i!r}, wanted a number below {MOST_IDS}")
+        check(token and names.setdefault(i, token) == token,
+              f"id {i} is of two tokens, {names.get(i)!r} and {token!r}, or its token is empty")
+
+
 class Tokenizer:
     """Byte-level BPE: vocab {token: id} in GPT-2's byte alphabet, merges [(a, b)], split patterns
     applied one after another, added {token: id} that are never split. Equal to the `tokenizers`
@@ -111,6 +128,7 @@ class Tokenizer:
     def __init__(self, vocab, merges, patterns, added=None, nfc=False, ignore_merges=False):
         self.vocab, self.merges, self.patterns = vocab, [tuple(m) for m in merges], tuple(patterns)
         self.nfc, self.ignore_merges, self.added = nfc, ignore_merges, dict(added or {})
+        check_ids(self.vocab, self.added)
         self.ranks = {(vocab[a], vocab[b]): (rank, vocab[a + b])
                       for rank, (a, b) in enumerate(self.merges)}
         self.splits = [compile_split(pattern) for pattern in self.patterns]
@@ -216,32 +234,39 @@ class Tokenizer:
         path = model_folder(folder) / "tokenizer.json"
         if not path.exists() and path.with_name("vocab.json").exists():
             return cls._from_vocab(Path(folder))
-        data = read_json(path)
-        check({"model", "added_tokens"} <= set(data), f"{path}: not a tokenizer.json")
-        model = data["model"]
-        only(model, path, type="BPE", dropout=None, byte_fallback=False,
-             continuing_subword_prefix="", end_of_word_suffix="")
-        nfc = data.get("normalizer")
-        only(nfc or {}, f"{path}: normalizer", type="NFC")
-        steps = data.get("pre_tokenizer") or {"type": None}
-        patterns = [split_pattern(step, path) for step in steps.get("pretokenizers", [steps])]
-        for token in data["added_tokens"]:
-            only(token, f"{path}: {token['content']}", lstrip=False, rstrip=False,
-                 single_word=False)
-        merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-        return cls(model["vocab"], merges, [pattern for pattern in patterns if pattern],
-                   {t["content"]: t["id"] for t in data["added_tokens"]}, bool(nfc),
-                   model.get("ignore_merges", False))
+        with reading(path):
+            data = read_json(path)
+            check({"model", "added_tokens"} <= set(data), f"{path}: not a tokenizer.json")
+            model = data["model"]
+            only(model, path, type="BPE", dropout=None, byte_fallback=False,
+                 continuing_subword_prefix="", end_of_word_suffix="")
+            nfc = data.get("normalizer")
+            only(nfc or {}, f"{path}: normalizer", type="NFC")
+            steps = data.get("pre_tokenizer") or {"type": None}
+            patterns = [split_pattern(step, path) for step in steps.get("pretokenizers", [steps])]
+            for token in data["added_tokens"]:
+                only(token, f"{path}: {token['content']!r}", lstrip=False, rstrip=False,
+                     single_word=False)
+            merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+            return cls(model["vocab"], merges, [pattern for pattern in patterns if pattern],
+                       {t["content"]: t["id"] for t in data["added_tokens"]}, bool(nfc),
+                       model.get("ignore_merges", False) is True)
 
     @classmethod
     def _from_vocab(cls, folder):
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+        path = folder / "merges.txt"
+        with reading(path):
+            lines = path.read_text(encoding="utf-8").split("\n")
+            merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
         path = folder / "tokenizer_config.json"
-        config = read_json(path) if path.exists() else {}
-        only(config, path, tokenizer_class=("Qwen2Tokenizer", "Qwen2TokenizerFast"))
-        added = {t["content"]: int(i) for i, t in config.get("added_tokens_decoder", {}).items()}
-        return cls(read_json(folder / "vocab.json"), merges, [QWEN_PATTERN], added, nfc=True)
+        with reading(path):
+            config = read_json(path) if path.exists() else {}
+            only(config, path, tokenizer_class=("Qwen2Tokenizer", "Qwen2TokenizerFast"))
+            added = {token["content"]: int(i)
+                     for i, token in config.get("added_tokens_decoder", {}).items()}
+        path = folder / "vocab.json"
+        with reading(path):
+            return cls(read_json(path), merges, [QWEN_PATTERN], added, nfc=True)
 
     def save_pretrained(self, folder):
         """Write folder/tokenizer.json, which the `tokenizers` library reads too."""

@@ -1,52 +1,91 @@
 """Strict reading of safetensors into a model that was built without memory, on the meta device."""
+import json
+import math
 import re
 from functools import reduce
 from pathlib import Path
 
-import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
-from parts.files import check, parse_json, read_json
+from parts.files import check, read_json, reading
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+BLOCK = 1 << 23     # bytes that are read at once, all that a tensor takes beside its own memory
 
 
 def read_headers(folder):
-    """The tensors of a folder's safetensors, one file or shards: {name: (path, dtype, shape,
-    first byte, bytes)}. Errors name the missing or truncated file."""
+    """The tensors of a folder's safetensors, one file or shards: {name: (path, dtype, shape, its
+    name there)}. ValueError or OSError names the file that is missing, damaged, or elsewhere."""
     folder = Path(folder)
     index, paths = folder / "model.safetensors.index.json", [folder / "model.safetensors"]
     if index.exists() and not paths[0].exists():
-        paths = [folder / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
+        paths = [folder / name for name in shards(index)]
     tensors = {}
     for path in paths:
         if not path.exists():
             pickles = ", ".join(file.name for file in folder.glob("*.bin"))
             raise FileNotFoundError(f"{path}: no such file" + (
                 f" (only safetensors are read, not {pickles})" if pickles else ""))
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            check(8 <= start <= size, f"{path}: truncated, or not a safetensors file")
-            header = parse_json(file.read(start - 8), path)
-        header.pop("__metadata__", None)
-        for name, info in header.items():
-            begin, end = (start + offset for offset in info["data_offsets"])
-            check(end <= size, f"{path}: truncated, tensor {name} ends at byte {end} of {size}")
-            tensors[name] = (path, info["dtype"], tuple(info["shape"]), begin, end - begin)
+        for name, (kind, shape) in read_header(path).items():
+            check(name not in tensors, f"{path}: tensor {name} is in another shard, too")
+            tensors[name] = (path, kind, shape, name)
     return tensors
+
+
+def shards(index):
+    """The files that an index names: of its own folder, whatever it says."""
+    with reading(index):
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    for name in names:
+        check(name == Path(name).name and name.endswith(".safetensors") and name.isprintable(),
+              f"{index}: {name!r} is not the name of a safetensors file in this folder")
+    return names
+
+
+def read_header(path):
+    """{name: (dtype, shape)} of one file. The safetensors library refuses what does not add up: a
+    file cut short, offsets that overlap, leave a gap or are not the shape's."""
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            header = {name: (part.get_dtype(), tuple(part.get_shape()))
+                      for name, part in slices.items()}
+    except SafetensorError as error:
+        message = " ".join(str(error).split())
+        raise ValueError(f"{path}: damaged, or not a safetensors file: {message}") from error
+    except OSError as error:                            # a folder, a device
+        raise OSError(f"{path}: {error}") from error
+    with open(path, "rb") as file, reading(path):       # of two equal names it takes the last
+        json.loads(file.read(int.from_bytes(file.read(8), "little")), object_pairs_hook=unlike)
+    for name in header:
+        check(name.isprintable(), f"{path}: a tensor is called {name!r}")
+    return header
+
+
+def unlike(pairs):
+    names = [name for name, _ in pairs]
+    check(len({*names}) == len(names), "two tensors of the header have one name")
 
 
 def read_tensor(entry, shape, dtype, device):
     """Read one tensor in blocks straight to its dtype and device: there is no second copy. The
-    shape may have more rows than are stored."""
-    path, kind, _, start, size = entry
-    out, width = torch.empty(shape, dtype=dtype, device=device), DTYPES[kind].itemsize
-    for part in out.view(-1)[:size // width].split(1 << 20):
-        block = np.fromfile(path, np.uint8, len(part) * width, offset=start)
-        part.copy_(torch.from_numpy(block).view(DTYPES[kind]))
-        start += len(block)
+    shape may have more rows than are stored. A number that is not finite is refused."""
+    path, kind, stored, name = entry
+    check(stored, f"{path}: tensor {name} has no dimension")
+    out = torch.empty(shape, dtype=dtype, device=device)
+    row = DTYPES[kind].itemsize * math.prod(stored[1:])                      # bytes
+    step = max(1, BLOCK // max(1, row))
+    for i in range(0, stored[0], step):
+        # opened anew: what is read of a mapped file stays in memory until it is closed
+        with safe_open(path, "pt") as file:
+            part = out[i:min(i + step, stored[0])]
+            part.copy_(file.get_slice(name)[i:i + step])
+        # in one pass: the extremes of a block with nan are nan
+        check(not part.numel() or all(x.isfinite() for x in part.aminmax()),
+              f"{path}: tensor {name} holds numbers that are not finite as {dtype}")
     return out
+
 
 EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 NOT_WEIGHTS = ("rotary_emb.inv_freq", "position_ids")   # tables that older files stored

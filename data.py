@@ -35,14 +35,12 @@ stream_record = partial(written_as_stream, system=SYSTEM)       # turns -> the p
 
 @dataclass
 class Turn:
-    """One second of a dialogue: what is asked in it, the state to learn and a Response's text.
-
-    said: the (state, text) that stands in the dialogue instead, when a history is perturbed."""
-    second: int
-    state: str = SILENCE
-    text: str = ""
-    question: str | None = None
-    said: tuple[str, str] | None = None
+    """One second of a dialogue, and what the model is to say in it."""
+    second: int                                 # since the stream began; 4 has the time tag <4s-5s>
+    state: str = SILENCE                        # the state to learn
+    text: str = ""                              # what a Response says
+    question: str | None = None                 # what is asked in this second
+    said: tuple[str, str] | None = None         # (state, text) that stands there instead, if wrong
 
 
 # A record counts its seconds from 1: "second 8" is the turn 7, whose time tag is <7s-8s>. What is
@@ -91,8 +89,8 @@ def turns_from_record(record, seconds, counts=None):
     """The turns of a raw or stream record on a video of `seconds` seconds: a list of Turn.
 
     A Response beats a Standby; what falls after the last turn moves to it; two questions of a turn
-    are joined by a newline, two responses as sentences. counts: a Counter of all that.
-    Raises ValueError for a broken field (see parts.annotations.faults)."""
+    are joined by a newline, two responses as sentences. counts: a Counter of all that. Raises
+    ValueError for a broken field."""
     counts = Counter() if counts is None else counts
     said = read_record(record)
     if said.wrong or seconds < 1:
@@ -101,10 +99,10 @@ def turns_from_record(record, seconds, counts=None):
     questions, responses, waits = placed(said)
     turns = [Turn(n) for n in range(seconds)]
     for n in chain(*waits):
-        if n < seconds:
+        if n < seconds:                             # an event may go on when the video has ended
             turns[n].state = STANDBY
     for n, text in questions:
-        turn = turns[min(n, seconds - 1)]
+        turn = turns[min(n, seconds - 1)]           # none is lost: the last turn takes it
         counts["question after the end moved to the last turn"] += n >= seconds
         counts["questions joined"] += turn.question is not None
         turn.question = text if turn.question is None else f"{turn.question}\n{text}"
@@ -162,18 +160,18 @@ def render(tokenizer, turns, grids, pinned=()):
     """(input_ids, labels), two lists of one length; a label is the token AT its position, or -100.
 
     grids: per turn, the grid side of each of its frames (a frame takes side * side tokens). Learnt
-    are state, text and <|im_end|> of a turn; where the dialogue says otherwise, the state only."""
+    are state, text and <|im_end|> of a turn; where the history is wrong, the state only."""
     ids = system_part(tokenizer)
     for question in pinned:
         ids += pinned_part(tokenizer, question)
-    labels = [-100] * len(ids)
+    labels = [-100] * len(ids)                              # what is only read
     for turn, sides in zip(turns, grids, strict=True):
         user = user_part(tokenizer, turn.second, [side * side for side in sides], turn.question)
         if turn.said is None:
             answer = assistant_part(tokenizer, turn.state, turn.text)
             learnt = answer[:-1]                            # all but the newline at its end
         else:
-            # a wrong history is read, not learnt: the right state is, in the place of the wrong
+            # the wrong answer is read, and at its first token the right state is learnt
             answer = assistant_part(tokenizer, *turn.said)
             learnt = [tokenizer.id(turn.state)]
         ids += user + answer
@@ -215,7 +213,7 @@ def perturb(turns, rng, rate):
     def wrong(turn):
         others = [text for text in texts if text != turn.text]
         if others and rng.random() < (0.5 if turn.state == RESPONSE else 0.3):
-            return RESPONSE, rng.choice(others)
+            return RESPONSE, rng.choice(others)             # another answer, or one too many
         return rng.choice([s for s in (SILENCE, STANDBY) if s != turn.state]), ""
 
     return [replace(turn, said=wrong(turn)) if rng.random() < rate else turn for turn in turns]
@@ -230,6 +228,7 @@ def window(turns, task, rng, wanted, beyond):
         # between two silent turns, so that no event is cut in two
         cuts = [k for k in range(2, last + 1) if turns[k].state == turns[k - 1].state == SILENCE]
         start = rng.choice(cuts) if cuts else 0
+    # what need not go stays: a window of full length, or all that follows the head
     return start, (len(turns) - beyond + start if beyond else len(turns))
 
 
@@ -253,7 +252,7 @@ def gather(example, start, stop, side):
         if not pixels or not np.array_equal(image, pixels[-1]):
             pixels.append(image)                            # a still scene is encoded once
         index.append(len(pixels) - 1)
-        grids.append(side(image))
+        grids.append(side(image))                           # its tokens are its own all the same
     return np.stack(pixels), index, grids                   # (U, S, S, 3), F and F numbers
 
 
@@ -262,8 +261,8 @@ def make_item(tokenizer, config, example, rng, augment=PLAIN, longest=math.inf):
     "length"; "pixels" uint8 (U, S, S, 3), the distinct frames; "frames", which of these each frame
     is; "grids", its grid side; "name"; "counts", what was left out.
 
-    longest: seconds that an item may have. The questions of a head that was cut off are pinned, as
-    they are when a stream forgets its oldest turns."""
+    longest: seconds that an item may have. Questions of a lost head are pinned, as in a stream."""
+    # all dice first: what is drawn for one augmentation does not depend on another
     perturbed = rng.random() < augment.perturb
     shifted = rng.random() < augment.shift
     compressed = rng.random() < augment.compress
@@ -281,6 +280,7 @@ def make_item(tokenizer, config, example, rng, augment=PLAIN, longest=math.inf):
 
     side = Compressor(config.grid, config.coarse_grid) if compressed else lambda image: config.grid
     pixels, index, grids = gather(example, start, stop, side)
+    # fps frames a turn; the last turn may have fewer
     by_turn = [grids[k:k + example.fps] for k in range(0, len(grids), example.fps)]
     ids, labels = render(tokenizer, turns, by_turn, pinned)
     return {"input_ids": ids, "labels": labels, "length": len(ids), "pixels": pixels,
@@ -304,13 +304,13 @@ class RawDataset(Dataset):
         self.tokenizer, self.config, self.videos, self.longest = tokenizer, config, videos, longest
         self.seed, self.fps, self.augment, self.epoch = seed, fps, augment, None
         self.silent = silent_second(tokenizer, config, fps)
-        # per file: (its name, number in it, record)
         self.files = [[(str(file), n, record) for n, record in enumerate(read_annotations(file))]
-                      for file in files]
+                      for file in files]                    # (name, number in it, record) of each
         for name, n, record in chain(*self.files):
             if wrong := faults(record, videos):
                 raise ValueError(f"{name}: record {n}: {wrong[0]}{ADVICE}{name}")
         weights = [1] * len(files) if weights is None else weights
+        # how many records an epoch reads of each file
         self.takes = [round(w * len(rows)) for w, rows in zip(weights, self.files, strict=True)]
         if not sum(self.takes):
             raise ValueError(f"no records in {', '.join(map(str, files))}")
@@ -385,7 +385,7 @@ def collate(samples, pad_id):
         first += len(sample["pixels"])
     batch["pixels"] = torch.from_numpy(np.concatenate([s["pixels"] for s in samples]))
     batch["frames"] = torch.tensor(index)                                       # (F,)
-    batch["grids"] = torch.tensor([side for sample in samples for side in sample["grids"]])
+    batch["grids"] = torch.tensor([side for s in samples for side in s["grids"]])       # (F,)
     batch["names"] = [sample["name"] for sample in samples]
     batch["counts"] = dict(sum((sample["counts"] for sample in samples), Counter()))
     if "shown" in samples[0]:
@@ -397,7 +397,7 @@ def model_inputs(batch, device):
     """What a model reads of a batch of data.collate, as the arguments of its forward."""
     inputs = {key: batch[key].to(device, non_blocking=True)
               for key in ("input_ids", "pixels", "frames", "grids")}
-    return {**inputs, "pixels": normalised(inputs["pixels"])}
+    return {**inputs, "pixels": normalised(inputs["pixels"])}      # (U, 3, H, W) in [-1, 1]
 
 POOL = 8                                       # steps whose samples are sorted by length together
 

@@ -8,6 +8,7 @@ read and checked by parts/annotations.py; `python records.py` shows and converts
 import math
 import os
 import random
+import signal
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -394,107 +395,100 @@ def collate(samples, pad_id):
 
 
 def model_inputs(batch, device):
-    """What a model reads of a batch of data.collate, as the arguments of its forward."""
+    """What a model reads of a batch of collate, as the arguments of its forward."""
     inputs = {key: batch[key].to(device, non_blocking=True)
               for key in ("input_ids", "pixels", "frames", "grids")}
     return {**inputs, "pixels": normalised(inputs["pixels"])}      # (U, 3, H, W) in [-1, 1]
 
-POOL = 8                                       # steps whose samples are sorted by length together
+
+# ---- What each step reads -------------------------------------------------------------------
+
+def packed(samples, tokens):
+    """(length, key) pairs as lists of keys, shortest samples first: micro-batches of at most so
+    many tokens when padded, but of one sample at least."""
+    groups = [[]]
+    for length, key in sorted(samples):
+        if groups[-1] and (len(groups[-1]) + 1) * length > tokens:
+            groups.append([])
+        groups[-1].append(key)
+    return groups
 
 
-class Steps:
-    """What every step reads, a function of the options, the ranks and the step. A step is so many
-    micro-batches for each rank; a micro-batch is a list of the dataset's keys of like length."""
+class EpochSteps:
+    """Step by step `batch` samples in the dataset's order, epoch after epoch. steps[n]: the
+    micro-batches (lists of keys) of step n, as many for one of the `world` ranks as for another."""
 
-    def __init__(self, o, dataset, rank, world, curriculum):
-        self.o, self.dataset, self.rank, self.world = o, dataset, rank, world
-        self.curriculum = curriculum
-        self.sizes = deque()                                   # micro-batches of the steps to come
+    def __init__(self, dataset, batch, micro_tokens, world):
+        self.dataset, self.batch, self.world = dataset, batch, world
+        self.micro_tokens = micro_tokens
 
-    def cut(self, keys, tokens):
-        """Groups of (length, key), shortest first, each within so many tokens when padded."""
-        groups = [[]]
-        for length, key in sorted(keys):
-            if groups[-1] and (len(groups[-1]) + 1) * length > tokens:
-                groups.append([])
-            groups[-1].append(key)
-        return groups
-
-    def epoch_step(self, step):
-        """--batch samples in the data's order; as many micro-batches for one rank as another."""
-        first, o = step * self.o.batch, self.o
-        groups = self.cut([(self.dataset.estimate(i), i) for i in range(first, first + o.batch)],
-                          o.micro_tokens)
-        while len(groups) % self.world:
-            large = max(groups, key=len)              # --batch is a multiple of world: it ends
+    def __getitem__(self, step):
+        keys = range(step * self.batch, (step + 1) * self.batch)
+        groups = packed([(self.dataset.estimate(key), key) for key in keys], self.micro_tokens)
+        while len(groups) % self.world:             # it ends: batch is a multiple of world
+            large = max(groups, key=len)
             groups.remove(large)
             groups += [large[::2], large[1::2]]
         return groups
 
-    def toy_pool(self, pool):
-        """POOL steps of one micro-batch for each rank, drawn by the curriculum."""
-        o, rng, keys, total = self.o, random.Random(f"{self.o.seed}/pool/{pool}"), [], 0
-        tokens, kinds = next(rest for end, *rest in self.curriculum if pool * POOL / o.steps < end)
-        while total < (POOL * self.world + 1.5) * tokens:
-            key = rng.choices(list(kinds), list(kinds.values()))[0], rng.randrange(10**9)
-            if self.dataset.wanted(key, o.tasks):
-                keys.append((self.dataset.estimate(key), key))
-                total += min(keys[-1][0], tokens)       # a longer one is a group of its own
-        groups = self.cut(keys, tokens)
-        rng.shuffle(groups)
-        return [groups[k * self.world:][:self.world] for k in range(POOL)]
 
-    def batches(self, first):
-        """The micro-batches of this rank from step `first` on."""
-        for step in range(first, self.o.steps):
-            if self.o.batch:
-                groups = self.epoch_step(step)
-            else:
-                if step == first or step % POOL == 0:
-                    pool = self.toy_pool(step // POOL)
-                groups = pool[step % POOL]
-            mine = groups[self.rank::self.world]
-            self.sizes.append(len(mine))
-            yield from mine
+class Readable(Dataset):
+    """A dataset as a run reads it. A sample that cannot be read, or is longer than max_tokens, is
+    named in a ValueError, or with bad_list (a file) written there, and the next stands in for it.
+    states 2: Standby becomes Silence."""
 
+    def __init__(self, dataset, max_tokens, states=3, bad_list=None):
+        self.dataset, self.max_tokens, self.states = dataset, max_tokens, states
+        self.bad_list = bad_list
 
-class Loader(torch.utils.data.Dataset):
-    """The dataset as the workers see it: a sample that cannot be read is named, and either stops
-    the run or, with --skip-bad, is written to a list and the next one stands in for it."""
-
-    def __init__(self, dataset, o, tokenizer):
-        self.dataset, self.o = dataset, o
-        self.silence, self.standby, _ = tokenizer.state_ids
+    def read(self, key):
+        item = self.dataset[key]
+        if item["length"] > self.max_tokens:
+            raise ValueError(f"{item['name']}: {item['length']} tokens, more than "
+                             f"--max-tokens {self.max_tokens}")
+        if self.states == 2:
+            silence, standby, _ = self.dataset.tokenizer.state_ids
+            for ids in (item["input_ids"], item["labels"]):
+                ids[:] = [silence if i == standby else i for i in ids]
+        return item
 
     def __getitem__(self, key):
         *kind, first = key if isinstance(key, tuple) else (key,)    # ("short", 5), or 5
         for number in range(first, first + 100):
             try:
-                item = self.dataset[(*kind, number) if kind else number]
-                if item["length"] > self.o.max_tokens:
-                    raise ValueError(f"{item['name']}: {item['length']} tokens, more than "
-                                     f"--max-tokens {self.o.max_tokens}")
-                if self.o.states == 2:
-                    for ids in (item["input_ids"], item["labels"]):
-                        ids[:] = [self.silence if i == self.standby else i for i in ids]
-                return item
+                return self.read((*kind, number) if kind else number)
             except (ValueError, OSError) as error:
-                if not self.o.skip_bad:
+                if not self.bad_list:
                     raise
-                with open(Path(self.o.out) / "bad.txt", "a", encoding="utf-8") as file:
+                with open(self.bad_list, "a", encoding="utf-8") as file:
                     file.write(f"{error}\n")
-        raise ValueError("--skip-bad: 100 samples on end are unreadable, the last is number "
-                         f"{number}")
+        raise ValueError(f"--skip-bad: 100 samples on end cannot be read, the last is {number}")
 
 
-def loaded(o, dataset, tokenizer, batches):
-    """The micro-batches of these lists of keys, decoded ahead by --workers processes."""
-    return DataLoader(Loader(dataset, o, tokenizer), batch_sampler=batches, num_workers=o.workers,
-                      collate_fn=partial(collate, pad_id=tokenizer.pad_id),
-                      worker_init_fn=own_group, prefetch_factor=4 if o.workers else None,
-                      pin_memory=torch.cuda.is_available())
+def loaded(dataset, tokenizer, steps, numbers, workers, rank=0, world=1):
+    """For each step of `numbers`, in turn, the list of this rank's micro-batches, decoded ahead by
+    so many processes. steps[n]: as EpochSteps."""
+    sizes = deque()                 # of the steps to come: the loader is ahead of who reads them
+
+    def micro_batches():
+        for number in numbers:
+            mine = steps[number][rank::world]
+            sizes.append(len(mine))
+            yield from mine
+
+    step = []
+    for batch in DataLoader(dataset, batch_sampler=micro_batches(), num_workers=workers,
+                            collate_fn=partial(collate, pad_id=tokenizer.pad_id),
+                            worker_init_fn=own_group, prefetch_factor=4 if workers else None,
+                            pin_memory=torch.cuda.is_available()):
+        step.append(batch)
+        if len(step) == sizes[0]:
+            yield step
+            step = []
+            sizes.popleft()
 
 
 def own_group(_):
     """For a loader's process: signals to the run's group of processes are not meant for it."""
     os.setpgrp()
+    signal.set_wakeup_fd(-1)        # nor may what ends it be taken for a signal to the run

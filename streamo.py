@@ -434,11 +434,12 @@ class Streamo(nn.Module):
         weight = self.language_model.model.embed_tokens.weight
         return KVCache(self.config.decoder, 1, capacity, weight.dtype, weight.device)
 
-    def save_pretrained(self, folder):
-        """Write config.json and model.safetensors in the dtype of the parameters."""
-        folder = Path(folder)
+    def save_pretrained(self, folder, weights=None):
+        """Write config.json and model.safetensors: the weights in their own dtype, or the ones
+        given, {name: tensor}."""
+        folder, weights = Path(folder), self.state_dict() if weights is None else weights
         write_json(folder / "config.json", self.config.to_dict())           # makes the folder
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
         with replacing(folder / "model.safetensors") as path:
             try:
                 save_file(tensors, path, metadata={"format": "pt"})

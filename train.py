@@ -1,66 +1,62 @@
 """Training Streamo: one loop, from the demo model on two CPU cores to a 7B model on many GPUs.
 
     python train.py                                      a model of the toy world, within an hour
-    torchrun --nproc_per_node=2 train.py --preset demo   the shipped one, in two hours
-    python train.py --resume                             go on after a stop, a crash or a kill -9
-    python train.py --estimate                           tokens, steps and memory; nothing is run
-    torchrun --nproc_per_node=8 train.py --preset paper --vision SIGLIP --decoder QWEN \\
+    python train.py --model assets/tiny --data my.json --videos FOLDER --out runs/own
+    python train.py --resume --out runs/own              go on after a stop, a crash or a kill -9
+    python train.py --estimate ...                       tokens, steps, memory and time; no run
+    torchrun --nproc_per_node=2 train.py --preset demo   the shipped model, in two hours
+    torchrun --nproc_per_node=8 train.py --preset paper --shard --vision SIGLIP --decoder QWEN \\
         --data raw_data.json more.jsonl:0.5 --videos FOLDER --out runs/streamo
     torchrun --nnodes=2 --nproc_per_node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 \\
         train.py ...                                     the same on two machines
     python train.py --preset paper --model LLAVA_ONEVISION --data FILE --videos FOLDER
 
-Every rank (process, GPU) holds the whole model and takes some micro-batches of each step. States
-and supervised tokens are counted over all of them and all ranks before the first backward, so the
-gradient is the same however a step is split; then the ranks add up their gradients. Which samples a
-step holds is a function of the options, the number of ranks and the step: a run that was stopped
-goes on as if it had not been, on a CPU to the last bit.
+Every rank (process, GPU) takes some micro-batches of each step. States and supervised tokens are
+counted over all of them and all ranks before the first backward, so the gradient is the same
+however a step is split. Which samples a step holds is a function of the options, the number of
+ranks and the step: a run that was stopped goes on as if it had not been, on a CPU to the last bit.
 """
-import argparse
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import timedelta
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from data import RawDataset, Steps, loaded, model_inputs, silent_second
+from data import EpochSteps, RawDataset, Readable, loaded, model_inputs, silent_second
 from loss import KINDS, state_counts, state_focal_loss
+from parts.annotations import stated_seconds
+from parts.checkpoints import (check_one_folder, check_unchanged, checkpoints, last_checkpoint,
+                               load_checkpoint, open_log, run_options, save_checkpoint)
 from parts.config import parts_config, whole_config
-from parts.devices import add_up, autocast, gathered, own_device, own_rank, share_weights
-from parts.files import read_json, sync
-from parts.runs import Stopped, about_run, asked_to_stop, memory, weighted, write_model, write_state
+from parts.devices import add_up, autocast, gathered, own_device, own_rank
+from parts.engine import exchange, spread, whole, whole_weights
+from parts.files import check, write_json
+from parts.options import at_least, option, parser_of
+from parts.runs import (Stopped, about_run, asked_to_stop, command, duration, memory, program,
+                        weighted, write_model)
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from parts.weights import on_meta
 from streamo import Streamo
+from toy import pretrain
 from toy.datasets import CURRICULUM, ToyDataset
-from toy.pretrain import learn_to_see, learn_to_watch, new_model, new_tokenizer, tiny_config
-
-
-def option(default, reason, **more):
-    shown = "" if default in ("", ()) else f" [{default}]"
-    return field(default=default, metadata={"help": reason + shown, **more})
+from toy.steps import ToySteps
 
 
 @dataclass
 class Options:
     out: str = option("runs/demo", "folder of the run")
-    preset: str = option("", "defaults of a recipe; without it hour, or paper with --data",
-                         choices=("hour", "demo", "paper"))
+    preset: str = option("", "defaults of a recipe; without it own with --data, else hour",
+                         choices=("hour", "demo", "own", "paper"))
     model: str = option("", "start from this folder: Streamo or LLaVA-OneVision")
     vision: str = option("", "start from this SigLIP folder (with --decoder)")
     decoder: str = option("", "start from this Qwen or Llama folder (with --vision)")
@@ -71,59 +67,64 @@ class Options:
     loss: str = option("focal", "loss on the state tokens", choices=KINDS)
     states: int = option(3, "2: no Standby, only when to speak", choices=(2, 3))
     tasks: str = option("all", "toy tasks", choices=("all", "grounding+caption"))
-    steps: int = option(0, "optimiser steps; 0: one epoch of --data")
-    batch: int = option(0, "samples in a step; 0: one micro-batch on each rank")
-    see_steps: int = option(0, "steps in which a new vision encoder learns to see, before all else")
-    watch_steps: int = option(0, "steps in which a new decoder then learns to watch")
+    epochs: float = option(0, "passes over --data; 0: what fits its size")
+    steps: int = option(0, "optimiser steps; 0: --epochs of --data")
+    batch: int = option(0, "samples in a step; 0: what fits --data, or, on the toy world, one "
+                           "micro-batch on each rank")
+    see_steps: int = option(1500, "steps of the lessons that make a start where none is given: "
+                                  "a vision encoder learns to see")
+    watch_steps: int = option(5000, "then a decoder learns to watch")
     micro_tokens: int = option(8192, "padded tokens in a micro-batch of --data")
     own_every: int = option(0, "each so many steps, past states are the model's guesses; 0: never")
     max_tokens: int = option(32768, "longer dialogues are cut, by whole turns")
     fps: int = option(1, "frames in a second of stream")
-    lr: float = option(1e-3, "peak learning rate")
-    warmup: float = option(0.01, "share of the steps in which the rate rises, to fall as a cosine")
-    weight_decay: float = option(0.05, "of matrices")
+    lr: float = option(0.0, "peak learning rate; 0: what fits the size of the model")
+    warmup: float = option(0.05, "share of the steps in which the rate rises, to fall as a cosine")
+    weight_decay: float = option(0.0, "of matrices")
     clip: float = option(1.0, "largest norm of the gradient")
     seed: int = option(0, "of the weights, the data and their order")
     workers: int = option(1, "processes that decode and draw ahead, on each rank")
-    vision_chunk: int = option(0, "frames that a frozen encoder takes at once; 0: all")
-    checkpoint_layers: bool = option(False, "recompute activations in the backward: less memory")
+    vision_chunk: int = option(256, "frames that a frozen encoder takes at once; 0: all")
+    checkpoint_layers: bool = option(None, "recompute activations in the backward: less memory; "
+                                           "not said: from 100 million weights on")
     autocast: bool = option(True, "multiply matrices in bfloat16 where the hardware does it; "
                                  "the weights stay float32")
-    zero: bool = option(False, "shard the optimiser's state over the ranks")
+    shard: bool = option(False, "weights, gradients and moments in parts on the ranks, for what "
+                                "does not fit one")
     skip_bad: bool = option(False, "list unreadable samples in bad.txt and go on with the next")
-    save_every: int = option(500, "steps from checkpoint to checkpoint")
+    save_every: int = option(0, "steps from checkpoint to checkpoint; 0: a quarter, at most 500")
     keep: int = option(2, "checkpoints kept")
     eval_every: int = option(0, "steps between evaluations that stream unseen toy clips")
     eval_videos: int = option(4, "clips of such an evaluation")
-    resume: bool = option(False, "go on from the last checkpoint in --out")
+    resume: bool = option(False, "go on from the last checkpoint in --out, with its options")
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
-PRESETS = {"hour": dict(steps=2000, see_steps=1500, watch_steps=5000, own_every=4),
-           "demo": dict(steps=5000, see_steps=2200, watch_steps=3800, own_every=4),
-           "paper": dict(batch=512, micro_tokens=16384, lr=1e-5,
-                         warmup=0.05, weight_decay=0.0, vision_chunk=256, checkpoint_layers=True,
+TOY = dict(lr=1e-3, warmup=0.01, weight_decay=0.05, vision_chunk=0, checkpoint_layers=False,
+           own_every=4, save_every=500)
+PRESETS = {"hour": dict(TOY, steps=2000), "own": {},
+           "demo": dict(TOY, steps=5000, see_steps=2200, watch_steps=3800),
+           "paper": dict(epochs=1, batch=512, micro_tokens=16384, lr=1e-5, checkpoint_layers=True,
                          workers=4, save_every=50)}
-SHOWN = ("loss", "recall_silence", "recall_standby", "recall_response", "text_accuracy", "waited")
+LEAST = {"epochs": 0, "steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
+         "own_every": 0, "max_tokens": 1, "fps": 1, "lr": 0, "warmup": 0, "weight_decay": 0,
+         "clip": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1, "eval_every": 0,
+         "eval_videos": 1}
+# with --resume these alone may be other than they were: they change nothing that has been done
+MAY_CHANGE = {"out", "resume", "estimate", "steps", "shard", "workers", "save_every", "keep",
+              "eval_every", "eval_videos"}
 NAMES = ("silence", "standby", "response")
-LEAST = {"steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
-         "own_every": 0, "max_tokens": 1, "fps": 1, "workers": 0, "vision_chunk": 0,
-         "save_every": 1, "keep": 1, "eval_every": 0, "eval_videos": 1}
-# on --resume: of what else differs from the run so far, a line tells
-MAY_DIFFER = {"out", "resume", "workers", "save_every", "keep", "eval_every", "eval_videos"}
 
 
 def parse(argv=None):
-    """Options from the command line, over the preset's, over the class's defaults."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    for f in fields(Options):
-        kind = {"action": argparse.BooleanOptionalAction} if f.type is bool else \
-            {"type": str if f.type is tuple else f.type}
-        parser.add_argument("--" + f.name.replace("_", "-"), default=argparse.SUPPRESS,
-                            **kind, **f.metadata)
+    """Options from the command line, over the preset's, over the class's defaults; with --resume
+    over those of the run."""
+    parser = parser_of(Options, __doc__)
     given = vars(parser.parse_args(argv))
-    given.setdefault("preset", "paper" if given.get("data") else "hour")
-    o = Options(**{**PRESETS[given["preset"]], **given})
+    if given.get("resume"):
+        o = run_options(Options, {"out": Options.out, **given}, MAY_CHANGE)
+    else:
+        given.setdefault("preset", "own" if given.get("data") else "hour")
+        o = Options(**{**PRESETS[given["preset"]], **given})
     if bool(o.vision) != bool(o.decoder) or o.vision and o.model:
         parser.error("start from --model alone, or from --vision and --decoder together")
     if bool(o.data) != bool(o.videos):
@@ -132,32 +133,37 @@ def parse(argv=None):
         parser.error("--steps is needed without --data: the toy world has no end")
     if o.batch and not o.data and o.tasks != "all":
         parser.error("--tasks chooses among what the curriculum gives: it goes without --batch")
-    for name, least in LEAST.items():
-        if getattr(o, name) < least:
-            parser.error(f"--{name.replace('_', '-')} {getattr(o, name)}: at least {least}")
+    at_least(parser, o, LEAST)
     return o
 
 
-# ---- The start -------------------------------------------------------------------------------
+# ---- The start, the data, the recipe ---------------------------------------------------------
+
+def own_start(o):
+    """The options of the start that a run without one makes, in a folder of its own."""
+    shared = {f.name: getattr(o, f.name) for f in fields(pretrain.Lessons)
+              if f.name in ("see_steps", "watch_steps", "seed", "workers", "autocast")}
+    return pretrain.Lessons(out=str(Path(o.out) / "start"), **shared)
+
 
 def start(o):
-    """(tokenizer, model) in float32: from the last checkpoint, from nothing, from a folder, or from
-    two parts. With --estimate the model has shapes and no weights."""
-    torch.manual_seed(o.seed)
-    folder = (o.resume and last_checkpoint(o)) or o.model
-    known = folder or o.decoder
-    tokenizer = Tokenizer.from_pretrained(known) if known else new_tokenizer()
+    """(tokenizer, model) in float32: from the last checkpoint of a run that goes on, else from its
+    folder or two parts, else from its own start. With --estimate a model without weights."""
+    torch.manual_seed(o.seed)                               # of a fresh connector
+    folder = (o.resume and last_checkpoint(o.out)) or o.model
+    if not (folder or o.vision) and (pretrain.is_made(own_start(o).out) or not o.estimate):
+        folder = own_start(o).out
+    tokenizer = Tokenizer.from_pretrained(folder or o.decoder) if folder or o.decoder else \
+        pretrain.new_tokenizer()
     tokenizer.add_tokens([*STATES, FRAME])
     if o.estimate:
-        config = whole_config(folder)[0] if folder else \
-            parts_config(o.vision, o.decoder)[0] if o.vision else tiny_config(tokenizer)
+        config = whole_config(folder)[0] if folder else parts_config(o.vision, o.decoder)[0] \
+            if o.vision else pretrain.tiny_config(tokenizer)
         return tokenizer, on_meta(Streamo, config)
     if folder:
         return tokenizer, Streamo.from_pretrained(folder, torch.float32, own_device())
-    if o.vision:
-        return tokenizer, Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32,
-                                             device=own_device())
-    return tokenizer, new_model(tokenizer)
+    return tokenizer, Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32,
+                                         device=own_device())
 
 
 def choose(o, model):
@@ -168,19 +174,67 @@ def choose(o, model):
         parameter.requires_grad_(name.startswith(learns))
 
 
-def read_data(o, tokenizer, config, world):
-    """The dataset of the run; gives --steps, where it is one epoch of --data."""
-    if o.data and not o.batch or o.batch % world:
-        raise ValueError(f"--batch {o.batch}: wanted a multiple of the number of ranks, {world}")
+def read_data(o, tokenizer, config):
+    """The dataset of the run."""
     o.max_tokens = min(o.max_tokens, config.decoder.max_position_embeddings)
     if not o.data:
         return ToyDataset(tokenizer, config, o.seed, fps=o.fps)
     files, weights = weighted(o.data)
-    dataset = RawDataset(tokenizer, config, files, o.videos, weights, o.seed, o.fps,
-                         longest=max(1, int(0.8 * o.max_tokens)         # a fifth is for words
-                                     // silent_second(tokenizer, config, o.fps)))
-    o.steps = o.steps or -(-len(dataset) // o.batch)
-    return dataset
+    seconds = int(0.8 * o.max_tokens) // silent_second(tokenizer, config, o.fps)
+    return RawDataset(tokenizer, config, files, o.videos, weights, o.seed, o.fps,
+                      longest=max(1, seconds))              # a fifth is for words
+
+
+def fit(o, model, dataset, world):
+    """Fill in what was left to the data and the start: enough steps for a few records to be learnt,
+    few enough for many not to be learnt by heart, and the smaller a rate the larger the model."""
+    size = sum(p.numel() for p in model.parameters())
+    if o.data:
+        records = len(dataset)
+        o.batch = o.batch or world * max(1, min(32, records // 4) // world)
+        o.epochs = o.epochs or min(20, max(1, round(3000 / records)))
+        o.steps = o.steps or math.ceil(o.epochs * records / o.batch)
+    check(o.batch % world == 0,
+          f"--batch {o.batch}: wanted a multiple of the number of ranks, {world}")
+    o.lr = o.lr or (5e-4 if size < 1e8 else 5e-5 if size < 2e9 else 1e-5)
+    o.save_every = o.save_every or max(1, min(500, math.ceil(o.steps / 4)))
+    if o.checkpoint_layers is None:
+        o.checkpoint_layers = size > 1e8
+
+
+def steps_of(o, dataset, world):
+    """steps[n]: what step n reads, see data.EpochSteps."""
+    if o.batch:
+        return EpochSteps(dataset, o.batch, o.micro_tokens, world)
+    return ToySteps(dataset, CURRICULUM, o.steps, o.seed, world, o.tasks)
+
+
+def recipe(o, model, dataset, world):
+    """What a run prints first, four lines."""
+    origin = o.model or f"{o.vision} and {o.decoder}"
+    if not (o.model or o.vision):
+        origin = f"{own_start(o).out}, made by toy.pretrain"
+    new = "; THE CONNECTOR BETWEEN THEM IS NEW, its weights are random" if o.vision else \
+        "; the tokens of the three states are new" if o.model and whole_config(o.model)[1] else ""
+    if o.data:
+        records = [record for rows in dataset.files for _, _, record in rows]
+        seconds = sum(map(stated_seconds, records))
+        of = f"{', '.join(o.data)}: {len(records)} records, {duration(seconds)} of video"
+    else:
+        of = f"the toy world, seed {o.seed}, drawn as it is read"
+    learns = {name: sum(p.numel() for p in part.parameters() if p.requires_grad)
+              for name, part in (("vision encoder", model.vision_tower),
+                                 ("connector", model.multi_modal_projector),
+                                 ("decoder", model.language_model))}
+    frozen = [name for name, size in learns.items() if not size]
+    each = f"{o.batch} samples" if o.batch else f"{world} micro-batch{'es' * (world > 1)}"
+    passes = f" ({o.steps * o.batch / len(dataset):.3g} times the data)" if o.data else ""
+    return (f"start   {origin}{new}\n"
+            f"data    {of}\n"
+            f"learns  {', '.join(f'{name} ({n:,} weights)' for name, n in learns.items() if n)}"
+            f"{'; frozen: ' if frozen else ''}{', '.join(frozen)}\n"
+            f"recipe  {o.steps} steps of {each}{passes}, rate {o.lr:g}, a checkpoint every "
+            f"{o.save_every} steps")
 
 
 # ---- One step --------------------------------------------------------------------------------
@@ -189,7 +243,8 @@ class Learner:
     """The model as it is trained: its ranks, what is frozen, autocast, and one step of the loss."""
 
     def __init__(self, o, tokenizer, model):
-        self.o, self.device, (self.rank, self.world) = o, own_device(), own_rank()
+        self.o, self.device = o, own_device()
+        self.rank, self.world = own_rank()
         self.model = model.to(self.device)
         self.state_ids = torch.tensor(tokenizer.state_ids, device=self.device)
         self.end_id = tokenizer.id("<|im_end|>")
@@ -199,19 +254,16 @@ class Learner:
         if o.checkpoint_layers:
             for layer in model.language_model.model.layers:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        share_weights(model)
+        self.spread = spread(model, o.shard)                # what is called in place of the model
         learnt = [(p, p.ndim == 2 and "embed" not in name)
                   for name, p in model.named_parameters() if p.requires_grad]
         self.learnt = [p for p, _ in learnt]
         groups = [{"params": [p for p, matrix in learnt if matrix == decays],
                    "weight_decay": o.weight_decay * decays} for decays in (True, False)]
-        if o.zero and self.world > 1:
-            from torch.distributed.optim import ZeroRedundancyOptimizer  # takes 2 s to import
-            self.optimizer = ZeroRedundancyOptimizer(groups, torch.optim.AdamW, lr=o.lr)
-        else:                                   # fused: no copy of all weights in a step
-            self.optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True)
+        # fused: no copy of all weights in a step
+        self.optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True)
 
-    def reduce(self, tensor):
+    def total(self, tensor):
         """The sum over ranks."""
         add_up([tensor])
         return tensor
@@ -221,11 +273,26 @@ class Learner:
         """Input ids (B, T) whose past Silence and Standby are the model's own guesses, right or
         wrong: what it will read when it streams (scheduled sampling, Bengio et al., 2015). mask
         (B, T): the next id is supervised."""
-        ids, quiet = inputs["input_ids"].roll(-1, 1), self.state_ids[:self.o.states - 1]
-        mask = mask & torch.isin(ids, quiet)
-        logits = self.model(**inputs, select=mask)                                     # (n, V)
-        ids[mask] = quiet[logits[:, quiet].argmax(1)]
-        return ids.roll(1, 1)
+        ids, quiet = inputs["input_ids"], self.state_ids[:self.o.states - 1]
+        places = mask[:, :-1] & torch.isin(ids[:, 1:], quiet)       # where one is to be said
+        logits = self.model(**inputs, select=F.pad(places, (0, 1)))                    # (n, V)
+        guesses = quiet[logits[:, quiet].argmax(1)]                                    # (n,)
+        past = ids.clone()
+        past[:, 1:][places] = guesses                               # it then stands one further on
+        return past
+
+    @torch.no_grad()
+    def tally(self, logits, target, loss, items):
+        """What the log counts of a micro-batch, in sums over micro-batches and ranks."""
+        guess = logits.argmax(1)                                                       # (n,)
+        right = guess == target
+        words = ~torch.isin(target, self.state_ids)
+        text = words & (target != self.end_id)
+        text_loss = F.cross_entropy(logits[words].float(), target[words], reduction="sum")
+        recalled = zip(NAMES, state_counts(target[right], self.state_ids))
+        return {"loss": loss.detach(), "loss_text": text_loss / items, **dict(recalled),
+                "said_response": (guess == self.state_ids[2]).sum(),
+                "right_text": right[text].sum(), "text": text.sum()}
 
     def backward(self, batches, own=False):
         """The gradients of one step from this rank's micro-batches; returns what the log shows of
@@ -233,36 +300,34 @@ class Learner:
         # logits are made only where the next position is supervised
         masks = [F.pad(b["labels"][:, 1:] != -100, (0, 1)) for b in batches]           # (B, T)
         targets = [b["labels"][:, 1:][m[:, :-1]].to(self.device) for b, m in zip(batches, masks)]
-        counts = self.reduce(sum(state_counts(t, self.state_ids) for t in targets))
-        items = self.reduce(torch.tensor(sum(map(len, targets)), device=self.device))
-        seen = torch.zeros(10, device=self.device, dtype=torch.float64)
-        for batch, mask, target in zip(batches, masks, targets):
+        counts = self.total(sum(state_counts(t, self.state_ids) for t in targets))     # (3,)
+        items = self.total(torch.tensor(sum(map(len, targets)), device=self.device))
+        seen = Counter()
+        for number, (batch, mask, target) in enumerate(zip(batches, masks, targets), 1):
             inputs, mask = model_inputs(batch, self.device), mask.to(self.device)
             # no cache: each weight is read once, and a recomputed layer's copies can go
-            with autocast(self.o, self.device, cache_enabled=False):
+            with exchange(self.spread, last=number == len(batches)), \
+                    autocast(self.o, self.device, cache_enabled=False):
                 if own:
                     inputs["input_ids"] = self.own_past(inputs, mask)
-                logits = self.model(**inputs, select=mask)                             # (n, V)
-            loss = state_focal_loss(logits, target, self.state_ids, counts, items, self.o.loss)
-            loss.backward()
-            with torch.no_grad():
-                guess = logits.argmax(1)
-                right = guess == target
-                words = ~torch.isin(target, self.state_ids)
-                text_loss = F.cross_entropy(logits[words].float(), target[words], reduction="sum")
-                text = words & (target != self.end_id)
-                seen += torch.stack([
-                    loss, text_loss / items, *state_counts(target[right], self.state_ids),
-                    (guess == self.state_ids[2]).sum(), right[text].sum(), text.sum(),
-                    *target.new_tensor([batch["input_ids"].numel(), len(batch["names"])])]).double()
-        add_up([p.grad for p in self.learnt])
-        seen = self.reduce(seen).tolist()
-        n = counts.tolist()
-        recall = {f"recall_{s}": r / m for s, r, m in zip(NAMES, seen[2:5], n) if m}
-        return {"loss": seen[0], "loss_states": seen[0] - seen[1], "loss_text": seen[1],
-                "state_accuracy": sum(seen[2:5]) / sum(n), **recall,
-                "response_rate": seen[5] / sum(n), "text_accuracy": seen[6] / max(seen[7], 1),
-                "tokens": int(seen[8]), "samples": int(seen[9])}
+                logits = self.spread(**inputs, select=mask)                            # (n, V)
+                loss = state_focal_loss(logits, target, self.state_ids, counts, items, self.o.loss)
+                # the ranks' mean is taken, and ours is to be their sum
+                (loss * self.world).backward()
+            for name, value in self.tally(logits, target, loss, items).items():
+                seen[name] += value.double()
+            seen["tokens"] += batch["input_ids"].numel()
+            seen["samples"] += len(batch["names"])
+        sums = torch.tensor([float(value) for value in seen.values()], dtype=torch.float64)
+        s = dict(zip(seen, self.total(sums.to(self.device)).tolist()))
+        n = dict(zip(NAMES, counts.tolist()))
+        recall = {f"recall_{name}": s[name] / n[name] for name in NAMES if n[name]}
+        return {"loss": s["loss"], "loss_states": s["loss"] - s["loss_text"],
+                "loss_text": s["loss_text"], **recall,
+                "state_accuracy": sum(s[name] for name in NAMES) / sum(n.values()),
+                "response_rate": s["said_response"] / sum(n.values()),
+                "text_accuracy": s["right_text"] / max(s["text"], 1),
+                "tokens": int(s["tokens"]), "samples": int(s["samples"])}
 
     def step(self, batches, rate, own=False):
         """One optimiser step; ValueError names a loss or gradient that is not finite."""
@@ -270,16 +335,17 @@ class Learner:
             group["lr"] = rate
         log = self.backward(batches, own)
         total = torch.nn.utils.get_total_norm([p.grad for p in self.learnt])
-        norm = total.item()
+        norm = whole(total).item()
         if not math.isfinite(norm + log["loss"]):           # before the norm spoils all gradients
-            bad = next((n for n, p in self.model.named_parameters()
-                        if p.grad is not None and not p.grad.isfinite().all()), "none")
-            samples = ", ".join(name for b in batches for name in b["names"])
+            bad = next((name for name, p in self.model.named_parameters()
+                        if p.grad is not None and not whole(p.grad).isfinite().all()), "none")
+            names = sum(gathered([name for b in batches for name in b["names"]]), [])
             raise ValueError(f"loss {log['loss']}, gradient norm {norm}; first bad parameter: "
-                             f"{bad}; samples of rank {self.rank}: {samples}")
+                             f"{bad}; samples: {', '.join(names)}")
         torch.nn.utils.clip_grads_with_norm_(self.learnt, self.o.clip, total)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        # replicas' gradients lie in the buffers that are sent, and stay there
+        self.optimizer.zero_grad(set_to_none=self.spread is self.model)
         return {**log, "lr": rate, "gradient_norm": norm}
 
 
@@ -289,157 +355,105 @@ def frozen(forward, chunk, pixels):
     return torch.cat([forward(part) for part in pixels.split(chunk or len(pixels))])
 
 
-def learning_rate(o, step):
-    """A linear rise over the warm-up, then half a cosine down to a fiftieth, by the tokens spent
-    so far: the demo's later steps have more."""
-    progress, start, spent, whole = step / o.steps, 0, 0, 0
+def spent(o, step):
+    """The share of a run's tokens that its first `step` steps take: the toy world's later steps
+    have more."""
+    progress = step / o.steps
+    if o.data or o.batch:
+        return progress
+    begin, done, whole_run = 0, 0, 0
     for end, tokens, _ in CURRICULUM:
-        spent += tokens * min(max(progress - start, 0), end - start)
-        whole += tokens * (end - start)
-        start = end
-    progress = progress if o.data or o.batch else spent / whole
-    return o.lr * min(1, progress / o.warmup if o.warmup else 1) * (
-        0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+        done += tokens * min(max(progress - begin, 0), end - begin)
+        whole_run += tokens * (end - begin)
+        begin = end
+    return done / whole_run
 
 
-# ---- Checkpoints -----------------------------------------------------------------------------
-
-def save(o, step, learner, tokenizer, about):
-    """out/step-N: the model in our own format, state.pt to go on from. Written under another name,
-    synced, then renamed: a folder called step-N is always whole. The last --keep are kept."""
-    optimizer = whole_state(learner.optimizer)
-    if learner.rank == 0:
-        final = Path(o.out) / f"step-{step:06d}"
-        partial_ = final.with_suffix(".partial")
-        shutil.rmtree(partial_, ignore_errors=True)
-        write_model(partial_, learner.model, tokenizer, {**about, "step": step})
-        write_state(partial_ / "state.pt", {"step": step, "optimizer": optimizer})
-        for path in [*partial_.iterdir(), partial_]:
-            sync(path)
-        os.rename(partial_, final)
-        sync(final.parent)
-        for old in checkpoints(o)[:-o.keep]:
-            shutil.rmtree(old)
-    if learner.world > 1:
-        dist.barrier()
-
-
-def checkpoints(o):
-    """The whole checkpoints of a run, oldest first."""
-    return sorted(p for p in Path(o.out).glob("step-*") if p.suffix != ".partial")
-
-
-def lesson_checkpoints(o):
-    """Those of lessons, from their first until the first whole checkpoint."""
-    return [path for path in (Path(o.out) / "see.pt", Path(o.out) / "watch.pt") if path.exists()]
-
-
-def last_checkpoint(o):
-    """What --resume goes on from; None for a run that was stopped before its first."""
-    if not Path(o.out).exists():
-        raise ValueError(f"--resume: there is no run in {o.out}")
-    return next(reversed(checkpoints(o)), None)
-
-
-def whole_state(optimizer):
-    """An optimiser's state_dict, on rank 0. A sharded one is gathered tensor by tensor (by its own
-    consolidate_state_dict it takes an hour for 7 billion weights, and 14 GiB of every GPU)."""
-    if not hasattr(optimizer, "optim"):                     # a ZeroRedundancyOptimizer's shard
-        return optimizer.state_dict()
-    rank, _ = own_rank()
-    shard, state = optimizer.optim.state, {}
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    for owner, steps in enumerate(gathered({i: shard[p]["step"].item()
-                                            for i, p in enumerate(params) if p in shard})):
-        for i, step in steps.items():
-            found = {"step": torch.tensor(step)}
-            for key in ("exp_avg", "exp_avg_sq"):
-                tensor = shard[params[i]][key] if owner == rank else torch.empty_like(params[i])
-                dist.broadcast(tensor, owner)
-                found[key] = tensor.cpu() if rank == 0 else None
-            state[i] = found
-    return {**torch.optim.Optimizer.state_dict(optimizer), "state": dict(sorted(state.items()))}
-
-
-def load(folder, learner):
-    """The optimiser's state from a checkpoint, of a sharded one or not. Returns the steps done."""
-    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=True)
-    optimizer = learner.optimizer
-    for saved, group in zip(state["optimizer"]["param_groups"], optimizer.param_groups):
-        saved["fused"] = group.get("fused")
-    optimizer.load_state_dict(state["optimizer"])
-    if hasattr(optimizer, "optim"):                         # it keeps what it loads twice
-        optimizer.state.clear()
-    return state["step"]
-
-
-def tell_changes(o, folder):
-    """A line for each option that is not what it was when this checkpoint was made."""
-    was, now = read_json(folder / "run.json")["config"], json.loads(json.dumps(asdict(o)))
-    for name in sorted(was.keys() & now.keys() - MAY_DIFFER):
-        if was[name] != now[name]:
-            print(f"train.py: --resume: {name} was {was[name]!r}, is {now[name]!r}",
-                  file=sys.stderr)
+def learning_rate(o, step):
+    """A linear rise over the warm-up, then half a cosine down to a fiftieth. Step 0 has some rate:
+    the rise is taken at a step's end, the fall at its beginning."""
+    rise = min(1, spent(o, step + 1) / o.warmup) if o.warmup else 1
+    return o.lr * rise * (0.02 + 0.49 * (1 + math.cos(math.pi * spent(o, step))))
 
 
 # ---- The loop --------------------------------------------------------------------------------
 
-def open_log(out, first):
-    """log.jsonl without the lines of steps that a resumed run does again."""
-    path, shorter = out / "log.jsonl", out / "log.partial"
-    with open(path, "a+") as old, open(shorter, "w") as new:
-        old.seek(0)                                         # a line without its end is a torn one
-        new.writelines(takewhile(lambda line: line[-1] == "\n"
-                                 and json.loads(line)["step"] <= first, old))
-    os.replace(shorter, path)
-    return open(path, "a")
-
-
-def evaluate(o, folder):
-    """Scores of a checkpoint that streams unseen toy clips, by eval.py in a process of its own."""
-    out = Path(folder) / "eval.json"                        # all clips in this one process
+def evaluate(o, folder, log):
+    """Score a checkpoint that streams unseen toy clips, by eval.py in a process of its own, which
+    has one rank. A line of the log, or one on stderr where that fails."""
+    out, step = Path(folder) / "eval.json", int(folder.name[5:])
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    subprocess.run([sys.executable, Path(__file__).with_name("eval.py"), "toy", "--model", folder,
-                    "--videos", str(o.eval_videos), "--seed", "7", "--out", out], check=True,
-                   stdout=subprocess.DEVNULL, env=env)
+    done = subprocess.run([sys.executable, Path(__file__).with_name("eval.py"), "toy", "--model",
+                           folder, "--videos", str(o.eval_videos), "--seed", "7", "--out", out],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env, text=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        print(f"train.py: step {step} is not evaluated: {said}", file=sys.stderr)
+        return
     scores = json.loads(out.read_text())
-    return {f"eval_{k}": scores[k] for k in ("state_f1", "response_f1", "average")}
+    scores = {f"eval_{k}": scores[k] for k in ("state_f1", "response_f1", "average")}
+    print(json.dumps({"step": step, **scores}), file=log, flush=True)
+
+
+def prepare(o, stop):
+    """(tokenizer, learner, dataset, about, first step) of a run that begins or goes on."""
+    rank, world = own_rank()
+    check(o.resume or not checkpoints(o.out),
+          f"{o.out} holds the checkpoints of a run: --resume it, or name another --out")
+    files, path = weighted(o.data)[0], Path(o.out) / "run.json"
+    resumed = last_checkpoint(o.out) if o.resume else None
+    needs_start = not (resumed or o.model or o.vision)
+    if o.resume:
+        check_unchanged(o, files, world)
+    if needs_start:
+        pretrain.check_same(own_start(o))
+    about = about_run(o, files)
+    if rank == 0 and not o.resume:
+        write_json(path, about)                             # what --resume goes on with
+    gathered(None)
+    check_one_folder(o.out)
+    if needs_start and not pretrain.is_made(own_start(o).out):
+        if rank == 0:
+            print(f"No --model: a start is made first, in {own_start(o).out}, by {o.see_steps} + "
+                  f"{o.watch_steps} steps of toy.pretrain", flush=True)
+        pretrain.make(own_start(o), stop)
+    tokenizer, model = start(o)
+    if o.data:                                  # what the start knew is not all it will know
+        model.config = replace(model.config, knows="")
+    dataset = read_data(o, tokenizer, model.config)
+    fit(o, model, dataset, world)
+    about["config"] = asdict(o)
+    learner = Learner(o, tokenizer, model)
+    first = load_checkpoint(resumed, model, learner.optimizer) if resumed else 0
+    check(first <= o.steps, f"--steps {o.steps}: the run has done {first} already")
+    if rank == 0:
+        write_json(path, about)
+        print(recipe(o, model, dataset, world), flush=True)
+    return tokenizer, learner, dataset, about, first
 
 
 def run(o):
     """The whole training run on this rank."""
-    if (checkpoints(o) or lesson_checkpoints(o)) and not o.resume:
-        raise ValueError(f"{o.out} holds the checkpoints of a run: --resume it, or name another")
-    tokenizer, model = start(o)
-    if o.data:                                  # what the start knew is not all it will know
-        model.config = replace(model.config, knows="")
-    resumed, out = o.resume and last_checkpoint(o), Path(o.out)
-    out.mkdir(parents=True, exist_ok=True)
-    rank, world = own_rank()
-    if len(set(gathered(f"{resumed} {lesson_checkpoints(o)}"))) > 1:
-        raise ValueError(f"--out {o.out}: not one folder that all machines share")
-    dataset, about = read_data(o, tokenizer, model.config, world), about_run(o)
-    if resumed and rank == 0:
-        tell_changes(o, resumed)
-    stop, fresh = asked_to_stop(), not (resumed or o.model or o.vision)
-    if fresh and o.see_steps:
-        learn_to_see(o, model, stop)
-    if fresh and o.watch_steps:
-        learn_to_watch(o, tokenizer, model, stop)
-    learner = Learner(o, tokenizer, model)
-    first = load(resumed, learner) if resumed else 0
-    if fresh and (o.see_steps or o.watch_steps):
-        save(o, 0, learner, tokenizer, about)
-        for path in lesson_checkpoints(o) if rank == 0 else ():
-            path.unlink()
-    steps = Steps(o, dataset, rank, world, CURRICULUM)
-    batches = iter(loaded(o, dataset, tokenizer, steps.batches(first)))
+    again = command(f"train.py --resume --out {o.out}", own_rank()[1])
+    with asked_to_stop("train.py", o.out, again) as stop:
+        train(o, stop, again, *prepare(o, stop))
+
+
+def train(o, stop, again, tokenizer, learner, dataset, about, first):
+    """The loop. stop: see asked_to_stop; again: the command that goes on."""
+    (rank, world), out = own_rank(), Path(o.out)
+    readable = Readable(dataset, o.max_tokens, o.states, out / "bad.txt" if o.skip_bad else None)
+    batches = loaded(readable, tokenizer, steps_of(o, dataset, world), range(first, o.steps),
+                     o.workers, rank, world)
+    log = open_log(out, first) if rank == 0 else None
+    last = last_checkpoint(out)
+    if rank == 0 and last and o.eval_every and first % o.eval_every == 0 \
+            and not (last / "eval.json").exists():          # the run was killed in it
+        evaluate(o, last, log)
     bar = tqdm(range(first, o.steps), initial=first, total=o.steps, disable=rank > 0)
-    log, done = open_log(out, first) if rank == 0 else None, first
     for step in bar:
         began = time.perf_counter()
-        micro = [next(batches)]
-        micro += [next(batches) for _ in range(steps.sizes.popleft() - 1)]
+        micro = next(batches)
         waited = time.perf_counter() - began
         try:
             line = learner.step(micro, learning_rate(o, step),
@@ -447,7 +461,7 @@ def run(o):
         except ValueError as error:
             raise ValueError(f"step {step + 1}: {error}") from error
         took = time.perf_counter() - began
-        stopping, done = stop(), step + 1
+        done, stopping = step + 1, stop()
         scored = o.eval_every and done % o.eval_every == 0
         mended = sum(gathered(sum((Counter(b["counts"]) for b in micro), Counter())), Counter())
         if rank == 0:                                       # a saved step is always in the log
@@ -455,40 +469,37 @@ def run(o):
             line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory(),
                     **speed, "mended": dict(mended)}
             print(json.dumps(line), file=log, flush=True)
-            bar.set_postfix({k: f"{line[k]:.3f}" for k in SHOWN if k in line})
+            bar.set_postfix({k: f"{line[k]:.3f}" for k in ("loss", "state_accuracy",
+                                                           "text_accuracy", "waited")})
+            if done - first == 3:                           # the first ones warm up
+                bar.write(f"time    about {duration(took * (o.steps - done))} to go, "
+                          f"{took:.2g} s a step", file=sys.stdout)
         if done % o.save_every == 0 or done == o.steps or stopping or scored:
-            save(o, done, learner, tokenizer, about)
-        if rank == 0 and scored:
-            scores = evaluate(o, checkpoints(o)[-1])
-            print(json.dumps({"step": done, **scores}), file=log, flush=True)
-        if stopping:
-            break
-    if rank == 0 and done == o.steps:                       # what infer.py and eval.py read
-        write_model(out / "model", learner.model.bfloat16(), tokenizer, about)
+            save_checkpoint(o, done, learner.model, learner.optimizer, tokenizer, about)
+        if rank == 0 and scored and not stopping:
+            evaluate(o, last_checkpoint(out), log)
+        if stopping and done < o.steps:
+            bar.close()
+            if rank == 0:
+                print(f"train.py: stopped; {last_checkpoint(out)} is saved, go on with: {again}",
+                      file=sys.stderr)
+            raise Stopped(stopping)
+    weights = whole_weights(learner.model)                  # all ranks are asked
+    if rank == 0:                                           # what infer.py and eval.py read
+        weights = {name: weight.bfloat16() for name, weight in weights.items()}
+        write_model(out / "model", learner.model, tokenizer, about, weights)
+        print(f"Trained. Watch a film with it: python infer.py FILM --model {out / 'model'}")
     gathered(None)                                          # the others wait until it is there
 
 
 def main(argv=None):
-    o = parse(argv)
-    try:
-        if o.estimate:                          # by a program that imports this one
-            words = sys.argv[1:] if argv is None else argv
-            path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-            done = subprocess.run([sys.executable, "-m", "bench.estimate", *words],
-                                  env={**os.environ, "PYTHONPATH": path})
-            return done.returncode and sys.exit(done.returncode)
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:        # ranks wait while one saves, evaluates
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo",
-                                    timeout=timedelta(hours=4))
-        with suppress(Stopped):
-            run(o)
-        if dist.is_initialized():       # not after an error: it would wait for the other ranks
-            dist.destroy_process_group()
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f"train.py: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
-        sys.exit(2)
+    words = sys.argv[1:] if argv is None else argv
+    if "--estimate" in words:                   # by a program that imports this one
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run([sys.executable, "-m", "bench.estimate", *words],
+                              env={**os.environ, "PYTHONPATH": path})
+        sys.exit(done.returncode)
+    program("train.py", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,30 @@
 """How long and how large a run of train.py would be, from configs and annotations alone.
 
     python train.py --estimate --preset paper --model FOLDER --data FILE --videos FOLDER
+    WORLD_SIZE=8 python train.py --estimate --shard ...              as on 8 GPUs
+
+Memory is counted. Time is measured, by steps of random weights in this shape, where this machine
+can do one within a minute; else a line says why not.
 """
 import os
 import random
 import sys
-from itertools import takewhile
+import time
+from dataclasses import replace
 
 import numpy as np
+import torch
 
-from data import PLAIN, POOL, Example, Steps, collate, make_item, turns_from_record
+from data import PLAIN, Example, collate, make_item, turns_from_record
 from parts.annotations import stated_seconds, task_of
 from parts.devices import in_bfloat16
-from streamo import BLOCK
-from toy.datasets import CURRICULUM
-from train import choose, parse, read_data, start
+from parts.files import check
+from parts.runs import duration
+from parts.weights import on_meta
+from streamo import BLOCK, Streamo
+from toy.pretrain import is_made
+from toy.steps import POOL
+from train import Learner, choose, fit, own_start, parse, read_data, start, steps_of
 
 
 def activations(o, model, batch, gpu):
@@ -71,53 +81,128 @@ def activations(o, model, batch, gpu):
     return max(seeing, kept + a * logits + passing, 3 * waiting)    # 3: two gradients, their sum
 
 
-def foretold(dataset, i):
-    """Item i of a RawDataset by its annotations alone: its frames are single, different pixels."""
+def kept(o, model, world, micro_batches=1):
+    """{part: bytes} that a rank holds in a step beside activations.
+
+    Shards: of what learns and of the decoder a part, in float32; whole at one time are all but the
+    decoder's layers, and two of these (one that runs, one that is on its way), and of what learns
+    among them gradients, twice, before they are scattered. Replicas: a step of several micro-batches
+    adds its first gradients up beside the buffers that they are then moved into."""
+    def size(module, learns=False):
+        return 4 * sum(p.numel() for p in module.parameters() if p.requires_grad or not learns)
+
+    weights, learnt = size(model), size(model, True)
+    if not o.shard:
+        twice = 1 + (world > 1 and micro_batches > 1)
+        return {"weights": weights, "gradients": twice * learnt, "optimizer": 2 * learnt}
+    layers, tower = model.language_model.model.layers, model.vision_tower
+    aside = size(tower) if not size(tower, True) else 0             # what is frozen is not divided
+    rest = weights - aside - size(layers)
+    rest_learns = learnt - size(layers, True)
+    return {"weights": aside + (weights - aside) / world, "gradients": learnt / world,
+            "optimizer": 2 * learnt / world,
+            "gathered": rest + 2 * size(layers[0]) + 2 * max(rest_learns, size(layers[0], True))}
+
+
+def foretold(dataset, i, size=1):
+    """Item i of a RawDataset by its annotations alone: its frames are single, different pictures
+    of size x size pixels."""
     name, _, record = dataset.pick(i)
     seconds = stated_seconds(record)
     example = Example(name, task_of(record), turns_from_record(record, seconds),
-                      lambda j: np.full((1, 1, 3), j % 256, np.uint8), seconds * dataset.fps,
+                      lambda j: np.full((size, size, 3), j % 256, np.uint8), seconds * dataset.fps,
                       dataset.fps)
     return make_item(dataset.tokenizer, dataset.config, example, random.Random(0), PLAIN,
                      dataset.longest)
+
+
+def seconds_of(o, tokenizer, config, dataset, group):
+    """(seconds, padded tokens) of a micro-batch and an optimiser step, measured on random weights
+    of this shape; (None, why not) where this machine cannot within a minute."""
+    gpu = torch.cuda.is_available()
+    model = on_meta(Streamo, config)
+    choose(o, model)
+    size = config.vision.image_size
+    items = [foretold(dataset, key, size) if o.data else dataset[key] for key in group]
+    batch = collate(items, tokenizer.pad_id)
+    bytes_ = sum(kept(replace(o, shard=False), model, 1).values()) + activations(o, model, batch,
+                                                                                  gpu)
+    here = torch.cuda.mem_get_info()[0] if gpu else \
+        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    tokens = batch["input_ids"].numel()
+    work = 6 * tokens * sum(p.numel() for p in model.language_model.model.layers.parameters())
+    if bytes_ > here:
+        return None, f"one takes {bytes_ / 2 ** 30:.0f} GiB, {here / 2 ** 30:.0f} GiB can be used"
+    if work > (1e15 if gpu else 2e12):
+        return None, f"one is {work / 1e12:.1f} TFLOP, too much for this machine"
+    learner = Learner(replace(o, shard=False), tokenizer, Streamo(config))
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        learner.step([batch], 0.0)                          # its log waits for a GPU
+        times.append(time.perf_counter() - began)
+    return min(times), tokens
+
+
+GPUS = 8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192          # GiB of those that are sold
+AROUND = 1.1                                                # CUDA's own, and gaps in its memory
+
+
+def least_gpu(total):
+    """In words, the least GPU that holds so many bytes."""
+    size = next((size for size in GPUS if total * AROUND <= size * 2 ** 30), None)
+    return f"a GPU of {size} GB" if size else f"no GPU of up to {GPUS[-1]} GB: more ranks, --shard"
 
 
 def estimate(o):
     """Print what a run would be, from configs and annotations: no weights, no videos, no step.
     Returns {part: bytes} of a process on a GPU and of one on the CPU."""
     world = int(os.environ.get("WORLD_SIZE", 1))
+    check(not o.shard or world > 1, "--shard: say on how many ranks, WORLD_SIZE=8 python train.py")
     tokenizer, model = start(o)
     choose(o, model)
-    dataset = read_data(o, tokenizer, model.config, world)
-    steps = Steps(o, dataset, 0, world, CURRICULUM)         # the toy world's end is its largest
-    groups = list(takewhile(lambda _: len(steps.sizes) <= POOL,
-                            steps.batches(0 if o.data else max(0, o.steps - POOL))))
+    dataset = read_data(o, tokenizer, model.config)
+    fit(o, model, dataset, world)
+    steps, first = steps_of(o, dataset, world), 0 if o.data else max(0, o.steps - POOL)
+    last = min(first + POOL, o.steps)                       # the toy world's end is its largest
+    mine = [steps[step][::world] for step in range(first, last)]        # of the first rank
+    groups = [group for step in mine for group in step]
     lengths = {key: dataset.estimate(key) for group in groups for key in group}
     # the micro-batch with the most tokens, and the one whose attention takes most
     largest = [max(groups, key=lambda group: len(group) * max(lengths[key] for key in group) ** n)
                for n in (1, 2)]
     batches = [collate([foretold(dataset, key) if o.data else dataset[key] for key in group],
                        tokenizer.pad_id) for group in largest]
-    each = o.batch or round(len(lengths) * world / min(POOL, o.steps))
-    sizes = [p.numel() for p in model.parameters() if p.requires_grad]
-    learnt, weights = sum(sizes), sum(p.numel() for p in model.parameters())
-    shard = max(learnt / world, *sizes) if o.zero else learnt       # a tensor is not divided
-    parts = [{"weights": 4 * weights, "gradients": 4 * learnt, "optimizer": 8 * shard,
-              "activations": max(activations(o, model, batch, gpu) for batch in batches)}
+    each = o.batch or round(sum(map(len, groups)) * world / len(mine))
+    weights = sum(p.numel() for p in model.parameters())
+    learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parts = [kept(o, model, world, max(map(len, mine)))
+             | {"activations": max(activations(o, model, batch, gpu) for batch in batches)}
              for gpu in (True, False)]
     about = "" if o.batch else "about "
-    lessons = (0, 0) if o.model or o.vision else (o.see_steps, o.watch_steps)
+    made = o.model or o.vision or is_made(own_start(o).out)
+    lessons = (0, 0) if made else (o.see_steps, o.watch_steps)
     print(f"tokens      about {sum(lengths.values()) / len(lengths):.0f} a sample, "
           f"at most {max(lengths.values())}\n"
           f"steps       {o.steps} of {about}{each} samples: {about}{o.steps * each} samples\n"
           f"lessons     {lessons[0]} steps on stills and {lessons[1]} on busy films, before these\n"
           f"parameters  {learnt} learn, {weights - learnt} are frozen\n"
           f"micro-batch {' x '.join(map(str, batches[0]['input_ids'].shape))} tokens, "
-          f"{len(batches[0]['pixels'])} frames\n\n"
-          f"MiB of each of {world} processes  on a GPU  on the CPU")
+          f"{len(batches[0]['pixels'])} frames")
+    took, tokens = seconds_of(o, tokenizer, model.config, dataset, largest[0])
+    if took is None:
+        print(f"time        not measured: of micro-batches {tokens}; a run tells it after 3 steps")
+    else:
+        rate = sum(lengths[key] for group in groups for key in group) / len(mine) / tokens * took
+        print(f"time        about {duration(rate * (o.steps + sum(lessons)))}, {rate:.2g} s a step: "
+              f"a micro-batch of {tokens} tokens takes this machine {took:.2g} s (reading videos "
+              "and exchange between ranks are not counted)")
+    print(f"\nMiB of each of {world} processes  on a GPU  on the CPU")
     for part in parts[0]:
         print(f"{part:27}", *(f"{p[part] / 2 ** 20:10.0f}" for p in parts))
-    print(f"{'total':27}", *(f"{sum(p.values()) / 2 ** 20:10.0f}" for p in parts))
+    totals = [sum(p.values()) for p in parts]
+    print(f"{'total':27}", *(f"{total / 2 ** 20:10.0f}" for total in totals))
+    print(f"fits        {least_gpu(totals[0])}")
     return parts
 
 
@@ -128,3 +213,5 @@ if __name__ == "__main__":
     except (ValueError, OSError) as error:
         print(f"train.py: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

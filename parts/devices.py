@@ -4,7 +4,7 @@ import torch.distributed as dist
 
 
 def own_device():
-    """The GPU of this process (see main), or the CPU."""
+    """The GPU of this process (see train.main), or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -39,26 +39,24 @@ def gathered(value):
     return values
 
 
-def add_up(tensors, most=1 << 24):
-    """Replace each tensor by its sum over the ranks. Small ones travel together, in messages of at
-    most so many numbers. (torch's DistributedDataParallel would keep all gradients twice while a
-    step accumulates: 28 GiB more for 7 billion weights.)"""
-    if not dist.is_initialized():
-        return
-    messages = [[]]
-    for tensor in tensors:
-        if messages[-1] and sum(t.numel() for t in messages[-1]) + tensor.numel() > most:
-            messages.append([])
-        messages[-1].append(tensor)
-    for parts in messages:
-        whole = torch.cat([t.flatten() for t in parts]) if len(parts) > 1 else parts[0]
-        dist.all_reduce(whole)
-        if len(parts) > 1:
-            for t, total in zip(parts, whole.split([t.numel() for t in parts])):
-                t.copy_(total.view_as(t))
+def add_up(tensors):
+    """Replace each tensor by its sum over the ranks."""
+    for tensor in tensors if dist.is_initialized() else ():
+        dist.all_reduce(tensor)
 
 
 def share_weights(module):
     """Give all ranks the weights of the first."""
     for p in module.parameters() if dist.is_initialized() else ():
         dist.broadcast(p.data, 0)
+
+
+def failures(add=0):
+    """How many ranks have said that something went wrong, this one included with add=1. 2 where
+    they can no longer be asked: then another has gone."""
+    if not dist.is_initialized():
+        return add
+    try:
+        return dist.distributed_c10d._get_default_store().add("failed", add)
+    except RuntimeError:
+        return 2

@@ -1,42 +1,42 @@
-"""What a program that trains leaves behind, and how it stops."""
+"""What a program that trains leaves behind, how it stops, and how it says what went wrong."""
 import hashlib
-import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
-from parts.devices import gathered, in_bfloat16, own_rank
-from parts.files import sync
+from parts.devices import failures, gathered, in_bfloat16, own_rank
+from parts.files import write_json
 
 
-def write_model(folder, model, tokenizer, about):
-    """A folder to stream from or to start from: weights, tokenizer, and how they were made."""
-    model.save_pretrained(folder)
+def write_model(folder, model, tokenizer, about, weights=None):
+    """A folder to stream from or to start from: how it was made, tokenizer, and last of all the
+    weights, the model's own or these."""
+    write_json(folder / "run.json", about)
     tokenizer.save_pretrained(folder)
-    (folder / "run.json").write_text(json.dumps(about, indent=1))
+    model.save_pretrained(folder, weights)
 
 
-def write_state(path, state):
-    """torch.save under another name, synced, then renamed. OSError for a full disk, too."""
-    partial_ = path.with_suffix(".partial")
-    try:
-        torch.save(state, partial_)
-    except RuntimeError as error:                           # what it makes of a full disk
-        raise OSError(f"{partial_}: {error}") from error
-    sync(partial_)
-    os.replace(partial_, path)
+def digests(files):
+    """{file: SHA-256 of its bytes}."""
+    return {str(f): hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}
 
 
-def about_run(o):
-    """What run.json records: enough to repeat the run."""
+def about_run(o, data=()):
+    """What run.json records: enough to repeat the run. data: the annotation files."""
     def git(words):                                         # nothing, where there is no git
         return subprocess.run(f"git {words}", shell=True, cwd=Path(__file__).parent,
                               capture_output=True, text=True).stdout.strip()
@@ -46,9 +46,7 @@ def about_run(o):
             "changed_files": git("status --porcelain").splitlines(), "seed": o.seed,
             "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
             "hardware": hardware, "threads": torch.get_num_threads(), "processes": own_rank()[1],
-            "bfloat16": in_bfloat16(o, torch.cuda.is_available()),
-            "data": {f: hashlib.sha256(Path(f).read_bytes()).hexdigest()
-                     for f in weighted(o.data)[0]}}
+            "bfloat16": in_bfloat16(o, torch.cuda.is_available()), "data": digests(data)}
 
 
 def weighted(names):
@@ -65,14 +63,120 @@ def memory():
     return peak >> (20 if sys.platform == "darwin" else 10)
 
 
+def duration(seconds):
+    """"40 seconds", "12 minutes", "3.5 hours", "2.1 days"."""
+    for unit, length in (("second", 100), ("minute", 100 * 60), ("hour", 48 * 3600)):
+        if seconds < length:
+            size = {"second": 1, "minute": 60, "hour": 3600}[unit]
+            return f"{seconds / size:.{1 if unit == 'hour' else 0}f} {unit}s"
+    return f"{seconds / 86400:.1f} days"
+
+
+# ---- How a run stops
+
 class Stopped(Exception):
-    """A lesson was asked to stop, and is saved."""
+    """A run was asked to stop, and is saved. number: of the signal."""
+
+    def __init__(self, number):
+        self.number = number
 
 
-def asked_to_stop():
-    """From now on SIGTERM and Ctrl-C end a run after its step. Returns the function that tells,
-    on all ranks alike, whether one of them got such a signal."""
-    got = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: got.append(True))
-    return lambda: any(gathered(bool(got)))
+def command(words, world):
+    """A command line of ours, begun as this one was."""
+    return (f"torchrun --nproc_per_node={world} " if world > 1 else "python ") + words
+
+
+@contextmanager
+def asked_to_stop(name, out, again):
+    """Within this context Ctrl-C and SIGTERM end a run after its step, and a second one ends it at
+    once. Gives the function that tells, on all ranks alike, the signal that one of them got, or 0.
+
+    A thread hears them: the main one may be in a backward of minutes, where no handler of Python's
+    would run. name: of the program; out: folder of the run; again: the command that goes on."""
+    got, (reader, writer) = [], os.pipe()
+    rank, _ = own_rank()
+
+    def tell(words):
+        if rank == 0:
+            print(f"\n{name}: {words}", file=sys.stderr, flush=True)
+
+    def hear():
+        heard = 0
+        while number := os.read(reader, 1)[0]:
+            now = time.monotonic()
+            if number not in (signal.SIGTERM, signal.SIGINT) or now - heard < 0.3:
+                continue                        # a program and its group may be sent one each
+            heard = now
+            if failures():                      # another rank has said why: nothing to be saved
+                os._exit(2)
+            if got:
+                tell(f"ended at once; the last whole checkpoint stands, go on with: {again}")
+                for path in Path(out).glob("*.partial") if rank == 0 else ():
+                    shutil.rmtree(path, ignore_errors=True)
+                os._exit(128 + number)
+            got.append(number)
+            tell("stopping after this step; again: at once")
+
+    os.set_blocking(writer, False)
+    former = {number: signal.signal(number, lambda *_: None)
+              for number in (signal.SIGTERM, signal.SIGINT)}
+    former_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    thread = threading.Thread(target=hear, daemon=True)
+    thread.start()
+    try:
+        yield lambda: max(gathered(got[0] if got else 0))
+    finally:
+        signal.set_wakeup_fd(former_fd)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        os.write(writer, bytes(1))              # ends the thread
+        thread.join()
+        os.close(reader)
+        os.close(writer)
+
+
+# ---- How it ends when something is wrong
+
+def join_ranks():
+    """Make this process one of torchrun's ranks, if it is."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:            # ranks wait while one saves, evaluates
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo",
+                                timeout=timedelta(hours=4))
+
+
+def in_a_line(error):
+    """What an error says to who runs the program, or None for a fault of the program itself."""
+    words = str(error).strip() or type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory is full: see --estimate; less --micro-tokens, or --shard"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in words:
+        return "a process that reads ahead was ended from outside (memory?): fewer --workers"
+    if isinstance(error, (ValueError, OSError)):            # of a worker: the last line of a page
+        return re.sub(r"^\w+Error: ", "", words.splitlines()[-1])
+    if isinstance(error, RuntimeError) and own_rank()[1] > 1 and "onnection" in words:
+        return "another process of the run has gone; go on with --resume"
+    return None
+
+
+def program(name, work):
+    """Run work() as one rank of a command. Exit code 2 and one line, of one rank, when something is
+    wrong; 128 + its number for a signal."""
+    try:
+        join_ranks()
+        work()
+        if dist.is_initialized():           # not after an error: it would wait for the other ranks
+            dist.destroy_process_group()
+    except Stopped as stopped:
+        sys.exit(128 + stopped.number)
+    except KeyboardInterrupt:
+        print(f"\n{name}: stopped before its first step", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except (ValueError, OSError, RuntimeError) as error:
+        line, first = in_a_line(error), failures(add=1) == 1
+        if line is None and first:
+            raise
+        if first:
+            print(f"{name}: {line}", file=sys.stderr)
+        sys.exit(2)

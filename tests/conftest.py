@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")       # the background has the oth
 
 # Processes of a parent that has imported everything once: importing takes each 4 s.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["train", "eval", "bench.claims", "bench.speed", "torch.distributed.optim", "torch._dynamo"])
+FORKS.set_forkserver_preload(["train", "eval", "bench.claims", "bench.speed", "torch._dynamo"])
 
 
 @pytest.fixture(scope="session")
@@ -31,13 +31,13 @@ def readme_runs(background, tmp_path_factory):
 @pytest.fixture(scope="session")
 def torchrun(background, tmp_path_factory):
     """Future of (arguments, folder) of a run of train.py on two ranks."""
-    from test_train import run_by_torchrun
+    from test_resume import run_by_torchrun
     return background.submit(run_by_torchrun, tmp_path_factory.mktemp("torchrun"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def begin(request):
     """Where all tests run, the long ones begin at once."""
-    if {"test_readme.py", "test_train.py"} <= {item.path.name for item in request.session.items}:
+    if {"test_readme.py", "test_resume.py"} <= {item.path.name for item in request.session.items}:
         request.getfixturevalue("torchrun")
         request.getfixturevalue("readme_runs")

@@ -1,8 +1,15 @@
-"""What stands in for a pretrained SigLIP and Qwen: the demo's vision encoder learns to see, then
-its decoder learns to watch.
+"""What stands in for a pretrained SigLIP and Qwen: a model that learnt to see, then to watch.
+
+    python -m toy.pretrain --out runs/start                          an hour on two CPU cores
+    torchrun --nproc_per_node=2 -m toy.pretrain --out runs/start     the same lessons, twice the data
+    python train.py --model runs/start --out runs/demo
+
+The folder is a start like any other (config.json, model.safetensors, tokenizer.json, run.json). The
+same command goes on after a stop; train.py without a start makes one in its own folder.
 """
 import math
-from dataclasses import replace
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +18,32 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data import Steps, loaded, model_inputs, own_group
+from data import Readable, loaded, model_inputs, own_group
 from loss import state_counts, state_focal_loss
 from parts.config import DecoderConfig, StreamoConfig, VisionConfig
-from parts.devices import add_up, autocast, own_device, own_rank, share_weights
-from parts.runs import Stopped, write_state
+from parts.devices import add_up, autocast, gathered, own_device, own_rank, share_weights
+from parts.engine import flat, load_moments, read_state, whole_moments, write_state
+from parts.files import check, read_json, write_json
+from parts.options import at_least, option, parser_of
+from parts.runs import Stopped, about_run, asked_to_stop, command, program, write_model
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from streamo import Streamo, normalised, pooling_matrix
 from toy.datasets import ToyFilms, ToyStills, toy_texts
+from toy.steps import ToySteps
+
+
+@dataclass
+class Lessons:
+    out: str = option("runs/start", "folder of the model that is made")
+    see_steps: int = option(1500, "steps in which the vision encoder learns to see")
+    watch_steps: int = option(5000, "steps in which the decoder then learns to watch")
+    lr: float = option(1e-3, "learning rate of watching")
+    seed: int = option(0, "of the weights, the films and their order")
+    workers: int = option(1, "processes that draw ahead, on each rank")
+    autocast: bool = option(True, "multiply matrices in bfloat16 where the hardware does it")
+    save_every: int = option(500, "steps from state to state, to go on from after a stop")
+
+MAY_DIFFER = {"out", "workers", "save_every"}       # where a stopped making is gone on with
 
 
 def tiny_config(tokenizer):
@@ -47,6 +72,7 @@ def start_copying(layers):
                 for proj in (attn.k_proj, attn.v_proj))                 # (H*D, hidden_size)
         attn.q_proj.weight.mul_(0.7).add_(0.7 * k)
         attn.o_proj.weight.copy_(0.5 * v.T)
+
 
 def new_tokenizer():
     """A vocabulary learnt from the toy world's dialogues, with our tokens."""
@@ -84,6 +110,69 @@ def number_waves(words, tokenizer):
     turn = torch.linalg.qr(torch.randn(words.shape[1], waves.shape[1])).Q           # (D, 28)
     words[[tokenizer.id(str(n)) for n in range(1000)]] = waves @ turn.T
 
+
+# ---- The making ------------------------------------------------------------------------------
+
+def is_made(folder):
+    """Whether there is a whole start: the weights are written last."""
+    return (Path(folder) / "model.safetensors").exists()
+
+
+def check_same(o):
+    """Refuse, by name, to go on making a start, or to use one, that other options began."""
+    path = Path(o.out) / "run.json"
+    if not path.exists():
+        return
+    was, now = read_json(path), {**asdict(o), "processes": own_rank()[1]}
+    was = {**was.get("config", {}), "processes": was.get("processes")}
+    for name in now.keys() - MAY_DIFFER:
+        check(was.get(name) == now[name] or name == "processes" and is_made(o.out),
+              f"{path}: {name} was {was.get(name)}, is {now[name]}: take another folder, or "
+              "remove this one")
+
+
+def make(o, stop):
+    """Make the start in o.out, or go on with it; each rank does its part. stop: asked_to_stop."""
+    folder, (rank, _) = Path(o.out), own_rank()
+    check_same(o)
+    about = about_run(o)
+    gathered(None)                                          # all have looked before one writes
+    if rank == 0:
+        write_json(folder / "run.json", about)
+    torch.manual_seed(o.seed)
+    tokenizer = new_tokenizer()
+    model = new_model(tokenizer)
+    if o.see_steps:
+        learn_to_see(o, model, stop)
+    if o.watch_steps:
+        learn_to_watch(o, tokenizer, model, stop)
+    if rank == 0:
+        write_model(folder, model, tokenizer, about)
+        for path in state_path(o, "see"), state_path(o, "watch"):
+            path.unlink(missing_ok=True)
+    gathered(None)                                          # the others wait until it is there
+
+
+def main(argv=None):
+    program("toy.pretrain", lambda: run(parser_of(Lessons, __doc__), argv))
+
+
+def run(parser, argv):
+    o = Lessons(**vars(parser.parse_args(argv)))
+    at_least(parser, o, {"see_steps": 0, "watch_steps": 0, "workers": 0, "save_every": 1, "lr": 0})
+    rank, world = own_rank()
+    if is_made(o.out):
+        check_same(o)
+    else:
+        again = command(f"-m toy.pretrain --out {o.out} --see-steps {o.see_steps} "
+                        f"--watch-steps {o.watch_steps}", world)
+        with asked_to_stop("toy.pretrain", o.out, again) as stop:
+            make(o, stop)
+    if rank == 0:
+        print(f"{o.out} is made; to train from it: python train.py --model {o.out}")
+
+
+# ---- To see ----------------------------------------------------------------------------------
 
 def learn_to_see(o, model, stop):
     """The paper starts from a vision encoder and a connector that were pretrained; the demo's learn
@@ -124,26 +213,38 @@ def learn_to_see(o, model, stop):
     share_weights(connector)                                # another machine may round otherwise
 
 
+def state_path(o, name):
+    return Path(o.out) / f"{name}.safetensors"
+
+
 def lesson(o, name, steps, stop, batches, optimizer, *modules):
     """Yield (step, batch, progress bar) of a lesson, "see" or "watch", whose caller steps by
-    descend. batches(first): those from step `first` on. --out/NAME.pt is its checkpoint. Raises
-    Stopped, its step saved, when stop() says so (see asked_to_stop)."""
-    path, learnt, first = Path(o.out) / f"{name}.pt", torch.nn.ModuleList(modules), 0
-    if o.resume and path.exists():
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        learnt.load_state_dict(state["learnt"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+    descend. batches(first): those from step `first` on. --out/NAME.safetensors is what a stopped
+    one goes on from. Raises Stopped, its step saved, when stop() says so."""
+    path, learnt, first = state_path(o, name), torch.nn.ModuleList(modules), 0
+
+    def state():
+        return {**learnt.state_dict(), **flat(whole_moments(learnt, optimizer))}
+
+    if path.exists():
+        tensors, first = read_state(path, state())
+        learnt.load_state_dict({key: tensors[key] for key in learnt.state_dict()})
+        load_moments(tensors, learnt, optimizer)
     rank, _ = own_rank()
     bar = tqdm(batches(first), f"learning to {name}", steps, initial=first, disable=rank > 0)
     for step, batch in enumerate(bar, first):
         yield step, batch, bar
-        stopping = stop()
-        if rank == 0 and ((step + 1) % o.save_every == 0 or step + 1 == steps or stopping):
-            write_state(path, {"step": step + 1, "learnt": learnt.state_dict(),
-                               "optimizer": optimizer.state_dict()})
-        if stopping:
-            raise Stopped
+        number = stop()
+        if (step + 1) % o.save_every == 0 or step + 1 == steps or number:
+            tensors = state()                               # all ranks are asked for it
+            if rank == 0:
+                write_state(path, tensors, step + 1)
+        if number:
+            bar.close()
+            if rank == 0:
+                print(f"toy.pretrain: stopped; {step + 1} of {steps} steps are saved in {path}, the "
+                      "same command goes on", file=sys.stderr)
+            raise Stopped(number)
 
 
 def descend(optimizer, loss, rate):
@@ -177,8 +278,8 @@ def learn_to_watch(o, tokenizer, model, stop):
     Two layers up, tokens also come near the words for what is seen or named (see said_targets)."""
     device, decoder = own_device(), model.language_model.model
     model.to(device).vision_tower.requires_grad_(False)
-    mine = replace(o, steps=o.watch_steps, batch=0, seed=o.seed + 10**6)        # clips of its own
-    films, size = ToyFilms(tokenizer, model.config, mine.seed), model.config.decoder.hidden_size
+    films = ToyFilms(tokenizer, model.config, o.seed + 10**6)               # clips of its own
+    size = model.config.decoder.hidden_size
     low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
                  for n in (sum(ToyStills.parts), 3))
     words = torch.tensor(films.words, device=device)
@@ -192,8 +293,12 @@ def learn_to_watch(o, tokenizer, model, stop):
     rare = torch.tensor([0.2, 1, 1], device=device)
 
     def batches(first):
-        steps = Steps(mine, films, *own_rank(), WATCHING)
-        return loaded(mine, films, tokenizer, steps.batches(first))
+        (rank, world), config = own_rank(), model.config.decoder
+        steps = ToySteps(films, WATCHING, o.watch_steps, films.seed, world)
+        readable = Readable(films, config.max_position_embeddings)
+        for (batch,) in loaded(readable, tokenizer, steps, range(first, o.watch_steps), o.workers,
+                               rank, world):
+            yield batch
 
     for step, batch, bar in lesson(o, "watch", o.watch_steps, stop, batches,
                                    optimizer, model, low, high):
@@ -211,7 +316,7 @@ def learn_to_watch(o, tokenizer, model, stop):
         said = said_targets(inputs["input_ids"], indices, visual, shown)               # (B, T, 4)
         renamed = torch.zeros_like(visual).masked_scatter(visual, shown[:, 6] != shown[:, 0])
         counts = state_counts(targets, state_ids)
-        loss = state_focal_loss(logits, targets, state_ids, counts, len(targets), o.loss) \
+        loss = state_focal_loss(logits, targets, state_ids, counts, len(targets)) \
             + 0.5 * shown_loss(shown_logits, shown[:, :8]) \
             + F.cross_entropy(asked_logits.float(), shown[:, 8].long(), weight=rare) \
             + said_loss(said_logits, said) + said_loss(said_logits[renamed], said[renamed])
@@ -272,3 +377,7 @@ def whiten(connector, tokens):
     matrix = vectors @ torch.diag(scales) @ vectors.T
     layer.bias.copy_(matrix @ (layer.bias - tokens.mean(0)))
     layer.weight.copy_(matrix @ layer.weight)
+
+
+if __name__ == "__main__":
+    main()

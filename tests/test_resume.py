@@ -1,0 +1,331 @@
+"""Runs that stop and go on: kill -9, signals, other ranks, other options, broken files."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FORKS
+from safetensors.torch import load_file, save_file
+from small import films, launch, run_here, saved_parts, told
+
+import train
+from parts import engine, runs
+from parts.checkpoints import checkpoints, open_log
+from toy import steps
+
+ROOT = Path(__file__).parent.parent
+MOMENTS = "optimizer.safetensors"
+
+
+@pytest.fixture(scope="module")
+def beginning(tmp_path_factory):
+    """The arguments of a run of six steps that starts from a model in a folder."""
+    return [*saved_parts(tmp_path_factory.mktemp("beginning")), "--steps", "6", "--save-every", "2",
+            "--keep", "9"]
+
+
+def one_rank(rank, arguments, end, step):
+    """train.main in a group of processes of its own, which gets the signal `end` as step number
+    `step` + 1 begins; for end = "torn" the process is killed when half of the checkpoint of `step`
+    is written."""
+    os.setpgrp()
+    train.CURRICULUM, steps.POOL = ((1.0, 300, {"one": 0.5, "short": 0.5}),), 2
+    rate, write = train.learning_rate, engine.save_file
+
+    def last_rate(o, now):
+        if now == step and end != "torn" and rank == 0:
+            subprocess.run(["kill", f"-{end:d}", "0"])  # all of the group, as torchrun does it
+        return rate(o, now)
+
+    def torn(tensors, path, metadata):
+        write(tensors, path, metadata)
+        if metadata["step"] == str(step):
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train.learning_rate, engine.save_file = last_rate, torn if end == "torn" else write
+    train.main(arguments)
+
+
+def assert_same_run(one, other):
+    """Bit for bit: the log, the weights, the optimiser."""
+    assert told(one) == told(other)
+    assert len({line["loss"] for line in told(one)}) == 6
+    for name in ("step-000006/model.safetensors", f"step-000006/{MOMENTS}",
+                 "model/model.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(tmp_path, beginning):
+    """By --resume and the folder alone: its run.json knows the rest."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    begin = [*beginning, "--workers", "0", "--out"]
+    again = ["--resume", "--out", str(cut)]
+    assert launch(1, one_rank, [*begin, str(whole)], "torn", 0) == [0]
+    assert launch(1, one_rank, [*begin, str(cut)], signal.SIGKILL, 1) == [-9]  # nothing is saved
+    assert launch(1, one_rank, again, signal.SIGKILL, 3) == [-9]  # step 3 is done again
+    assert launch(1, one_rank, again, "torn", 4) == [-9]
+    assert [p.name for p in sorted(cut.glob("step-*"))] == ["step-000002", "step-000004.partial"]
+    with_loader = [*again, "--workers", "1"]                    # its process gets the signal, too
+    assert launch(1, one_rank, with_loader, signal.SIGTERM, 4) == [128 + 15]  # ends its step first
+    assert (cut / "step-000005").exists()
+    assert launch(1, one_rank, again, "torn", 0) == [0]
+    assert_same_run(whole, cut)
+    assert not list(cut.glob("*.partial"))
+
+
+def run_by_torchrun(folder):
+    """Two ranks on films, one of which is missing: frozen vision in chunks, recomputed layers,
+    several micro-batches. Returns its arguments and its folder."""
+    arguments = [*saved_parts(folder), *films(folder), "--batch", "4", "--micro-tokens", "300",
+                 "--steps", "6", "--save-every", "2", "--keep", "9", "--lr", "1e-3",
+                 "--vision-chunk", "3", "--checkpoint-layers", "--skip-bad", "--workers", "1",
+                 "--no-autocast"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
+                           "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", ROOT / "train.py",
+                           *arguments, "--out", folder / "whole"], stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr.decode()
+    return arguments, folder / "whole"
+
+
+def test_two_ranks_killed_while_a_checkpoint_is_written_go_on_bit_for_bit(tmp_path, torchrun):
+    arguments, whole = torchrun.result()
+    codes = launch(2, one_rank, [*arguments, "--out", str(tmp_path)], "torn", 4)
+    assert codes[0] == -9 and codes[1] != 0  # the other rank ends too
+    assert (tmp_path / "step-000004.partial").exists()
+    assert launch(2, one_rank, ["--resume", "--out", str(tmp_path)], "torn", 0) == [0, 0]
+    assert_same_run(whole, tmp_path)
+    for out in (whole, tmp_path):
+        assert "film7" in (out / "bad.txt").read_text()
+    line = told(whole)[-1]
+    assert line["samples"] == 4 and line["loss"] == pytest.approx(
+        line["loss_states"] + line["loss_text"])
+    about = json.loads((whole / "model" / "run.json").read_text())
+    assert about["config"]["batch"] == 4 and about["torch"] == torch.__version__
+    assert len(about["data"][str(whole.with_name("raw.jsonl"))]) == 64
+    model = json.loads((whole / "model" / "config.json").read_text())
+    assert model["knows"] == ""         # its start knew the toy world alone, these films are others
+
+
+def test_replicas_go_on_in_shards_and_shards_on_one_rank(tmp_path, torchrun):
+    """What is stored is the same: the weights end within 1e-6 of those of two replicas all along.
+    And in shards, too, a step that is done again is the same to the last bit."""
+    _, whole = torchrun.result()
+    out, shards = tmp_path / "mixed", tmp_path / "shards"
+    shutil.copytree(whole, out, ignore=shutil.ignore_patterns("step-000004", "step-000006", "model"))
+    codes = launch(2, one_rank, ["--resume", "--shard", "--out", str(out)], signal.SIGKILL, 5)
+    assert codes[0] == -9 and codes[1] != 0 and not (out / "step-000006").exists()
+    shutil.copytree(out, shards)
+    codes = launch(2, one_rank, ["--resume", "--out", str(shards)], signal.SIGKILL, 5)
+    assert len(told(out)) == 5 and told(out) == told(shards)
+    assert launch(1, one_rank, ["--resume", "--no-shard", "--out", str(out)], "torn", 0) == [0]
+    for name in ("model.safetensors", MOMENTS):
+        one, other = (load_file(folder / "step-000006" / name) for folder in (whole, out))
+        assert one.keys() == other.keys()
+        for key in one:
+            assert (one[key] - other[key]).abs().max() <= 1e-6, key
+
+
+# ---- Signals
+
+def asleep(rank, arguments, printed):
+    """train.main whose third step sleeps."""
+    os.setpgrp()
+    step = train.Learner.step
+
+    def slow(self, *arguments, **more):
+        if self.optimizer.state and len(told(Path(self.o.out))) == 2:
+            time.sleep(60)
+        return step(self, *arguments, **more)
+
+    train.Learner.step = slow
+    train.CURRICULUM = ((1.0, 200, {"one": 1.0}),)
+    sys.stderr = open(printed, "w", buffering=1)
+    train.main(arguments)
+
+
+def test_a_second_signal_ends_a_run_at_once(tmp_path, beginning):
+    out, said = tmp_path / "out", tmp_path / "said"
+    process = FORKS.Process(target=asleep, args=(0, [*beginning, "--workers", "0", "--out",
+                                                     str(out)], said))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not (out / "step-000002").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (out / "step-000003.partial").mkdir()
+    time.sleep(0.5)
+    for words in ("stopping after this step", "ended at once"):
+        os.kill(process.pid, signal.SIGINT)
+        while words not in said.read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.35)                                    # a key is not pressed twice at once
+    process.join(10)
+    assert process.exitcode == 130
+    assert f"python train.py --resume --out {out}" in said.read_text()
+    assert {path.name for path in out.glob("step-*")} == {"step-000002"}
+
+
+# ---- What is refused, by name, and what goes on
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished run of six steps on films; tests copy it."""
+    folder = tmp_path_factory.mktemp("done")
+    records = films(folder)
+    lines = (folder / "raw.jsonl").read_text().splitlines(keepends=True)
+    (folder / "raw.jsonl").write_text("".join(lines[:4]))
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch, *saved_parts(folder / "start"), *records, "--batch", "2", "--steps", "6",
+                 "--save-every", "1", "--out", str(folder / "out"))
+    return folder
+
+
+@pytest.fixture
+def out(done, tmp_path):
+    shutil.copytree(done / "out", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_only_the_last_checkpoints_are_kept_and_no_run_is_written_over(out, monkeypatch):
+    assert [p.name for p in checkpoints(out)] == ["step-000005", "step-000006"]
+    with pytest.raises(ValueError, match="holds the checkpoints of a run"):
+        run_here(monkeypatch, "--out", str(out))
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--lr", "0.002"], "--lr was 0.0005, and the run goes on with it; only"),
+    (["--data", "other.json"], "--data was"), (["--model", "x"], "--model was"),
+    (["--steps", "4"], "--steps 4: the run has done 6"), (["--seed", "1"], "--seed was 0"),
+    (["--train", "all"], "--train was"), (["--shard"], "--shard: there is one process")])
+def test_a_run_goes_on_with_its_options_alone(out, monkeypatch, arguments, words):
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=words):
+        run_here(monkeypatch, "--resume", "--out", str(out), *arguments)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_more_steps_and_what_changes_no_result_may_be_given_anew(out, monkeypatch):
+    run_here(monkeypatch, "--resume", "--out", str(out), "--steps", "7", "--keep", "3",
+             "--lr", "0.0005")
+    assert [line["step"] for line in told(out)] == [1, 2, 3, 4, 5, 6, 7]
+    assert len(checkpoints(out)) == 3
+
+
+def test_a_folder_of_the_users_is_no_checkpoint(out, monkeypatch):
+    for name in ("step-best", "step-000004-copy", "step-9"):
+        shutil.copytree(out / "step-000005", out / name)
+    shutil.rmtree(out / "step-000006")
+    run_here(monkeypatch, "--resume", "--out", str(out), "--keep", "1")
+    assert [line["step"] for line in told(out)] == [1, 2, 3, 4, 5, 6]
+    assert {p.name for p in out.glob("step-*")} == {"step-best", "step-000004-copy", "step-9",
+                                                    "step-000006"}
+
+
+def test_changed_data_is_refused(done, out, monkeypatch):
+    path = done / "raw.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace("Number 1", "Number 9"))
+    try:
+        with pytest.raises(ValueError, match="raw.jsonl has changed since the run began"):
+            run_here(monkeypatch, "--resume", "--out", str(out))
+    finally:
+        path.write_text(text)
+
+
+def damaged(path, how):
+    if how == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    elif how == "random":
+        path.write_bytes(os.urandom(1000))
+    elif how == "missing":
+        path.unlink()
+    else:
+        tensors = load_file(path)
+        name = next(name for name in tensors if name.endswith("exp_avg"))
+        if how == "misshapen":
+            tensors[name] = tensors[name].flatten()[:3].clone()
+        elif how == "other keys":
+            tensors["more"] = tensors.pop(name)
+        elif how == "not finite":
+            tensors[name][:] = float("nan")
+        elif how == "another type":
+            tensors[name] = tensors[name].half()
+        save_file(tensors, path, {"step": "5" if how == "of another step" else "6"}
+                  if how != "no step" else None)
+
+
+@pytest.mark.parametrize("how", ["truncated", "random", "missing", "misshapen", "other keys",
+                                 "not finite", "another type", "of another step", "no step"])
+def test_a_broken_state_is_named_and_never_loaded(out, monkeypatch, how):
+    """Misshapen moments used to end the fused AdamW in a segmentation fault."""
+    damaged(out / "step-000006" / MOMENTS, how)
+    with pytest.raises(ValueError, match=f"step-000006/{MOMENTS}: "):
+        run_here(monkeypatch, "--resume", "--out", str(out), "--steps", "7")
+    assert [p.name for p in checkpoints(out)] == ["step-000005", "step-000006"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"config": {"lr": "x"}}', '{"config": 3}',
+                                  '{"config": {"speed": 1}}', '{"config": {"batch": 2.5}}'])
+def test_a_broken_record_of_the_options_is_named(out, monkeypatch, text):
+    (out / "run.json").write_text(text)
+    with pytest.raises(ValueError, match="run.json: "):
+        run_here(monkeypatch, "--resume", "--out", str(out))
+    with pytest.raises(ValueError, match="there is no run in nowhere"):
+        run_here(monkeypatch, "--resume", "--out", "nowhere")
+
+
+def test_a_broken_line_of_the_log_is_told_and_left_out(tmp_path, capsys):
+    lines = ['{"step": 1}\n', '{"step": \n', "[]\n", '{"step": 2}\n', '{"step": 3}\n', '{"st']
+    (tmp_path / "log.jsonl").write_text("".join(lines))
+    open_log(tmp_path, 2).close()
+    assert (tmp_path / "log.jsonl").read_text() == lines[0] + lines[3]
+    assert "log.jsonl: line 2 is broken" in capsys.readouterr().err
+    (tmp_path / "log.jsonl").write_text("".join([lines[0], lines[-1]]))     # what kill -9 leaves
+    open_log(tmp_path, 2).close()
+    assert (tmp_path / "log.jsonl").read_text() == lines[0] and not capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["log.jsonl"]
+
+
+def test_an_evaluation_that_was_killed_is_done_and_one_that_fails_is_told(out, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(train.subprocess, "run", lambda words, **_: asked.append(words[4]) or
+                        subprocess.CompletedProcess(words, -9, stderr="x\nout of memory\n"))
+    monkeypatch.setattr(train, "about_run", lambda *_: {})
+    run_here(monkeypatch, "--resume", "--out", str(out), "--steps", "7", "--eval-every", "2")
+    assert [folder.name for folder in asked] == ["step-000006"]
+    assert "step 6 is not evaluated: out of memory" in capsys.readouterr().err
+
+
+def test_a_toy_run_goes_on_with_as_many_ranks(tmp_path, monkeypatch, beginning):
+    run_here(monkeypatch, *beginning, "--out", str(tmp_path))
+    about = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**about, "processes": 2}))
+    with pytest.raises(ValueError, match="the run has 2 processes, not 1"):
+        run_here(monkeypatch, "--resume", "--out", str(tmp_path))
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch, beginning):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("parts.checkpoints.write_state", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_here(monkeypatch, *beginning, "--out", str(tmp_path))
+    assert not list(tmp_path.glob("step-*"))
+
+
+def test_machines_that_see_different_folders_are_stopped(tmp_path, monkeypatch, beginning):
+    monkeypatch.setattr("parts.checkpoints.gathered", lambda value: [value, "step-000500"])
+    with pytest.raises(ValueError, match="not one folder that all machines share"):
+        run_here(monkeypatch, *beginning, "--out", str(tmp_path))
+
+
+def test_durations():
+    assert [runs.duration(n) for n in (12, 150, 7200 * 2, 86400 * 3)] == [
+        "12 seconds", "2 minutes", "4.0 hours", "3.0 days"]

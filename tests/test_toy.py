@@ -555,18 +555,23 @@ def test_bad_arguments_end_in_one_line(bad, named, tmp_path, monkeypatch, capsys
     assert not Path("films").exists()
 
 
-def test_a_film_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch, capsys):
-    renamed = []
+@pytest.mark.parametrize("stop, code, line", [
+    (OSError(28, "No space left on device"), 2, "No space left on device"),
+    (KeyboardInterrupt(), 130, "toy: interrupted; .* holds 1 of 3 films")])
+def test_a_film_has_its_name_only_when_it_is_whole(stop, code, line, tmp_path, monkeypatch, capsys):
+    """Whatever ends the command in a film: those before it stay, nothing is left of this one."""
+    frame = world.Clip.frame
 
-    def full(source, target):
-        renamed.append(target)
-        raise OSError(28, "No space left on device")
+    def breaks(clip, t, size):
+        if clip.seconds == dialogues.sample(1, 1)[0].seconds and t > 2:
+            raise stop
+        return frame(clip, t, size)
 
-    monkeypatch.setattr("os.replace", full)
-    monkeypatch.setattr(sys, "argv", ["toy.py", "--out", str(tmp_path), "--n", "1", "--size", "32",
+    assert dialogues.sample(1, 0)[0].seconds != dialogues.sample(1, 1)[0].seconds
+    monkeypatch.setattr(world.Clip, "frame", breaks)
+    monkeypatch.setattr(sys, "argv", ["toy", "--out", str(tmp_path), "--n", "3", "--size", "32",
                                       "--fps", "1"])
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit) as end:
         toy_main()
-    assert stop.value.code == 2 and "No space left on device" in capsys.readouterr().err
-    assert renamed == [str(tmp_path / "000000.mp4")]
-    assert not {"000000.mp4", "raw.json"} & {path.name for path in tmp_path.iterdir()}
+    assert end.value.code == code and re.search(line, capsys.readouterr().err.splitlines()[-1])
+    assert [path.name for path in tmp_path.iterdir()] == ["000000.mp4"]

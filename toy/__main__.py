@@ -1,18 +1,27 @@
 """Films and their annotations, as files: python -m toy --out FOLDER --n 20 --seed 1"""
 import argparse
-import json
-import os
+import sys
+from pathlib import Path
 
 import imageio.v3 as iio
 from tqdm import tqdm
 
+from parts.files import replacing, write_json
 from toy.dialogues import sample
+
+
+def write_film(path, clip, size, fps):
+    with replacing(path) as partial, iio.imopen(partial, "w", plugin="pyav",
+                                                container="mp4") as film:
+        film.init_video_stream("h264", fps=fps)
+        for k in range(clip.seconds * fps):
+            film.write_frame(clip.frame(k / fps, size))
 
 
 def main():
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     for flag, default, text in (("--n", 20, "number of films"), ("--seed", 1, "which films"),
                                 ("--size", 256, "side of the picture in pixels, even, 32 or more"),
                                 ("--fps", 10, "frames a second of the films")):
@@ -22,23 +31,20 @@ def main():
         parser.error(f"--n {args.n} and --fps {args.fps} must be 1 or more")
     if args.size < 32 or args.size % 2:
         parser.error(f"--size {args.size} must be even, and 32 or more")
-    records, partial = [], os.path.join(args.out, "partial.mp4")
+    records = []
     try:
-        os.makedirs(args.out, exist_ok=True)
+        args.out.mkdir(parents=True, exist_ok=True)
         for i in tqdm(range(args.n), unit="film"):
             clip, record = sample(args.seed, i)
-            with iio.imopen(partial, "w", plugin="pyav") as film:
-                film.init_video_stream("h264", fps=args.fps)
-                for k in range(clip.seconds * args.fps):
-                    film.write_frame(clip.frame(k / args.fps, args.size))
-            os.replace(partial, os.path.join(args.out, record["video_name"]))
+            write_film(args.out / record["video_name"], clip, args.size, args.fps)
             records.append(record)
-        partial = os.path.join(args.out, "raw.json.partial")
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(records, file, indent=1)
-        os.replace(partial, os.path.join(args.out, "raw.json"))
+        write_json(args.out / "raw.json", records)
     except OSError as error:
         parser.error(f"--out {args.out}: {error.strerror}")
+    except KeyboardInterrupt:
+        print(f"toy: interrupted; {args.out} holds {len(records)} of {args.n} films, and raw.json "
+              "not of these", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What people look at: subtitles, the captioned video and the timeline of a stream.
+"""The captioned video of a stream, with its sound; and all that people look at, by one import.
 
-    write_srt(turns, "out.srt")                     write_vtt(turns, "out.vtt")
     captioned_video("in.mp4", turns, "out.mp4")     captioned_video("in.mp4", turns, "out.gif")
+    write_srt(turns, "out.srt")                     write_vtt(turns, "out.vtt")
     timeline(turns, "out.png")
 
 `turns` is the list of what `infer.stream` yields: objects with start and end (seconds), state
@@ -9,147 +9,36 @@
 question (asked in this turn, or None). A turn fills one second. Every file is written beside its
 place and renamed: an interrupted run leaves the old file or the new one, whole.
 """
-import html
 import itertools
 import os
-import re
 from bisect import bisect_right
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-STATES = ("silence", "standby", "response")
-COLOURS = ((205, 211, 219), (230, 159, 0), (0, 114, 178))  # orange and blue are Okabe and Ito's
-PAPER, TRACK, INK, FAINT = (255, 255, 255), (240, 242, 245), (28, 34, 43), (112, 121, 134)
-# Tried when Pillow's own font lacks a character; Pillow finds them in the system's folders.
-FALLBACK_FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf",
-                  "wqy-microhei.ttc", "Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc")
+from parts import video
+from parts.drawing import COLOURS, FAINT, INK, PAPER, STATES, TRACK, font_for, strip, told, wrap
+from parts.files import replacing
+from parts.subtitles import clock, write_srt, write_vtt  # noqa: F401
+from parts.timeline import timeline  # noqa: F401
 
-
-@contextmanager
-def replacing(path):
-    """A temporary name beside `path`: renamed to it when all went well, else removed."""
-    part = Path(f"{path}.part")
-    try:
-        yield str(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def clock(seconds):
-    """75 -> "01:15"; hours only when there are any."""
-    hours, minutes, seconds = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"
+# Of a file's ending, the name that FFmpeg has for its container. "gif" is written by Pillow.
+FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm",
+           ".avi": "avi", ".ts": "mpegts", ".mpg": "mpeg", ".flv": "flv", ".wmv": "asf",
+           ".asf": "asf", ".3gp": "3gp", ".nut": "nut", ".gif": "gif"}
+ENCODERS = {"h264": ("libx264", {"crf": "20"}),
+            "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "30"})}
+LEAST, MOST = 320, 2160     # pixels: the panel's width, and the longest side of the picture
+TICK = 0.5                  # seconds after which the panel is drawn anew where the picture stays
+LAST = 1 / 30               # seconds that a player shows the last frame of a file for
+GRID = 25                   # frames a second in containers that have but one rate
+CLOCK = Fraction(1, 90000)  # seconds; of all others
 
 
-def one_line(text):
-    """`text` without line breaks and control characters, single-spaced."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-# ---- Subtitles
-
-def cues(turns):
-    """The answers as (start, end, text), in seconds, in order and without overlap.
-
-    A cue starts with its turn and lasts as long as a reader needs (15 characters a second, at
-    least 1.5 s), unless the next answer comes sooner. Its text has no blank line."""
-    said = []
-    for turn in turns:
-        lines = [line for line in map(one_line, (turn.text or "").splitlines()) if line]
-        if turn.state == "response" and lines:
-            said.append((turn.start, "\n".join(lines)))
-    nexts = [start for start, _ in said[1:]] + [float("inf")]
-    return [(start, min(start + max(1.5, len(text) / 15), following), text)
-            for (start, text), following in zip(said, nexts)]
-
-
-def _write_subtitles(turns, path, head, point, escape):
-    def stamp(seconds):
-        ms = round(1000 * seconds)
-        return (f"{ms // 3600000:02d}:{ms // 60000 % 60:02d}:{ms // 1000 % 60:02d}"
-                f"{point}{ms % 1000:03d}")
-    with replacing(path) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
-        file.write(head)
-        for i, (start, end, text) in enumerate(cues(turns), 1):
-            file.write(f"{i}\n{stamp(start)} --> {stamp(end)}\n{escape(text)}\n\n")
-
-
-def write_srt(turns, path):
-    """SubRip. It has no escapes: an invisible word joiner keeps "-->", "<i>", "{\\an8}" plain."""
-    unsafe = re.compile(r"--(?=>)|<(?=[/!a-zA-Z])|\{(?=\\)")
-    _write_subtitles(turns, path, "", ",", lambda text: unsafe.sub("\\g<0>\u2060", text))
-
-
-def write_vtt(turns, path):
-    """WebVTT, whose text is escaped as HTML's is."""
-    _write_subtitles(turns, path, "WEBVTT\n\n", ".", lambda text: html.escape(text, quote=False))
-
-
-# ---- Text and colours
-
-def font_for(texts, size):
-    """Pillow's own font at `size` pixels (Latin, no file needed). When `texts` have characters that
-    it lacks: the font of FALLBACK_FONTS that lacks fewest, of those on this system. A character
-    that no font has, colour emoji among them, is drawn as a box."""
-    def missing(font):
-        box = bytes(font.getmask("\U0010fffe"))  # a character that exists in no font
-        return sum(bytes(font.getmask(c)) == box for c in set("".join(texts)) - set(" \n"))
-    best = ImageFont.load_default(size)
-    for name in FALLBACK_FONTS if missing(best) else ():
-        try:
-            best = min(best, ImageFont.truetype(name, size), key=missing)
-        except OSError:  # not on this system
-            continue
-    return best
-
-
-def wrap(text, font, width, most):
-    """`text` as at most `most` lines of at most `width` pixels, "..." at the end if there was more.
-    A word longer than a line is cut, as are scripts without spaces."""
-    lines = [""]
-    for word in re.findall(r"\S+\s*", one_line(text)):
-        fits = font.getlength(word.rstrip()) <= width
-        for piece in [word] if fits else word:
-            if lines[-1] and font.getlength(lines[-1] + piece.rstrip()) > width:
-                lines.append("")
-            lines[-1] += piece
-    if len(lines) > most:
-        last = lines[most - 1]
-        while last and font.getlength(last.rstrip() + "...") > width:
-            last = last[:-1]
-        lines[most - 1:] = [last.rstrip() + "..."]
-    return [line.rstrip() for line in lines]
-
-
-def told(turns):
-    """-> the stream's first second, its length, and [questions, answers], each a list of (second,
-    second until which it is news, text)."""
-    start = int(turns[0].start) if turns else 0
-    length = max(1, int(np.ceil(turns[-1].end)) - start) if turns else 1
-    asked = [(turn.start, turn.start, turn.question) for turn in turns if turn.question]
-    return start, length, [asked, cues(turns)]
-
-
-def strip(turns, start, seconds, width, height):
-    """Probabilities of the states stacked by second, response on top: RGB image (width, height)."""
-    columns = np.full((height, seconds, 3), TRACK, np.uint8)  # a second without a turn stays so
-    level = height - 0.5 - np.arange(height)  # of each pixel's middle, above the bottom
-    for turn in turns:
-        if start <= turn.start < start + seconds:
-            silence, standby, _ = np.cumsum(turn.probs) * height
-            state = (level > silence).astype(int) + (level > standby)
-            columns[:, int(turn.start) - start] = np.array(COLOURS)[state]
-    sampling = Image.Resampling.BOX if seconds > width else Image.Resampling.NEAREST
-    return Image.fromarray(columns).resize((width, height), sampling)
-
-
-# ---- The captioned video
+# ---- The panel
 
 class Panel:
     """What stands under the picture: state and clock, question, answer, the strip of states.
@@ -201,157 +90,255 @@ def begun(items, seconds, start):
     return items[n - 1:n] if n else []
 
 
-def video_frames(path):
-    """Every frame of a video file: (seconds since the first one, PIL image), upright."""
-    with av.open(os.fspath(path)) as container:
-        rate = float(container.streams.video[0].average_rate or 25)
-        for i, frame in enumerate(container.decode(video=0)):
-            time = i / rate if frame.time is None else frame.time       # a bare H.264 has no times
-            first = time if i == 0 else first
-            yield time - first, frame.to_image().rotate(frame.rotation, expand=True)
+# ---- The pictures, on a clock of their own
+
+def moments(pictures, end=None):
+    """(seconds, image), ... -> the same in order, with more of the same picture where it stays for
+    longer than TICK, and black before the first; last (end, None).
+
+    pictures may end with (end, None); else the last picture lasts until `end`, or for LAST."""
+    at, shown = 0.0, None
+    for start, image in itertools.chain(pictures, [(None, None)]):
+        if image is None and start is None:         # the iterable had no end of its own
+            start = max(at + LAST, end or 0)
+        if shown is None and image is not None:
+            shown = np.zeros_like(np.asarray(image)) if start > TICK else image
+            yield 0.0, shown
+        if shown is not None:
+            while (tick := (at // TICK + 1) * TICK) < start - LAST:
+                at = tick
+                yield at, shown
+        if image is None:
+            if shown is not None:
+                yield max(start, at), None
+            return
+        if start > at:                              # two at one time: a player shows one
+            at, shown = start, image
+            yield at, shown
 
 
-def captioned_video(source, turns, path):
-    """Writes `source` with its answers, the open question and the states to `path`: a .mp4 of all
-    frames at their own times, or a .gif of at most 10 a second (in memory: minutes, not hours).
+def compose(moments, turns, source):
+    """(seconds, image), ..., (end, None) -> (seconds, canvas): the picture over the panel, of even
+    sizes as codecs want them; last (end, None).
 
-    source: a video file, or an iterable of (seconds, PIL image or uint8 array (H, W, 3)).
-    Returns the number of frames. ValueError: no frame, or another ending than .mp4 and .gif."""
-    ending = os.path.splitext(path)[1].lower()
-    if ending not in (".mp4", ".gif"):
-        raise ValueError(f"{path}: a captioned video ends in .mp4 or .gif")
-    frames = video_frames(source) if isinstance(source, (str, os.PathLike)) else source
-    if ending == ".gif":
-        tenths = itertools.groupby(frames, lambda frame: int(10 * frame[0] + 1e-6))
-        frames = (next(tenth) for _, tenth in tenths)
-    canvases = _compose(frames, list(turns), source)
-    with replacing(path) as part:
-        return _write_gif(canvases, part) if ending == ".gif" else _write_mp4(canvases, part)
-
-
-def _compose(frames, turns, source):
-    """-> (seconds, canvas): the picture, enlarged by a whole number to 320 pixels' width at least,
-    over the panel; of even sizes as H.264 wants them."""
+    A small picture is enlarged by a whole number to LEAST pixels' width, a large one made smaller;
+    later ones of another shape stand in the first one's place, with black beside them."""
     panel = None
-    for seconds, image in frames:
+    for seconds, image in moments:
+        if image is None:
+            yield seconds, None
+            break
         image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+        image = image.convert("RGB")
         if panel is None:
-            scale = max(1, -(-320 // image.width))
-            width, height = image.width * scale, image.height * scale
-            panel = Panel(turns, (width + 1) // 2 * 2, max(15, round((width * height) ** 0.5 / 28)))
-        canvas = Image.new("RGB", (panel.width, (height + panel.height + 1) // 2 * 2), PAPER)
-        canvas.paste(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
-        canvas.paste(panel.draw(seconds), (0, height))
+            scale = max(1, min(-(-LEAST // image.width), MOST // image.height))
+            scale = min(scale, MOST / max(image.size))
+            box = [max(1, round(side * scale)) for side in image.size]
+            width = (max(LEAST, box[0]) + 1) // 2 * 2
+            panel = Panel(turns, width, max(15, round((box[0] * box[1]) ** 0.5 / 28)))
+        canvas = Image.new("RGB", (width, (box[1] + panel.height + 1) // 2 * 2), PAPER)
+        canvas.paste(placed(image, box), ((width - box[0]) // 2 if box[0] < LEAST else 0, 0))
+        canvas.paste(panel.draw(seconds), (0, box[1]))
         yield seconds, canvas
     if panel is None:
         raise ValueError(f"{source}: no frame to render")
 
 
-def _write_mp4(canvases, path):
-    """Frames keep their own times, so that a variable frame rate stays one."""
-    with av.open(path, "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=30, options={"crf": "20"})
-        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, 90000)
-        for count, (seconds, canvas) in enumerate(canvases, 1):
-            if count == 1:
+def placed(image, box):
+    """An image at the size `box`, in its own shape: black beside or above it, where that differs."""
+    scale = min(box[0] / image.width, box[1] / image.height)
+    size = [max(1, round(side * scale)) for side in image.size]
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    if all(abs(side - most) <= 1 for side, most in zip(size, box)):
+        return image.resize(box, Image.Resampling.BICUBIC)
+    whole = Image.new("RGB", box)
+    whole.paste(image, ((box[0] - size[0]) // 2, (box[1] - size[1]) // 2))
+    return whole
+
+
+def shown(source):
+    """(seconds, uint8 (H, W, 3)) of every picture of a file, and last (end, None). One that is
+    damaged leaves the one before it on the screen, as in the frames that were streamed."""
+    for start, draw in video.pictures(source):
+        try:
+            image = draw and draw()
+        except ValueError:
+            continue
+        yield start, image
+
+
+# ---- The file
+
+def form_of(path):
+    """The container that a file's ending names; ValueError for one that is none."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in FORMATS:
+        raise ValueError(f"{path}: a captioned video ends in {', '.join(FORMATS)}")
+    return FORMATS[ending]
+
+
+def captioned_video(source, turns, path, sound=True):
+    """Writes `source` with its answers, the open question and the states to `path`: all pictures at
+    their own times, with the film's sound; a .gif has at most 10 a second (in memory: minutes, not
+    hours) and no sound.
+
+    source: a video file, or an iterable of (seconds, PIL image or uint8 array (H, W, 3)).
+    Returns the number of frames. ValueError: no frame, an ending that names no container, or sound
+    that this one cannot hold."""
+    form, turns = form_of(path), list(turns)
+    named = isinstance(source, (str, os.PathLike))
+    pictures = moments(shown(source) if named else source, turns[-1].end if turns else None)
+    if form == "gif":
+        tenths = itertools.groupby(pictures, lambda moment: (int(10 * moment[0] + 1e-6),
+                                                             moment[1] is None))
+        pictures = (next(tenth) for _, tenth in tenths)
+    canvases = compose(pictures, turns, source)
+    with replacing(path) as part:
+        if form == "gif":
+            return write_gif(canvases, part)
+        film = source if sound and named and not video.is_image(source) else None
+        return write_film(canvases, part, form, film)
+
+
+def write_film(canvases, path, form, film):
+    """Frames keep their own times, where the container can; colours are tagged as BT.709. film:
+    whose sound is to be copied, or None. Returns the number of frames."""
+    options = {"movflags": "faststart"} if form in ("mp4", "mov") else {}
+    with av.open(str(path), "w", format=form, options=options) as container:
+        sound = Sound(film, container) if film else None
+        steady = not container.format.flags & av.format.Flags.variable_fps.value
+        stream, tagged = encoder(container, steady)
+        count, shown, written = 0, None, -1
+        for seconds, canvas in finished(on_grid(canvases) if steady else canvases):
+            if count == 0:
                 stream.width, stream.height = canvas.size
-            frame = av.VideoFrame.from_image(canvas)
-            frame.pts, frame.time_base = round(seconds * 90000), Fraction(1, 90000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+            frame = av.VideoFrame.from_image(canvas).reformat(
+                format="yuv420p", dst_colorspace="ITU709" if tagged else "ITU601",
+                dst_color_range="MPEG")
+            frame.time_base = stream.codec_context.time_base
+            frame.pts = round(seconds / frame.time_base)
+            if frame.pts > written:
+                written, count = frame.pts, count + 1
+                mux(container, stream.encode(frame))
+            if sound:
+                sound.copy_until(seconds)
+        mux(container, stream.encode(None))
+        if sound:
+            sound.copy_until(float("inf"))
     return count
 
 
-def _write_gif(canvases, path):
+def mux(container, packets):
+    for packet in packets:          # the last one's length counts; of others, their distance does
+        packet.duration = round(LAST / packet.time_base)
+        container.mux(packet)
+
+
+def encoder(container, steady):
+    """-> (a video stream of the container, whether its file says which colours it has)."""
+    known = container.supported_codecs | ({"h264"} if container.format.name == "mpegts" else set())
+    codec = "h264" if "h264" in known else container.default_video_codec
+    name, options = ENCODERS.get(codec, (codec, {}))
+    if steady and codec == "h264":
+        options = {**options, "bf": "0"}            # such a container stores no times to reorder by
+    stream = container.add_stream(name, rate=GRID if steady else 30, options=options)
+    context = stream.codec_context
+    stream.pix_fmt, context.time_base = "yuv420p", Fraction(1, GRID) if steady else CLOCK
+    if codec not in ENCODERS:
+        stream.bit_rate = 8_000_000
+        return stream, False
+    context.colorspace = context.color_primaries = context.color_trc = 1        # BT.709
+    context.color_range = 1                                                     # limited
+    return stream, True
+
+
+def finished(canvases):
+    """The same, without the end: the last canvas again, where a player shows it until then."""
+    shown = None
+    for seconds, canvas in canvases:
+        if canvas is None:
+            yield seconds - LAST, shown
+            return
+        shown = canvas
+        yield seconds, canvas
+
+
+def on_grid(canvases):
+    """The same at GRID frames a second, each canvas again until the next."""
+    k, shown = 0, None
+    for seconds, canvas in canvases:
+        while shown is not None and k / GRID < seconds - 1e-6:
+            yield k / GRID, shown
+            k += 1
+        shown = canvas
+
+
+class Sound:
+    """The sound of a film, copied into another container; encoded anew where that cannot hold it."""
+
+    def __init__(self, film, into):
+        self.film, self.into, self.out, self.packets, self.next = film, into, None, iter(()), None
+        self.container, self.file = video.opened(film)
+        self.stream = self.container.streams.best("audio")
+        if self.stream is None or not self.stream.codec_context:
+            return
+        codec = self.stream.codec_context.codec.canonical_name
+        self.copied = codec in into.supported_codecs
+        try:
+            if self.copied:
+                self.out = into.add_stream_from_template(self.stream)
+            else:
+                name = {"opus": "libopus", "vorbis": "libopus"}.get(into.default_audio_codec,
+                                                                    into.default_audio_codec)
+                self.out = into.add_stream(name, rate=48000)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise ValueError(f"the sound of {film} ({codec}) does not fit into "
+                             f"{into.format.name}: leave it out, or write a .mkv") from error
+        start = self.container.start_time
+        self.clock = video.Clock((start or 0) / 1e6, 0.02, video.LONGEST)
+        self.packets, self.last = self.read(), -1
+
+    def read(self):
+        """(seconds, packets of the new container)."""
+        for packet in self.container.demux(self.stream):
+            length = float(packet.duration * packet.time_base) if packet.duration else None
+            if packet.pts is None and packet.size == 0:
+                break
+            when = self.clock(None if packet.pts is None
+                              else float(packet.pts * packet.time_base), length)
+            if self.copied:
+                packet.pts = packet.dts = self.last = max(round(when / packet.time_base),
+                                                          self.last + 1)
+                packet.stream = self.out
+                yield when, [packet]
+            else:
+                for frame in packet.decode():
+                    frame.pts = None
+                    yield when, self.out.encode(frame)
+        if not self.copied:
+            yield self.clock.end, self.out.encode(None)
+
+    def copy_until(self, seconds):
+        """Write what sounds up to there."""
+        while self.next or (entry := next(self.packets, None)):
+            when, packets = self.next or entry
+            if when > seconds:
+                self.next = when, packets
+                return
+            self.next = None
+            self.into.mux(packets)
+
+
+def write_gif(canvases, path):
     """One palette for all frames and no dither: what does not change costs no bytes."""
-    times, images = zip(*canvases)
+    *drawn, (end, _) = canvases
+    times, images = zip(*drawn)
     some = np.concatenate(images[::-(-len(images) // 16)])
     palette = Image.fromarray(some).quantize(128)
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    ends = [round(100 * t) for t in times] + [round(100 * times[-1]) + 10]
+    ends = [round(100 * time) for time in (*times, max(end, times[-1] + LAST))]
     images[0].save(path, "GIF", save_all=True, append_images=images[1:], loop=0, optimize=True,
                    duration=[10 * (b - a) for a, b in zip(ends, ends[1:])])
     return len(images)
 
 
-# ---- The timeline
-
-WIDTH, MARGIN, RIGHT, PLOT, LINE = 1600, 40, 220, 72, 26  # pixels; the last labels need the right
-
-
-def timeline(turns, path):
-    """The whole stream as one PNG: the states' probabilities by second, the questions above, the
-    answers below, each at its second. A stream of more than 90 s stands in at most 12 rows, so that
-    the picture stays bounded; where labels crowd, some are only a mark."""
-    turns, size = list(turns), 20
-    start, length, kinds = told(turns)
-    row = length if length <= 90 else max(60, round_time(length / 12))
-    font = font_for([text for texts in kinds for *_, text in texts], size)
-    head = Image.new("RGB", (WIDTH, 70), PAPER)
-    draw, x = ImageDraw.Draw(head), MARGIN
-    for state, colour in zip(STATES, COLOURS):
-        draw.rectangle((x, 28, x + size - 1, 28 + size - 1), colour)
-        draw.text((x + 30, 46), state, INK, font, anchor="ls")
-        x += 60 + int(font.getlength(state))
-    questions, answers = map(len, kinds)
-    summary = f"{clock(length)}    questions {questions}    answers {answers}"
-    draw.text((WIDTH - MARGIN, 46), summary if turns else "no turns", FAINT, font, anchor="rs")
-    rows = [_row(turns, kinds, begin, min(row, start + length - begin), row, font)
-            for begin in range(start, start + length, row)]
-    with replacing(path) as part:
-        Image.fromarray(np.concatenate([head, *rows])).save(part, "PNG", optimize=True)
-
-
-def round_time(least):
-    """The first of 1, 2, 5, 10, ... seconds, minutes, hours that is not less than `least`."""
-    times = itertools.chain((1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800),
-                            itertools.count(3600, 3600))
-    return next(time for time in times if time >= least)
-
-
-def _row(turns, kinds, start, seconds, row, font):
-    """`seconds` of the timeline from `start`, at a scale at which `row` seconds fill the width."""
-    scale, depth = (WIDTH - MARGIN - RIGHT) / row, 12 if row <= 90 else 6
-    above, below = [_place([(MARGIN + round((second - start) * scale), text) for second, _, text
-                            in texts if start <= second < start + seconds], font, depth)
-                    for texts in kinds]
-    highest, lowest = [LINE * max([level + len(lines) for _, level, lines in labels], default=0)
-                       for labels in (above, below)]
-    image = Image.new("RGB", (WIDTH, highest + lowest + PLOT + LINE + 50), PAPER)
-    draw, top = ImageDraw.Draw(image), highest + 14
-    bottom = top + PLOT
-    image.paste(strip(turns, start, seconds, round(seconds * scale), PLOT), (MARGIN, top))
-    labels = [(x, top - 8 - LINE * (level + len(lines)), lines) for x, level, lines in above]
-    labels += [(x, bottom + 4 + LINE * (1 + level) if lines else bottom + 8, lines)
-               for x, level, lines in below]
-    # First the lines from the marks to their labels, then what must be legible over them.
-    for x, y, lines in labels:
-        ends = min(y, bottom), max(y + LINE * len(lines), bottom)
-        draw.line((x, ends[0], x, ends[1]), INK if y < top else COLOURS[2], 2)
-    halo, step = {"stroke_width": 2, "stroke_fill": PAPER}, round_time(90 / scale)
-    for second in range(-(-start // step) * step, start + seconds, step):
-        x = MARGIN + round((second - start) * scale)
-        draw.line((x, bottom, x, bottom + 8), FAINT)
-        draw.text((x + 7, bottom + 4), clock(second), FAINT, font, **halo)
-    for x, y, lines in labels:
-        for i, line in enumerate(lines):
-            draw.text((x + 7, y + LINE * i), line, INK, font, **halo)
-    return image
-
-
-def _place(items, font, depth):
-    """Labels (x, text) -> (x, level, lines), levels and lines counted away from the plot.
-
-    From right to left, each label goes beyond those that it would touch: then no label covers
-    another, and the line down to a label passes left of all labels before it. No lines: no room."""
-    skyline, placed = np.zeros(WIDTH, int), []
-    for x, text in reversed(items):
-        lines = wrap(text, font, min(380, WIDTH - 20 - x), 3)
-        span = slice(x, x + 24 + int(max(map(font.getlength, lines))))
-        level = int(skyline[span].max())
-        if level + len(lines) > depth:
-            level, lines = 0, []
-        else:
-            skyline[span] = level + len(lines)
-        placed.append((x, level, lines))
-    return placed

@@ -462,8 +462,9 @@ def parse(argv):
     add("--realtime", action="store_true", help="play a file at its own speed, like a live source")
     for flag, what in (("jsonl", "a line for each second, as it happens"), ("srt", "subtitles"),
                        ("vtt", "subtitles"), ("timeline", "the whole stream as one picture, .png"),
-                       ("render", "the video with its answers, .mp4 or .gif")):
+                       ("render", "the video with its answers, .mp4, .mkv, ..., .gif")):
         add(f"--{flag}", metavar="FILE", help=what)
+    add("--no-sound", action="store_true", help="leave the sound out of --render")
     add("--quiet", action="store_true", help="answers only")
     args = parser.parse_args(argv)
     args.options = {name: getattr(args, name) for name in LEAST}            # those of stream()
@@ -473,8 +474,8 @@ def parse(argv):
     if args.source == "-" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size):
         raise ValueError("raw frames on standard input need --size WIDTHxHEIGHT")
     again = Path(args.source).is_file() or Path(args.source).is_dir()
-    if args.render and not (again and args.render.endswith((".mp4", ".gif"))):
-        raise ValueError(f"--render {args.render}: an .mp4 or .gif, of a source that is a file")
+    if args.render and not (again and render.form_of(args.render)):
+        raise ValueError(f"--render {args.render}: of a source that is a file or folder")
     for path in filter(None, (args.jsonl, args.srt, args.vtt, args.render, args.timeline)):
         if not Path(path).absolute().parent.is_dir():
             raise ValueError(f"{path}: no such folder")
@@ -548,7 +549,7 @@ def watch(args):
                 write(kept, path)
     if args.render:
         again = video.frames(args.source, args.fps) if Path(args.source).is_dir() else args.source
-        render.captioned_video(again, kept, args.render)
+        render.captioned_video(again, kept, args.render, not args.no_sound)
     unasked = [text for when, text in args.ask if not n or when > turn.start]
     if unasked:
         raise ValueError(f"--ask {unasked[0]!r}: never asked, the stream ended after {n} s")

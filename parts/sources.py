@@ -85,7 +85,8 @@ def listen(source, counts):
         name, form = camera[1], "avfoundation"
     options = {"analyzeduration": "1000000", "overrun_nonfatal": "1"}        # 1 s of probing
     timeout = 10, patience(source)                       # to open it, and between two frames
-    return video.Film(source, counts, opener=lambda: av.open(
+    shown = f"{source} ({name})" if camera else source
+    return video.Film(shown, counts, opener=lambda: av.open(
         name, format=form, timeout=timeout, options=options, metadata_errors="replace"))
 
 

@@ -438,7 +438,7 @@ BAD = {
     "--dtype": ["{clip}", "--dtype", "int8"],
     "--colour": ["{clip}", "--colour", "red"],
     "no such folder": ["{clip}", "--jsonl", "{tmp}/none/o.jsonl"],
-    "--render": ["{clip}", "--render", "{tmp}/o.avi"],
+    "--render": ["{clip}", "--render", "{tmp}/o.doc"],
     "--size": ["-"],
     "video9": ["camera:97"],
 }

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parts import render
+from parts import drawing, render, timeline, video
 
 LONG = ("Two riders in yellow pass behind the bollard, then a third follows with a dog on a lead, "
         "averyverylongwordthatnolinecouldeverholdbecauseithasnospaces" * 2)
@@ -40,6 +40,13 @@ def grey(seconds, fps, size=(64, 64), value=90):
     """(seconds, frame) of a plain grey clip; size is (width, height)."""
     for i in range(seconds * fps):
         yield i / fps, np.full((size[1], size[0], 3), value, np.uint8)
+
+
+def frames_of(path):
+    """Every frame of a film: (seconds, uint8 (H, W, 3))."""
+    with av.open(str(path)) as container:
+        return [(frame.time, frame.to_ndarray(format="rgb24"))
+                for frame in container.decode(video=0)]
 
 
 def parse(path):
@@ -99,7 +106,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
     def stopped():
         yield from grey(4, 25)  # so many that the encoder has begun to write
-        assert path.with_name("out.mp4.part").stat().st_size
+        assert path.with_name("out.mp4.partial").stat().st_size
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):  # Ctrl-C leaves no half file either
         render.captioned_video(stopped(), stream(2), path)
@@ -107,13 +114,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_every_frame_is_rendered_at_its_own_time(tmp_path):
-    """A variable frame rate stays one; sizes are even and tiny pictures are enlarged."""
+    """A variable frame rate stays one; sizes are even and tiny pictures are enlarged. Where a
+    picture stays, the panel is drawn anew; the last one lasts until the turns end."""
     times = [0, 0.04, 0.08, 0.5, 0.54, 2.0, 2.9]
     clip = [(t, np.full((63, 65, 3), 90, np.uint8)) for t in times]
-    assert render.captioned_video(clip, stream(3), tmp_path / "a.mp4") == len(times)
-    read = list(render.video_frames(tmp_path / "a.mp4"))
-    assert [t for t, _ in read] == pytest.approx(times, abs=1e-3)
-    width, height = read[0][1].size
+    drawn = sorted([*times, 1.0, 1.5, 2.5, 3 - 1 / 30])
+    assert render.captioned_video(clip, stream(3), tmp_path / "a.mp4") == len(drawn)
+    read = frames_of(tmp_path / "a.mp4")
+    assert [t for t, _ in read] == pytest.approx(drawn, abs=1e-3)
+    height, width = read[0][1].shape[:2]
     assert width >= 320 and width % 2 == height % 2 == 0
 
 
@@ -133,7 +142,8 @@ def test_gif_plays_as_long_as_the_clip(tmp_path):
 def test_text_is_inside_the_picture(size):
     """The panel's text changes pixels, none of them at the border, and the video is untouched."""
     def last(turns):
-        *_, (_, canvas) = render._compose(grey(3, 1, size), turns, "grey")
+        *_, (_, canvas), (end, _) = render.compose(render.moments(grey(3, 1, size), 3), turns, "")
+        assert end == 3
         return np.asarray(canvas).astype(int)
     asked = {0: LONG, 1: "一辆自行车在哪里" * 6}
     with_text = last(stream(3, {2: LONG}, asked))
@@ -149,17 +159,17 @@ def test_text_is_inside_the_picture(size):
 
 
 def test_wrap_keeps_every_character_and_the_width():
-    font = render.font_for([LONG], 18)
-    lines = render.wrap(LONG, font, 200, 99)
+    font = drawing.font_for([LONG], 18)
+    lines = drawing.wrap(LONG, font, 200, 99)
     assert "".join(lines).replace(" ", "") == LONG.replace(" ", "") and len(lines) > 5
     assert max(map(font.getlength, lines)) <= 200
-    short = render.wrap(LONG, font, 200, 2)
+    short = drawing.wrap(LONG, font, 200, 2)
     assert len(short) == 2 and short[1].endswith("...") and font.getlength(short[1]) <= 200
 
 
 def test_a_font_is_found_only_when_characters_are_missing():
-    assert render.font_for(["plain text"], 18).getname() == render.font_for([], 18).getname()
-    fallback = render.font_for(["Сколько?", "\U0010fffe"], 18)  # the last: in no font
+    assert drawing.font_for(["plain text"], 18).getname() == drawing.font_for([], 18).getname()
+    fallback = drawing.font_for(["Сколько?", "\U0010fffe"], 18)  # the last: in no font
     assert fallback.getlength("Сколько?") > 0
 
 
@@ -169,11 +179,11 @@ def test_panel_shows_the_present_turn():
     panel = render.Panel(turns, 320, 15)
     before, during = (np.asarray(panel.draw(t)).astype(int) for t in (1.9, 2.0))
     chip = (20, 20)
-    assert tuple(before[chip]) == render.COLOURS[0] and tuple(during[chip]) == render.COLOURS[2]
+    assert tuple(before[chip]) == drawing.COLOURS[0] and tuple(during[chip]) == drawing.COLOURS[2]
     strip_row, third, fourth = panel.height - 15 - 15, 15 + int(290 * 0.6), 15 + int(290 * 0.9)
-    assert tuple(before[strip_row, third]) == render.TRACK
-    assert tuple(during[strip_row, third]) == render.COLOURS[2]
-    assert tuple(during[strip_row, fourth]) == render.TRACK
+    assert tuple(before[strip_row, third]) == drawing.TRACK
+    assert tuple(during[strip_row, third]) == drawing.COLOURS[2]
+    assert tuple(during[strip_row, fourth]) == drawing.TRACK
     assert (np.asarray(panel.draw(-1.0)) != np.asarray(panel.draw(0.0))).any()
 
 
@@ -197,8 +207,8 @@ def test_video_file_upright(tmp_path):
     at = content.index(upright, content.index(b"tkhd"))  # the track's display matrix: 90 degrees
     content[at:at + 36] = turned
     path.write_bytes(content)
-    assert render.captioned_video(path, stream(1), tmp_path / "out.mp4") == 10
-    image = np.asarray(list(render.video_frames(tmp_path / "out.mp4"))[5][1])
+    assert render.captioned_video(path, stream(1), tmp_path / "out.mp4") == 11
+    image = frames_of(tmp_path / "out.mp4")[5][1]
     assert image.shape[1] == 336  # 48 wide, seven times
     # Turned clockwise: what was left is up.
     assert image[100, 168].min() > 230 and image[600, 168].max() < 25
@@ -212,15 +222,15 @@ def test_a_film_without_times_is_captioned_at_its_rate(tmp_path):
         for _ in range(20):
             container.mux(codec.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
         container.mux(codec.encode(None))
-    times = [time for time, _ in render.video_frames(path)]
+    *times, end = [time for time, _ in video.pictures(path)]
     rate = 10 if times[1] == pytest.approx(0.1) else 25             # some players guess it
-    assert times == pytest.approx([k / rate for k in range(20)])
-    assert render.captioned_video(path, stream(1), tmp_path / "out.mp4") == 20
+    assert [*times, end] == pytest.approx([k / rate for k in range(21)])
+    assert render.captioned_video(path, stream(1), tmp_path / "out.mp4") == 21
 
 
 def test_bad_arguments_are_named(tmp_path):
-    with pytest.raises(ValueError, match="out.avi"):
-        render.captioned_video(grey(1, 1), stream(1), tmp_path / "out.avi")
+    with pytest.raises(ValueError, match="out.doc"):
+        render.captioned_video(grey(1, 1), stream(1), tmp_path / "out.doc")
     with pytest.raises(ValueError, match="no frame"):
         render.captioned_video(iter(()), stream(1), tmp_path / "out.mp4")
     assert list(tmp_path.iterdir()) == []
@@ -234,22 +244,22 @@ def test_timeline_is_bounded(tmp_path, seconds):
                    {s: "And now?" for s in range(0, seconds, 300)})
     render.timeline(turns, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as image:
-        assert image.width == 1600 and 100 < image.height < 6500
+        assert image.width == 1600 and 100 < image.height < 8000
         pixels = np.asarray(image)
     edges = [pixels[:4], pixels[-4:], pixels[:, :8], pixels[:, -8:]]
     assert all((edge == 255).all() for edge in edges)
-    assert (pixels[60:] == render.COLOURS[2]).all(2).any() == (seconds > 0)
+    assert (pixels[60:] == drawing.COLOURS[2]).all(2).any() == (seconds > 0)
     assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
 
 
 def test_timeline_labels_do_not_overlap():
     """No label covers another, and no line down to a label passes through another label."""
-    font = render.font_for([], 20)
+    font = drawing.font_for([], 20)
     rng = np.random.default_rng(0)
     for _ in range(20):
         xs = sorted(rng.choice(1300, 25, replace=False).tolist())
         items = [(x, "word " * int(rng.integers(1, 20))) for x in xs]
-        placed = render._place(items, font, 12)
+        placed = timeline._place(items, font, 12)
         assert sorted(x for x, *_ in placed) == xs  # every item keeps its mark
         boxes = [(x, x + 7 + max(map(font.getlength, lines)), level, level + len(lines))
                  for x, level, lines in placed if lines]
@@ -261,6 +271,6 @@ def test_timeline_labels_do_not_overlap():
 
 def test_strip_stacks_the_probabilities():
     turns = [Turn(0, 1, "standby", (0.25, 0.5, 0.25))]
-    column = np.asarray(render.strip(turns, 0, 2, 2, 100))[:, 0]
-    counts = [int((column == colour).all(1).sum()) for colour in render.COLOURS]
-    assert counts == [25, 50, 25] and tuple(column[0]) == render.COLOURS[2]
+    column = np.asarray(drawing.strip(turns, 0, 2, 2, 100))[:, 0]
+    counts = [int((column == colour).all(1).sum()) for colour in drawing.COLOURS]
+    assert counts == [25, 50, 25] and tuple(column[0]) == drawing.COLOURS[2]

@@ -173,7 +173,7 @@ def form_of(path):
     """The container that a file's ending names; ValueError for one that is none."""
     ending = os.path.splitext(path)[1].lower()
     if ending not in FORMATS:
-        raise ValueError(f"{path}: a captioned video ends in {', '.join(FORMATS)}")
+        raise ValueError(f"{path}: a captioned video (--render) ends in {', '.join(FORMATS)}")
     return FORMATS[ending]
 
 

@@ -153,21 +153,21 @@ def assistant_part(tokenizer, state, text=""):
 
 def silent_second(tokenizer, config, fps):
     """How many tokens a second takes in which nothing is asked or answered."""
-    user = user_part(tokenizer, 999, [config.grid ** 2] * fps)      # a tag of three digits
+    user = user_part(tokenizer, 999, [config.tokens(config.grid)] * fps)    # of three digits
     return len(user + assistant_part(tokenizer, SILENCE))
 
 
-def render(tokenizer, turns, grids, pinned=()):
+def render(tokenizer, turns, frames, pinned=()):
     """(input_ids, labels), two lists of one length; a label is the token AT its position, or -100.
 
-    grids: per turn, the grid side of each of its frames (a frame takes side * side tokens). Learnt
-    are state, text and <|im_end|> of a turn; where the history is wrong, the state only."""
+    frames: per turn, the visual tokens of each of its frames. Learnt are state, text and <|im_end|>
+    of a turn; where the history is wrong, the state only."""
     ids = system_part(tokenizer)
     for question in pinned:
         ids += pinned_part(tokenizer, question)
     labels = [-100] * len(ids)                              # what is only read
-    for turn, sides in zip(turns, grids, strict=True):
-        user = user_part(tokenizer, turn.second, [side * side for side in sides], turn.question)
+    for turn, tokens in zip(turns, frames, strict=True):
+        user = user_part(tokenizer, turn.second, tokens, turn.question)
         if turn.said is None:
             answer = assistant_part(tokenizer, turn.state, turn.text)
             learnt = answer[:-1]                            # all but the newline at its end
@@ -278,11 +278,10 @@ def make_item(tokenizer, config, example, rng, augment=PLAIN, longest=math.inf):
     turns = shift(example.turns[start:stop], offset)
     if perturbed:
         turns = perturb(turns, rng, rng.uniform(*augment.perturb_rate))
-
     side = Compressor(config.grid, config.coarse_grid) if compressed else lambda image: config.grid
     pixels, index, grids = gather(example, start, stop, side)
-    # fps frames a turn; the last turn may have fewer
-    by_turn = [grids[k:k + example.fps] for k in range(0, len(grids), example.fps)]
+    starts = range(0, len(grids), example.fps)  # fps frames a turn; the last turn may have fewer
+    by_turn = [list(map(config.tokens, grids[k:k + example.fps])) for k in starts]
     ids, labels = render(tokenizer, turns, by_turn, pinned)
     return {"input_ids": ids, "labels": labels, "length": len(ids), "pixels": pixels,
             "frames": index, "grids": grids, "name": example.name,

@@ -90,7 +90,7 @@ def see(model, images, compressors=None):
         pixels = torch.from_numpy(np.stack(pictures)).to(weight.device)      # (F, S, S, 3)
         features = model.features(normalised(pixels).to(weight.dtype), torch.arange(len(sides)),
                                   torch.tensor(sides))
-        seen = list(features.split([side ** 2 for side in sides]))
+        seen = list(features.split([config.tokens(side) for side in sides]))
     parts = [image.to(weight) if torch.is_tensor(image) else seen.pop(0) for image in images]
     return [len(part) for part in parts], torch.cat(parts)
 
@@ -215,7 +215,8 @@ class Session:
 
     def slots_wanted(self):
         """What the window, the turn that is being read and the longest answer need."""
-        frames = [self.model.config.grid ** 2] * self.fps
+        config = self.model.config
+        frames = [config.tokens(config.grid)] * self.fps
         turn = len(data.user_part(self.tokenizer, 99_999, frames)) + ANSWER
         return len(self.system) + QUESTIONS + (self.window + 1) * turn + self.max_new_tokens
 
@@ -373,7 +374,7 @@ def step(sessions, images, seconds=None):
     for session, second, some in zip(sessions, seconds, images):
         mine, tokens = tokens[:len(some)], tokens[len(some):]
         if session.compress is not None:
-            full = model.config.grid ** 2
+            full = model.config.tokens(model.config.grid)
             session.counts["frames compressed"] += sum(n < full for n in mine)
         chunks.append(session.hear(second, mine))
     for session, logits in zip(sessions, read(sessions, chunks, features)):

@@ -145,16 +145,25 @@ class VisionEncoder(nn.Module):
 
 
 class Connector(nn.Module):
-    """Patches of the vision encoder (F, N, D) -> as wide as the decoder's tokens (F, N, hidden)."""
+    """Between the two: what the vision encoder sees in a frame becomes tokens of the decoder.
+    Another connector has these two methods, and its number of tokens in config.tokens(grid)."""
 
-    def __init__(self, vision_size, hidden_size):
+    def __init__(self, config):
         super().__init__()
-        self.linear_1 = nn.Linear(vision_size, hidden_size)
-        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+        size, self.config = config.decoder.hidden_size, config
+        self.linear_1 = nn.Linear(config.vision.hidden_size, size)
+        self.linear_2 = nn.Linear(size, size)
         init_weights(self)
 
     def forward(self, x):
+        """Patches (F, N, D) -> as wide as the decoder's tokens (F, N, hidden)."""
         return self.linear_2(F.gelu(self.linear_1(x)))
+
+    def pool(self, x, grid):
+        """What forward made -> the visual tokens (F, config.tokens(grid), hidden), row by row."""
+        # the matrix takes the features' dtype: every entry of an average of 2^n is exact
+        matrix = pooling_matrix(self.config.vision.side, grid, self.config.pooling)
+        return matrix.to(x.device, x.dtype) @ x
 
 
 @lru_cache
@@ -389,29 +398,23 @@ class Streamo(nn.Module):
         super().__init__()
         self.config = config
         self.vision_tower = VisionEncoder(config.vision, config.vision_feature_layer)
-        self.multi_modal_projector = Connector(config.vision.hidden_size,
-                                               config.decoder.hidden_size)
+        self.multi_modal_projector = Connector(config)
         self.language_model = Decoder(config.decoder)
         self.unused = ["image_newline"]                 # it ends a whole video: a stream has no end
         for part in ("vision_tower", "language_model"):
             self.unused += [f"{part}.{name}" for name in getattr(self, part).unused]
 
-    def _pool(self, x, grid):
-        # the matrix takes the features' dtype: every entry of an average of 2^n is exact
-        matrix = pooling_matrix(self.config.vision.side, grid, self.config.pooling)
-        return matrix.to(x.device, x.dtype) @ x                              # (U, grid*grid, D)
-
     def encode_frames(self, pixels, grid=None):
-        """pixels (F, 3, H, W) in [-1, 1] -> (F, grid*grid, hidden_size), row by row of the grid."""
-        x = self.multi_modal_projector(self.vision_tower(pixels))            # (F, N, D)
-        return self._pool(x, grid or self.config.grid)
+        """pixels (F, 3, H, W) in [-1, 1] -> (F, config.tokens(grid), hidden_size)."""
+        connector = self.multi_modal_projector
+        return connector.pool(connector(self.vision_tower(pixels)), grid or self.config.grid)
 
     def features(self, pixels, frames, grids):
-        """The visual tokens of a batch: for each of its frames f in order, the grids[f]**2 tokens
-        of pixels[frames[f]]. pixels (U, 3, H, W), frames and grids (F,) -> (N, hidden_size)."""
-        x = self.multi_modal_projector(self.vision_tower(pixels))            # (U, N, D)
-        grids = grids.tolist()
-        pooled = {grid: self._pool(x, grid).unbind() for grid in set(grids)}
+        """The visual tokens of a batch: for each of its frames f in order, those of
+        pixels[frames[f]] at grids[f]. pixels (U, 3, H, W), frames and grids (F,) -> (N, hidden)."""
+        connector, grids = self.multi_modal_projector, grids.tolist()
+        x = connector(self.vision_tower(pixels))                             # (U, patches, hidden)
+        pooled = {grid: connector.pool(x, grid).unbind() for grid in set(grids)}
         return torch.cat([pooled[grid][i] for i, grid in zip(frames.tolist(), grids)])
 
     def forward(self, input_ids, features=None, cache=None, select=None, *,

@@ -185,6 +185,7 @@ def theirs(args, tokenizer, model, seconds):
     token (each token that is decoded goes into the cache), and all of a silent second."""
     from transformers import DynamicCache
     vision, decoder = reference(model)
+    connector, grid = model.multi_modal_projector, model.config.grid
     cache, weight = DynamicCache(), next(model.parameters())
     times = {"vision": [], "prefill": [], "token": [], "silent": []}
 
@@ -194,13 +195,14 @@ def theirs(args, tokenizer, model, seconds):
 
     def embed(ids):
         return decoder.get_input_embeddings()(torch.tensor([ids], device=weight.device))
-    n, newline, begin = model.config.grid ** 2, tokenizer.encode("\n"), data.system_part(tokenizer)
+    n, newline = model.config.tokens(grid), tokenizer.encode("\n")
+    begin = data.system_part(tokenizer)
     for second, image in noise(seconds, model.config.vision.image_size):
         with stopwatch(args.device, times["silent"]):
             with stopwatch(args.device, times["vision"]):
                 pixels = streamo.preprocess(image, len(image))[None].to(weight)
                 patches = vision(pixel_values=pixels).last_hidden_state
-                features = model._pool(model.multi_modal_projector(patches), model.config.grid)[0]
+                features = connector.pool(connector(patches), grid)[0]
             with stopwatch(args.device, times["prefill"]):
                 ids = begin + data.user_part(tokenizer, second, [n], None if second else QUESTION)
                 x = embed(ids)
@@ -221,7 +223,7 @@ def dialogue(tokenizer, model, seconds):
     turns = [data.Turn(s, RESPONSE if s % EVERY == EVERY - 1 else SILENCE,
                        texts if s % EVERY == EVERY - 1 else "", None if s else QUESTION)
              for s in range(seconds)]
-    return data.render(tokenizer, turns, [[model.config.grid]] * seconds)
+    return data.render(tokenizer, turns, [[model.config.tokens(model.config.grid)]] * seconds)
 
 
 @torch.inference_mode()
@@ -264,7 +266,7 @@ def stream(args):
     anew = {n: released(args, tokenizer, model, n) for n in (window // 6, window // 2, window)}
     rows.append((f"released method, window {window} s", [anew[window]], [], math.nan))
     print(f"\n{args.shape}, {args.torch_dtype}, {args.device}, {torch.get_num_threads()} threads, "
-          f"window {window} s, {model.config.grid ** 2} tokens a frame; ms\n")
+          f"window {window} s, {model.config.tokens(model.config.grid)} tokens a frame; ms\n")
     print("| | silent second p50 | p95 | worst | answer's token p50 | p95 | KV MiB | ours / this |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, last, each, mib in rows:
@@ -306,7 +308,7 @@ def floors(args, model, silent, token, mib):
     eye = sum(w.numel() for module in (model.vision_tower, model.multi_modal_projector)
               for w in module.parameters())
     read = (body + head) * size + mib * 2 ** 20             # of a decoded token: all of it, once
-    chunk = config.grid ** 2 + 20                           # tokens of a second
+    chunk = config.tokens(config.grid) + 20                 # tokens of a second
     work = 2 * (body * chunk + head + eye * config.vision.side ** 2)
     floor = max(work / peak, (read + eye * size) / bandwidth) * 1000
     print(f"\nThis machine: {bandwidth / 1e9:.0f} GB/s, {peak / 1e12:.2f} TFLOP/s. A silent second "
@@ -431,7 +433,8 @@ def objective(args, tokenizer, model, inputs, full):
         with autocast(Options(), torch.device(args.device)), attention:
             with torch.no_grad():                           # the vision encoder is frozen
                 patches = model.vision_tower(inputs["pixels"])
-            x = model._pool(model.multi_modal_projector(patches), model.config.grid)
+            connector = model.multi_modal_projector
+            x = connector.pool(connector(patches), model.config.grid)
             features = x[inputs["frames"]].flatten(0, 1)
             return loss(model(ids, features, select=None if full else select))
     return alone, whole

@@ -152,6 +152,11 @@ class StreamoConfig:
         check(max(self.grid, self.coarse_grid) <= side, f"{path}: grid {self.grid}, coarse_grid "
               f"{self.coarse_grid}, but a picture has {side} patches a row")
 
+    def tokens(self, grid):
+        """How many visual tokens a frame has at this grid: what streamo.Connector makes of it.
+        All that counts them (renderer, cache, stream, estimate) asks here."""
+        return grid * grid
+
     def to_dict(self):
         return {"model_type": "streamo", **asdict(self)}
 

@@ -121,7 +121,7 @@ class OfflineStream:
         self.max_new_tokens, self.questions, self.held = max_new_tokens, [], []
         self.window = config.window if window is None else window
         limit = config.decoder.max_position_embeddings
-        needed = len(prompt.head) + (self.window + 1) * (tokens or config.grid ** 2) + 512
+        needed = len(prompt.head) + (self.window + 1) * (tokens or config.tokens(config.grid)) + 512
         self.capacity = capacity or (min(limit, needed + max_new_tokens) if self.window else limit)
         check(self.capacity <= limit, f"capacity {capacity}: the decoder has {limit} positions")
         self.cache = model.new_cache(self.capacity)

@@ -21,7 +21,8 @@ from streamo import FRAME, RESPONSE, SILENCE, STANDBY, STATES, Tokenizer
 from toy import datasets, dialogues, world
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
-CONFIG = SimpleNamespace(grid=2, coarse_grid=1, vision=SimpleNamespace(image_size=32, side=4))
+CONFIG = SimpleNamespace(grid=2, coarse_grid=1, tokens=lambda grid: grid * grid,
+                         vision=SimpleNamespace(image_size=32, side=4))
 LETTER = {SILENCE: "-", STANDBY: "s", RESPONSE: "R"}
 
 
@@ -398,7 +399,7 @@ def test_path_stays_in_the_folder(tmp_path, monkeypatch):
 
 def test_render_by_hand(tokenizer):
     turns = [Turn(4, question="What?"), Turn(5, STANDBY), Turn(6, RESPONSE, "It is.")]
-    ids, labels = render(tokenizer, turns, [[2], [2, 1], [1]], pinned=["Old?"])
+    ids, labels = render(tokenizer, turns, [[4], [4, 1], [1]], pinned=["Old?"])
     frame, reply = "<frame>", "<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(ids) == (
         f"<|im_start|>system\n{data.SYSTEM}<|im_end|>\n<|im_start|>user\nOld?\n<|im_end|>\n"
@@ -435,9 +436,9 @@ def test_a_turn_appended_changes_nothing_before(tokenizer):
     rng = random.Random(1)
     for _ in range(20):
         turns = turns_from_record(random_record(rng), 12)
-        whole = render(tokenizer, turns, [[2]] * 12)
+        whole = render(tokenizer, turns, [[4]] * 12)
         for n in range(12):
-            head = render(tokenizer, turns[:n], [[2]] * n)
+            head = render(tokenizer, turns[:n], [[4]] * n)
             assert whole[0][: len(head[0])] == head[0] and whole[1][: len(head[1])] == head[1]
 
 
@@ -513,7 +514,7 @@ def test_plain_toy_item_is_its_record(tokenizer):
     clip, raw = dialogues.sample(5, 0)
     item = datasets.ToyDataset(tokenizer, CONFIG, seed=5, augment=PLAIN)[0]
     turns = turns_from_record(raw, clip.seconds)
-    assert item["input_ids"] == render(tokenizer, turns, [[2]] * clip.seconds)[0]
+    assert item["input_ids"] == render(tokenizer, turns, [[4]] * clip.seconds)[0]
     for k, n in enumerate(item["frames"]):
         assert np.array_equal(item["pixels"][n], clip.frame(k, 32))
 

@@ -258,7 +258,7 @@ def test_offline_is_one_turn_with_the_question_last_and_an_answer_forced(folder,
     text = ev.answer_at_once(model, tokenizer, features, "Describe every event.", max_new_tokens=6)
     frames, ask = (data.Turn(4, STATES[0]),
                    data.Turn(5, RESPONSE, question="Describe every event."))
-    written, _ = data.render(tokenizer, [frames, ask], [[2] * 5, []])  # what training would read
+    written, _ = data.render(tokenizer, [frames, ask], [[4] * 5, []])  # what training would read
     assert tokenizer.decode(written) == tokenizer.decode(heard[0]) + "<|im_end|>\n"
     assert written[:len(heard[0])] == heard[0]
     *_, seen, last = tokenizer.decode(heard[0]).split("<|im_start|>user\n")

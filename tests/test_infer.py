@@ -129,7 +129,7 @@ def test_streamed_probabilities_are_those_of_the_training_forward(tokenizer, mon
     turns = [data.Turn(k, STATES[pattern[k % 5]], SAY if pattern[k % 5] == 2 else "", asked.get(k))
              for k in range(10)]
     with torch.no_grad():
-        ids, labels = data.render(tokenizer, turns, [[2] * fps] * 10)
+        ids, labels = data.render(tokenizer, turns, [[4] * fps] * 10)
         places = [i - 1 for i, label in enumerate(labels) if label in tokenizer.state_ids]
         expected = trained_probs(model, tokenizer, ids, [image for _, image in frames],
                                  [2] * len(frames), places)
@@ -270,7 +270,8 @@ def test_the_cache_is_a_rendered_dialogue_under_every_policy(
         assert framed == silent[len(bare):] and all(k - s < prune for s in framed)
         assert all(k - s >= prune - prune // 8 for s in bare)
         grids = [sides[s * fps:(s + 1) * fps] if s not in bare else [] for s in kept]
-        ids, labels = data.render(tokenizer, turns[kept[0]:], grids, pinned)
+        ids, labels = data.render(tokenizer, turns[kept[0]:],
+                                  [[side * side for side in turn] for turn in grids], pinned)
         assert shadow.ids + shadow.session.pending == ids
         assert len(shadow.ids) == turn.kv[0] == shadow.slots.cache.length <= turn.kv[1]
         used = max(used, turn.kv[0])

@@ -67,7 +67,8 @@ class ToyDataset(Dataset):
         clip, record = sample(self.seed, *self.split(key))
         words = sum(len(entry["content"].split()) + 4
                     for entry in record["question"] + record["response"])
-        return 60 + clip.seconds * (14 + self.fps * self.config.grid**2) + words
+        frame = self.config.tokens(self.config.grid)
+        return 60 + clip.seconds * (14 + self.fps * frame) + words
 
     def __getitem__(self, key):
         i, kind = self.split(key)

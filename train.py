@@ -295,8 +295,8 @@ class Learner:
                 "right_text": right[text].sum(), "text": text.sum()}
 
     def backward(self, batches, own=False):
-        """The gradients of one step from this rank's micro-batches; returns what the log shows of
-        all ranks: the loss, recall by state, rates and sizes. own: see own_past."""
+        """The gradients of one step from this rank's micro-batches; returns what the log shows, see
+        shown. own: past states are the model's guesses, see own_past."""
         # logits are made only where the next position is supervised
         masks = [F.pad(b["labels"][:, 1:] != -100, (0, 1)) for b in batches]           # (B, T)
         targets = [b["labels"][:, 1:][m[:, :-1]].to(self.device) for b, m in zip(batches, masks)]
@@ -318,6 +318,10 @@ class Learner:
                 seen[name] += value.double()
             seen["tokens"] += batch["input_ids"].numel()
             seen["samples"] += len(batch["names"])
+        return self.shown(seen, counts)
+
+    def shown(self, seen, counts):
+        """What the log shows of all ranks, from the tallies of this rank's micro-batches."""
         sums = torch.tensor([float(value) for value in seen.values()], dtype=torch.float64)
         s = dict(zip(seen, self.total(sums.to(self.device)).tolist()))
         n = dict(zip(NAMES, counts.tolist()))

@@ -225,8 +225,7 @@ def grounding(spans, duration, rng, question=None, over=0, past=False):
     """One event, with all of its spans, in whole seconds: asked before the first, or after the
     last. over: when what the question refers to is over; past: the question looks back."""
     event = rng.choice(spans)[2]
-    spans = sorted((math.floor(start), math.ceil(end)) for start, end, text in spans
-                   if text == event)
+    spans = whole_seconds((start, end) for start, end, text in spans if text == event)
     told = [f"from {start}s to {end}s" for start, end in spans]
     first, last = spans[0][0], max(end for _, end in spans)
     begin = math.ceil(over) + 1 if over else 0
@@ -239,6 +238,17 @@ def grounding(spans, duration, rng, question=None, over=0, past=False):
     responses = [response(f"The event took place {text}.", float(start), float(end))
                  for text, (start, end) in zip(told, spans)]
     return "Event Grounding", rng.randint(begin, first), question, event, responses
+
+
+def whole_seconds(spans):
+    """Spans of at least a second, in order; those that share a second are one."""
+    found = []
+    for start, end in sorted((math.floor(start), math.ceil(end)) for start, end in spans):
+        if found and start < found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
 
 
 def dated(spans, duration, rng, question):

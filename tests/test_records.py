@@ -265,6 +265,9 @@ def test_a_grounding_lasts_at_least_a_second():
     item = {"duration": 30, "vid": "a", "query": "He blinks.", "relevant_windows": [[5.2, 5.6]]}
     for k in range(20):
         assert grounding(made("qvhighlights", {**item, "vid": str(k)}))[1] == [(5, 6)]
+    windows = [[20, 22], [3.2, 9.1], [9.4, 14], [4, 5], [14, 15.5]]  # 9.1 and 9.4: one second
+    many = grounding(made("qvhighlights", {**item, "relevant_windows": windows}))[1]
+    assert many == [(3, 14), (14, 16), (20, 22)]
 
 
 def test_llava_video_describes_a_film_at_its_end(tmp_path):

@@ -147,10 +147,11 @@ def check(file, videos=None, verbose=False):
                     seconds = count_seconds(video, parse_rate(record.get("fps")))
                 turns = turns_from_record(record, seconds, counts)
                 counts["no question in the record"] += not any(turn.question for turn in turns)
-                longest = next(edge for edge in (30, 60, 120, 240, math.inf) if seconds <= edge)
+                edges = [edge for edge in (30, 60, 120, 240) if seconds <= edge]
+                length = f"up to {edges[0]} s" if edges else "over 240 s"
                 holds.update(f"state {turn.state}" for turn in turns)
                 holds.update([f"task {task}", f"granularity {GRAIN.get(task, 'question')}",
-                              f"source {record['source']}", f"duration up to {longest} s"])
+                              f"source {record['source']}", f"duration {length}"])
         except (OSError, ValueError) as error:
             wrong = [str(error)]
         for what in wrong:
@@ -261,6 +262,8 @@ def parse(argv):
 def main(argv=None):
     """Exit code: 0, or 2 for bad input or broken records."""
     args = parse(argv)
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8")     # ">&-"
+                              for stream in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):     # letters that a terminal lacks are escaped
         stream.reconfigure(errors="backslashreplace")
     if args.command == "check":
@@ -276,10 +279,12 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("records.py: interrupted", file=sys.stderr)
         code = 130
-    except BrokenPipeError:                     # "| head -1": nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except (OSError, ValueError) as error:
-        print("records.py:", " ".join(str(error).split()), file=sys.stderr)
-        code = 2
+        if nameless := isinstance(error, OSError) and not error.filename:   # files have names
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it, too
+        where, code = "standard output: " if nameless else "", 2
+        if isinstance(error, BrokenPipeError):  # "| head -1": nobody reads on
+            code = 0
+        else:
+            print(f"records.py: {where}{' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)

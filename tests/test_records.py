@@ -902,3 +902,15 @@ def test_bad_commands_end_in_one_line(tmp_path):
         text=True,
     )
     assert run.returncode == 2 and run.stderr.count("\n") == 1 and "gone.json" in run.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_standard_output_is_one_line(tmp_path):
+    import subprocess
+
+    (tmp_path / "raw.json").write_text(json.dumps([record([("Q", 1)], [("A", 2)])]))
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [sys.executable, records.__file__, "check", str(tmp_path / "raw.json")],
+            stdout=full, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 2 and run.stderr.count("\n") == 1 and "standard output" in run.stderr

@@ -199,10 +199,9 @@ def timing(streams):
     "all" are the tasks together. Streams without a dated answer count in what was said."""
     tasks = defaultdict(list)
     for task, said, due in streams:
-        for name in (task, "all"):
-            tasks[name].append((sorted(said), sorted(due)))
-    if len(tasks) == 2:                                 # one task is all
-        tasks.pop("all")
+        tasks[task].append((sorted(said), sorted(due)))
+    if len(tasks) > 1:
+        tasks["all"] = [pair for pairs in tasks.values() for pair in pairs]
     return {task: task_timing(pairs) for task, pairs in tasks.items()}
 
 
@@ -219,13 +218,14 @@ def task_timing(streams):
 
 
 def timing_table(found):
-    """Lines of text for people: a task a line, under a heading."""
-    lines = [f"{'timing':24}{'due':>6}{'said':>6}{'on time':>9}{'late, s':>17}{'early, s':>17}"
-             f"   F1 within {', '.join(map(str, TOLERANCES))} s"]
+    """Lines of text for people, a task a line: how many answers were due, said, in time, late and
+    early (mean ± spread), and F1 over the tolerances."""
+    lines = [f"{'timing':20}{'due':>5}{'said':>6}{'in time':>8}{'late by s':>16}{'early by s':>16}"
+             f"  F1 within {', '.join(map(str, TOLERANCES))} s"]
     for task, of in found.items():
-        sides = (f"{of[side]['count']:6} {of[side]['mean']:4.1f} ± {of[side]['spread']:3.1f}"
-                 for side in ("late", "early"))
-        lines.append(f"{task:24}{of['due']:6}{of['said']:6}{of['on_time']:9}"
-                     + "".join(f"{side:>17}" for side in sides)
-                     + "   " + " ".join(f"{f1:5.1f}" for f1 in of["f1"]))
+        sides = [f"{of[side]['count']} x {of[side]['mean']:.1f} ± {of[side]['spread']:.1f}"
+                 if of[side]["count"] else "none" for side in ("late", "early")]
+        curve = "".join(f"{f1:6.1f}" for f1 in of["f1"])
+        lines.append(f"{task:20}{of['due']:5}{of['said']:6}{of['on_time']:8}"
+                     f"{sides[0]:>16}{sides[1]:>16}{curve}")
     return lines

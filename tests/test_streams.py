@@ -147,10 +147,10 @@ def test_timing_by_hand():
     assert b["early"] == {"count": 1, "mean": 2, "spread": 0} and b["on_time"] == 1
     assert a["f1"] == pytest.approx([0, 100 / 3, 100 / 3, 200 / 3, 200 / 3, 200 / 3])
     assert found["all"]["f1"] == pytest.approx([200 / 11, 400 / 11, 600 / 11] + [800 / 11] * 3)
-    assert found["all"]["late"] == a["late"]
+    assert found["all"]["late"] == a["late"] and [*found] == ["a", "b", "all"]
     assert "all" not in streams.timing([("a", [1], [1])])                  # one task is all
     table = streams.timing_table(found)
-    assert len(table) == 4 and "2  2.0 ± 1.0" in table[1] and table[1].split()[0] == "a"
+    assert len(table) == 4 and "2 x 2.0 ± 1.0" in table[1] and table[1].split()[0] == "a"
 
 
 def test_timing_stands_beside_the_scores_of_a_stream():

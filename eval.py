@@ -44,7 +44,7 @@ from infer import STATES as NAMES
 from infer import see, stream, unspoken
 from parts import offline
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
-from parts.files import MISSHAPEN, check_outputs, read_records, replacing
+from parts.files import MISSHAPEN, check_outputs, read_records, write_text
 from parts.video import frames
 from parts.workers import share
 from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo
@@ -270,7 +270,10 @@ def groups_of(args):
                 {"id": f"{args.data.stem}/{i}", "task": TASKS.get(task, task), "record": record,
                  "fps": rate})
     else:
-        return found_videos(args.folder, public.read_rows(args.bench, args.data, READERS))
+        rows = public.read_rows(args.bench, args.data, READERS)
+        if not rows:
+            raise ValueError(f"{args.data}: no item of {args.bench} in it")
+        return found_videos(args.folder, rows)
     return [{"video": video, "rows": rows} for video, rows in groups.items()]
 
 
@@ -348,9 +351,8 @@ def run_bench(args, also=None):
     todo = [group for group in groups
             if any(row["id"] not in rows or row["id"] in missing for row in group["rows"])]
     again = {row["id"] for group in todo for row in group["rows"]}
-    with replacing(out) as part:                        # nothing that was done gets lost
-        part.write_text("\n".join((header, *(json.dumps(row) for id, row in rows.items()
-                                             if id not in again), "")), encoding="utf-8")
+    kept = [json.dumps(row) for id, row in rows.items() if id not in again]
+    write_text(out, "\n".join([header, *kept, ""]))     # whole: nothing that was done gets lost
     wanted = [row["id"] for group in groups for row in group["rows"]]
     try:
         with (closing(share(partial(run_group, run=run), todo, args.workers,
@@ -446,11 +448,8 @@ def score(args):
     scores = named_scores(args.bench, rows, of, absent, marks)
     about = {"absent": lacking(rows, failed, sizes), "failed": failed,
              "files": [*map(str, args.files)]}
-    if judge and marks is None:
-        lines = proactive.to_judge(rows)
-        with replacing(judge) as part:
-            part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
-                            encoding="utf-8")
+    if (lines := scores.pop("to_judge", None)) is not None:
+        write_text(judge, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         about["to_judge"] = f"{len(lines)} answers in {judge}"
     report(args.bench, scores, args.out, **about)
 

@@ -320,16 +320,18 @@ def answered(row):
 
 def score(bench, rows, absent=(), marks=None):
     """All scores of a benchmark's answered rows; "corrected": with faults of the rules mended, all
-    items counting, the absent rows, too; "timing" of the first answers. marks: of vispeak's judge.
-    """
+    items counting, the absent rows, too; "timing" of the first answers; "to_judge": lines for a
+    judge. marks: {id: mark} of vispeak's judge, when it has read them."""
     for row in rows:
         if row["task"] not in ("VR", "PT") and "window" not in row:
             raise ValueError(f"item {row['id']}: predictions without windows: give the "
                              "annotations, too, with --data")
     every = [*rows, *(row | {"said": [], "response": None} for row in absent)]
-    dated, more = [row for row in rows if "window" in row], {}
-    if marks is not None:
-        more["marks"] = marks
-    return RULES[bench](rows, **more) | {
-        "items": len(rows), "meant": MEANT[bench], "corrected": FIXED[bench](every),
-        **({"timing": first_answers(dated)} if dated else {})}
+    dated = [row for row in rows if "window" in row]
+    scores = RULES[bench](rows, **({} if marks is None else {"marks": marks}))
+    scores |= {"items": len(rows), "meant": MEANT[bench], "corrected": FIXED[bench](every)}
+    if dated:
+        scores["timing"] = first_answers(dated)
+    if bench == "vispeak" and marks is None:
+        scores["to_judge"] = to_judge(rows)
+    return scores

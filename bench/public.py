@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from functools import partial
 
+from parts.annotations import DAY
 from parts.files import MISSHAPEN, read_records
 
 
@@ -236,7 +237,7 @@ def choice_rows(bench, content, stem):
         right = options.index(right) if right in options else right
         right = [*LETTERS].index(right) if isinstance(right, str) else right
         lettered = "\n".join(map(form.format, LETTERS, options))
-        yield {"id": r[key] if key else f"{stem}/{i}", "task": r[task] if task else stem,
+        yield {"id": str(r[key]) if key else f"{stem}/{i}", "task": r[task] if task else stem,
                "video": r[video] + ".mp4" * (bench == "videomme"), "answer": LETTERS[right],
                "prompt": prompt.format(r["question"], lettered), "choices": len(options),
                **{name: text.format(r["question"], lettered)
@@ -288,13 +289,24 @@ READERS = {"ovo": ovo_rows, "tempcompass": tempcompass_rows,
            **{bench: partial(choice_rows, bench) for bench in CHOICES}}
 
 
-def one_text(row, path):
-    """A row whose response is text or None; files of results may have it in a list."""
+TEXTS = "id", "task", "video", "prompt", "request", "question", "answer", "response"
+NUMBERS = "start", "end", "fps"
+
+
+def sound(row, path):
+    """The row, if its texts are texts and its times are numbers. Files of results may have a
+    response in a list; None is no response."""
     said = row.get("response")
     if isinstance(said, list) and len(said) == 1:
-        row["response"] = said = said[0]
-    if said is not None and not isinstance(said, str):
-        raise ValueError(f"{path}: item {row['id']}: the response is no text: {said!r:.60}")
+        row["response"] = said[0]
+    for key in TEXTS:
+        wrong = key in row and not isinstance(row[key], str)
+        if wrong and not (key == "response" and row[key] is None):
+            raise ValueError(f"{path}: item {row['id']}: the {key} is no text: {row[key]!r:.60}")
+    times = {key: row[key] for key in NUMBERS if row.get(key) is not None}
+    for key, time in (times | {"ask": row["ask"][0]} if row.get("ask") else times).items():
+        if not isinstance(time, (int, float)) or not 0 <= time < DAY:
+            raise ValueError(f"{path}: item {row['id']}: the {key} is no time: {time!r:.60}")
     return row
 
 
@@ -329,4 +341,4 @@ def read_rows(bench, path, readers=READERS):
     except MISSHAPEN as error:
         what = str(error) if isinstance(error, ValueError) else repr(error)
         raise ValueError(f"{path}: not a file of {bench}: {what}") from None
-    return [one_text(row, path) for row in rows]
+    return [sound(row, path) for row in rows]

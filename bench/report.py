@@ -44,8 +44,9 @@ def read_answers(bench, files):
     good, bad, of, items = [], [], {}, None
     for file in files:
         for row in public.read_rows(bench, file, READERS):
-            if not isinstance(row, dict) or not {"id", "task"} <= row.keys():
-                raise ValueError(f"{file}: not a row of {bench}: {row!r:.60}")
+            named = isinstance(row, dict) and (row.get("id"), row.get("task"))
+            if not named or not all(isinstance(name, str) for name in named):
+                raise ValueError(f"{file}: not a row of {bench}, no id or task: {row!r:.60}")
             if "failed" in row:
                 bad.append(row)
             elif of.get(row["id"], file) != file:
@@ -54,7 +55,8 @@ def read_answers(bench, files):
                 good.append(row)
                 of[row["id"]] = file
         if file.suffix == ".jsonl":
-            items = items or next(read_records(file)).get("run", {}).get("items")
+            stated = next(read_records(file)).get("run", {}).get("items")
+            items = stated if isinstance(stated, int) else items
     return good, [row for row in bad if row["id"] not in of], of, items
 
 

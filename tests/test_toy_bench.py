@@ -168,6 +168,26 @@ def test_waits_in_vain_and_denials_are_true_in_all_films():
     assert min(seen[kind] for kind in ("full", "short", "busy", "long")) >= 2, seen
 
 
+def test_what_is_told_to_be_absent_is_not_there_on_that_second():
+    told = collections.Counter()
+    for kind, n in (("full", 800), ("short", 300), ("busy", 200), ("frame", 60), ("long", 60)):
+        for clip, record in samples(kind, n):
+            for said in record["response"]:
+                turn = int(said["time"] or said["end_time"] + 1) - 1
+                if match := re.fullmatch(r"There is no (\w+ \w+)\.", said["content"]):
+                    assert match[1] not in names_on(clip, [turn]), (kind, record)
+                    told[kind] += 1
+                elif said["content"] in ("There are no shapes.", "I see no shapes."):
+                    assert not names_on(clip, [turn])
+                    told["nothing"] += 1
+            if kind in ("full", "busy"):        # time-sensitive, of what is not there yet
+                (_, name), _, truth = telling.Dialogue(clip, random.Random(0)).undated()
+                for turn, text in enumerate(truth):
+                    assert (text == f"There is no {name}.") <= (name not in names_on(clip, [turn]))
+                    told["yet"] += text not in (None, truth[0])
+    assert min(told[kind] for kind in ("full", "short", "busy", "nothing", "yet")) >= 5, told
+
+
 def test_things_keep_apart():
     """Nothing appears where another has grown or passes; the first edition's films do not ask."""
     def closest(first_edition):

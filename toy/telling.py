@@ -231,8 +231,12 @@ class Dialogue:
 
     def undated(self):
         """The same about something that is not there yet, or never."""
+        def new(name, born):                    # a thing of a busy film comes and goes
+            return all(thing.name != name or not thing.r
+                       for turn in range(born) for thing in self.clip.state(turn))
+
         late = [(about, born, truth) for about, born, truth in self.dated()
-                if born > 0 and about[0] != "colour"]
+                if born > 0 and about[0] != "colour" and new(about[1], born)]
         if late and self.rng.random() < 0.6:
             about, born, truth = self.rng.choice(late)
             return about, 0, [f"There is no {about[1]}."] * born + truth[born:]

@@ -221,6 +221,8 @@ def whole_config(folder):
     if has_tokenizer(folder):
         tokenizer = Tokenizer.from_pretrained(folder)
         rows, frame = config.decoder.vocab_size, config.frame_token_id
+        lacking = [token for token in (*STATES, FRAME) if token not in tokenizer.added]
+        check(not lacking, f"{folder}: the tokenizer has no {', '.join(lacking)}")
         check(len(tokenizer) <= rows, f"{folder}: the tokenizer has ids up to {len(tokenizer) - 1},"
               f" the embedding {rows} rows: they are not of one model")
         check(tokenizer.frame_id == frame, f"{path}: frame_token_id {frame}, but {FRAME} is "

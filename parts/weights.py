@@ -36,9 +36,10 @@ def read_headers(folder):
 def shards(index):
     """The files that an index names: of its own folder, whatever it says."""
     with reading(index):
-        names = sorted(set(read_json(index)["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()), key=str)
     for name in names:
-        check(name == Path(name).name and name.endswith(".safetensors") and name.isprintable(),
+        check(isinstance(name, str) and name == Path(name).name and name.isprintable()
+              and name.endswith(".safetensors"),
               f"{index}: {name!r} is not the name of a safetensors file in this folder")
     return names
 

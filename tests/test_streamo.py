@@ -4,6 +4,7 @@ import math
 import random
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import data
+import infer
 import streamo
 from parts import attention as fast
 from parts import tokenizer as bpe
 from streamo import (FRAME, STATES, Decoder, DecoderConfig, KVCache, Streamo, StreamoConfig,
                      Tokenizer, VisionConfig, VisionEncoder, preprocess, rope, rotate)
-from toy import pretrain
+from toy import datasets, pretrain
 
 TEXTS = ["<|im_start|>user\nWhat is the red circle doing?\n<4s-5s>\n", "assistant\n It moves left."]
 VISION = VisionConfig(24, 36, 2, 3, 3, 22, 5)           # 4 x 4 patches, 2 pixels over
@@ -488,6 +491,52 @@ def test_every_parameter_learns_and_bfloat16_runs(layer):
     low = model.to(torch.bfloat16)(ids, **{**batch, "pixels": batch["pixels"].bfloat16()})
     for other in (auto, low):
         assert (other.float() - exact).norm() < 0.1 * exact.norm()
+
+
+class Perceiver(torch.nn.Module):
+    """Another connector: 8 queries look at the patches of a frame, 3 at those of a coarse one."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, width = config, config.decoder.hidden_size
+        self.queries = torch.nn.Parameter(torch.randn(1, 8, width))
+        self.keys, self.values = (torch.nn.Linear(config.vision.hidden_size, width) for _ in "kv")
+
+    def forward(self, x):
+        queries = self.queries.expand(len(x), -1, -1)
+        return F.scaled_dot_product_attention(queries, self.keys(x), self.values(x))
+
+    def pool(self, x, grid):
+        return x[:, :self.config.tokens(grid)]
+
+
+def test_another_connector_with_tokens_that_are_no_square(tokenizer, tmp_path, monkeypatch):
+    """The renderer, the batch, the stream and the cache ask the config for the number of tokens."""
+    monkeypatch.setattr(streamo, "Connector", Perceiver)
+    monkeypatch.setattr(StreamoConfig, "tokens", lambda config, grid: 8 if grid == 2 else 3)
+    decoder = replace(DECODER, vocab_size=len(tokenizer), max_position_embeddings=4096)
+    config = StreamoConfig(replace(VISION, image_size=32, patch_size=8), decoder,
+                           tokenizer.frame_id, grid=2, coarse_grid=1, window=4)
+    torch.manual_seed(0)
+    model, often = Streamo(config), data.Augment(compress=1)
+    items = [datasets.ToyDataset(tokenizer, config, 0, augment=often)[i] for i in range(2)]
+    batch = data.collate(items, tokenizer.pad_id)
+    assert set(batch["grids"].tolist()) == {1, 2}
+    model(**data.model_inputs(batch, "cpu")).logsumexp(-1).sum().backward()
+    assert all(p.grad is not None for p in model.multi_modal_projector.parameters())
+    model.save_pretrained(tmp_path)
+    model = Streamo.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert model.encode_frames(torch.zeros(2, 3, 32, 32)).shape == (2, 8, 32)
+    frames = [(s, np.full((32, 32, 3), 9 * (s // 2), np.uint8)) for s in range(9)]
+    for compress, used in ((None, [8] * 9), (1.0, [8, 3] * 4 + [8])):
+        seen, user_part = [], data.user_part
+        with monkeypatch.context() as patch:
+            patch.setattr(data, "user_part", lambda tok, s, tokens, *args: (
+                seen.append((s, *tokens)), user_part(tok, s, tokens, *args))[1])
+            turns = list(infer.stream(model, tokenizer, frames, compress=compress,
+                                      max_new_tokens=2))
+        assert len(turns) == 9 and seen[-9:] == [*enumerate(used)]
 
 
 def test_preprocess_is_siglips():

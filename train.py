@@ -39,7 +39,8 @@ from parts.checkpoints import (check_one_folder, check_unchanged, checkpoints, l
                                load_checkpoint, open_log, run_options, save_checkpoint)
 from parts.config import parts_config, whole_config
 from parts.devices import add_up, autocast, gathered, own_device, own_rank
-from parts.engine import exchange, spread, whole, whole_weights
+from parts.engine import (exchange, only_states, spread, state_parts, whole,
+                          whole_weights)
 from parts.files import check, write_json
 from parts.options import at_least, option, parser_of
 from parts.runs import (Stopped, about_run, asked_to_stop, command, duration, memory, program,
@@ -63,7 +64,7 @@ class Options:
     data: tuple = option((), "annotations, FILE or FILE:WEIGHT; none: the toy world", nargs="+")
     videos: str = option("", "folder that the videos of --data lie in")
     train: str = option("connector+decoder", "which parts learn",
-                        choices=("connector", "connector+decoder", "all"))
+                        choices=("states", "connector", "connector+decoder", "all"))
     loss: str = option("focal", "loss on the state tokens", choices=KINDS)
     states: int = option(3, "2: no Standby, only when to speak", choices=(2, 3))
     tasks: str = option("all", "toy tasks", choices=("all", "grounding+caption"))
@@ -133,6 +134,8 @@ def parse(argv=None):
         parser.error("--steps is needed without --data: the toy world has no end")
     if o.batch and not o.data and o.tasks != "all":
         parser.error("--tasks chooses among what the curriculum gives: it goes without --batch")
+    if o.train == "states" and o.shard:
+        parser.error("--train states: four rows and a norm learn, there is nothing to --shard")
     at_least(parser, o, LEAST)
     return o
 
@@ -168,7 +171,7 @@ def start(o):
 
 def choose(o, model):
     """Let the parts that --train names learn, and no others."""
-    learns = {"connector": ("multi_modal_projector",), "all": ("",),
+    learns = {"connector": ("multi_modal_projector",), "all": ("",), "states": state_parts(model),
               "connector+decoder": ("multi_modal_projector", "language_model")}[o.train]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(learns))
@@ -251,7 +254,9 @@ class Learner:
         choose(o, model)
         if o.train != "all":
             model.vision_tower.forward = partial(frozen, model.vision_tower.forward, o.vision_chunk)
-        if o.checkpoint_layers:
+        if o.train == "states":
+            only_states(model, tokenizer.state_ids)
+        elif o.checkpoint_layers:
             for layer in model.language_model.model.layers:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         self.spread = spread(model, o.shard)                # what is called in place of the model

@@ -40,6 +40,24 @@ def spread(model, shard):
     return DistributedDataParallel(model, gradient_as_bucket_view=True) if world > 1 else model
 
 
+def state_parts(model):
+    """Names of what --train states lets learn: the last norm, and the matrix of the head."""
+    tied = model.config.decoder.tie_word_embeddings
+    head = "model.embed_tokens" if tied else "lm_head"
+    return "language_model.model.norm", f"language_model.{head}"
+
+
+def only_states(model, state_ids):
+    """Let only the state tokens' rows of the head learn, and take the layers out of the graph:
+    a step costs a forward and the head's backward, and no layer keeps anything for it."""
+    for layer in model.language_model.model.layers:
+        layer.forward = torch.no_grad()(layer.forward)
+    weight = model.get_parameter(f"{state_parts(model)[1]}.weight")
+    rows = torch.zeros(len(weight), 1, device=weight.device)
+    rows[list(state_ids)] = 1
+    weight.register_hook(lambda gradient: gradient * rows)
+
+
 def exchange(spread_model, last):
     """The context of a forward and backward. Replicas exchange gradients in the last of a step
     alone, while it still computes; shards in each, for they have no room for whole gradients."""

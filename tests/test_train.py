@@ -1,6 +1,7 @@
 """Training: the gradient however a step is split, one step, the recipe, clear errors."""
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import data
 import train
 from infer import stream
 from parts import devices, engine, runs
+from streamo import Streamo, Tokenizer
 from toy import datasets, dialogues
 from toy.steps import ToySteps
 
@@ -304,3 +306,18 @@ def test_an_error_of_a_worker_is_its_last_line():
     assert "fewer --workers" in runs.in_a_line(RuntimeError("DataLoader worker (pid 3) is killed"))
     assert "--micro-tokens" in runs.in_a_line(torch.OutOfMemoryError("CUDA out of memory"))
     assert runs.in_a_line(RuntimeError("a fault of ours")) is None
+
+
+def test_training_the_states_alone_changes_their_rows_and_the_last_norm(tmp_path):
+    """Four matrices' worth of nothing else: no other weight, not even a bit of it."""
+    tiny = Path(__file__).parents[1] / "assets/tiny"
+    train.main(["--model", str(tiny), *films(tmp_path), "--out", str(tmp_path / "run"),
+                "--steps", "2", "--train", "states", "--workers", "0", "--skip-bad"])
+    before = Streamo.from_pretrained(tiny, torch.float32).state_dict()
+    last = train.last_checkpoint(tmp_path / "run")
+    after = Streamo.from_pretrained(last, torch.float32).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    head = "language_model.model.embed_tokens.weight"
+    assert changed == {head, "language_model.model.norm.weight"}
+    rows = (before[head] != after[head]).any(1).nonzero()[:, 0].tolist()
+    assert rows == sorted(Tokenizer.from_pretrained(tiny).state_ids)

@@ -88,15 +88,43 @@ def byte_alphabet():
 
 
 # ---- Byte-pair encoding
+#
+# A word starts as its bytes, each of them a token. The vocabulary was learnt by merging, again and
+# again, the pair of neighbours that was most frequent in some text into a new token; the order of
+# learning is the merges' rank. A word is encoded by doing the same to it: of all neighbours that
+# can merge, those learnt first merge first. With "th" learnt before "he", and "the" after both:
+#
+#     t h e n     th: rank 0, he: rank 1     -> th e n
+#     th e n      the: rank 2                -> the n       (no merge is known for "the n": done)
+#
+# Ranks and not lengths decide: with "he" learnt first it is t he n, and "the" is never made, as its
+# merge is th + e.
+
+def merge_word_simply(ids, ranks):
+    """Byte-pair merges of one word: ids, and {(left, right): (rank, id of the merged token)}.
+
+    The textbook form: look at all neighbours, merge the pair of the lowest rank (the leftmost of
+    equals), and look again. It takes n * n steps, which a word of 100 KB does not forgive."""
+    ids = list(ids)
+    while True:
+        known = [(ranks[pair], i) for i, pair in enumerate(zip(ids, ids[1:])) if pair in ranks]
+        if not known:
+            return ids
+        (_, merged), i = min(known)
+        ids[i:i + 2] = [merged]
+
 
 def merge_word(ids, ranks):
-    """Byte-pair merges of one word, lowest rank first, leftmost first among equals.
+    """The same in n log n steps, by two structures that spare the looking again.
 
-    A heap over a linked list: n log n, so that a word of 100 KB costs no more than text."""
+    A heap holds the pairs that can merge, the lowest rank and then the leftmost on top. A linked
+    list, before[i] and after[i], holds the neighbours: a merge leaves the new token at the left
+    one's place i and unlinks the right one's. Only the two pairs that the new token is part of are
+    new; what the heap holds of pairs that are gone is passed over when it comes up."""
     after, before = list(range(1, len(ids) + 1)), list(range(-1, len(ids)))
     ids = [*ids, None]          # None past the end, which is also ids[-1], and where merged away
     heap = [(*ranks[pair], i, pair) for i, pair in enumerate(zip(ids, ids[1:])) if pair in ranks]
-    heapq.heapify(heap)
+    heapq.heapify(heap)                                 # of (rank, merged id, place, pair)
     while heap:
         _, new, i, pair = heapq.heappop(heap)
         j = after[i]
@@ -104,7 +132,7 @@ def merge_word(ids, ranks):
             continue                                    # one of the two has been merged since
         ids[i], ids[j], after[i] = new, None, after[j]
         before[after[j]] = i
-        for a, b in ((before[i], i), (i, after[i])):
+        for a, b in ((before[i], i), (i, after[i])):    # the new token and its two neighbours
             if (ids[a], ids[b]) in ranks:
                 heapq.heappush(heap, (*ranks[ids[a], ids[b]], a, (ids[a], ids[b])))
     return [i for i in ids if i is not None]

@@ -108,6 +108,33 @@ def test_merges_by_hand_and_long_words_in_time(tokenizer):
         assert time.process_time() - start < 1.5        # 0.1 to 0.6 s on an idle core
 
 
+@pytest.mark.parametrize("merge", [bpe.merge_word_simply, bpe.merge_word])
+def test_the_merges_of_the_textbook(merge):
+    names = {letter: k for k, letter in enumerate(("t", "h", "e", "n", "th", "he", "the"))}
+
+    def split(word, *merges):
+        ranks = {(names[a], names[b]): (rank, names[a + b]) for rank, (a, b) in enumerate(merges)}
+        return [[*names][i] for i in merge([names[letter] for letter in word], ranks)]
+
+    assert split("then", ("t", "h"), ("h", "e"), ("th", "e")) == ["the", "n"]
+    assert split("then", ("h", "e"), ("t", "h"), ("th", "e")) == ["t", "he", "n"]
+    assert split("thth", ("t", "h")) == ["th", "th"] and split("") == [] and split("t") == ["t"]
+
+
+def test_the_heap_merges_as_the_textbook_does():
+    rng = random.Random(0)
+    for _ in range(400):                                # few letters: many merges compete
+        letters, ranks = rng.randint(1, 4), {}
+        for rank in range(rng.randrange(30)):
+            known = letters + len(ranks)
+            ranks.setdefault((rng.randrange(known), rng.randrange(known)),
+                             (len(ranks), letters + len(ranks)))
+        word = [rng.randrange(letters) for _ in range(rng.randrange(40))]
+        before = list(word)
+        assert bpe.merge_word(word, ranks) == bpe.merge_word_simply(word, ranks)
+        assert word == before
+
+
 @pytest.mark.parametrize("text, words", [
     ("I'LL we'ſ it's", ["I", "'LL", " we", "'ſ", " it", "'s"]),          # long s folds to s
     ("a\x1cb\x85c  d", ["a", "\x1cb", "\x85c", " ", " d"]),               # U+001C is no space
@@ -606,9 +633,42 @@ def damage(folder, how):
         tensors[name] = tensors[name][:-1].clone()
     elif how == "unexpected":
         tensors["language_model.model.layers.9.mlp.up_proj.weight"] = torch.zeros(2)
+    elif how == "nan":
+        tensors[name][3, 5] = float("nan")
+    elif how == "infinite":
+        tensors[name][-1, -1] = -float("inf")
+    elif how == "twice":
+        save_file({name: tensors[name]}, folder / "b.safetensors")
     elif how == "integer":
         tensors[name] = tensors[name].long()
-    if how == "truncated":
+    if how in ("outside", "absolute", "twice"):
+        save_file(tensors, folder / "a.safetensors")
+        file.rename(folder.parent / "outside.safetensors")
+        second = {"outside": "../outside.safetensors", "twice": "b.safetensors",
+                  "absolute": str(folder.parent / "outside.safetensors")}[how]
+        index = {"weight_map": {"a": "a.safetensors", "b": second}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    elif how in ("overlap", "negative", "duplicate", "wrong bytes"):
+        content = file.read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:8 + size])
+        offsets = header[name]["data_offsets"]
+        if how == "wrong bytes":
+            header[name]["shape"][0] += 1
+        elif how != "duplicate":
+            header[name]["data_offsets"] = ([offset - 4 for offset in offsets]
+                                            if how == "overlap" else [-8, 0])
+        text = json.dumps(header)
+        if how == "duplicate":                          # the same twice: nothing else is amiss
+            last = max((n for n in header if n != "__metadata__"),
+                       key=lambda n: header[n]["data_offsets"][1])
+            text = text[:-1] + f", {json.dumps(last)}: {json.dumps(header[last])}}}"
+        file.write_bytes(len(text).to_bytes(8, "little") + text.encode() + content[8 + size:])
+    elif how == "larger tokenizer":
+        words = Tokenizer.train(["a"], 0)
+        words.add_tokens([*STATES, FRAME])
+        words.save_pretrained(folder)
+    elif how == "truncated":
         file.write_bytes(file.read_bytes()[:-10])
     elif how == "empty":
         file.write_bytes(b"")
@@ -638,6 +698,14 @@ def damage(folder, how):
     ("unexpected", r"unexpected tensor language_model\.model\.layers\.9"),
     ("integer", r"up_proj\.weight is I64"), ("truncated", r"model\.safetensors: damaged"),
     ("empty", r"model\.safetensors: damaged"), ("no weights", r"model\.safetensors: no such"),
+    ("nan", r"layers\.1\.mlp\.up_proj\.weight holds numbers that are not finite"),
+    ("infinite", r"layers\.1\.mlp\.up_proj\.weight holds numbers that are not finite"),
+    ("twice", r"b\.safetensors: tensor .*up_proj\.weight is in another shard, too"),
+    ("outside", r"index\.json: '\.\./outside\.safetensors' is not the name"),
+    ("absolute", r"index\.json: '/.*outside\.safetensors' is not the name"),
+    ("overlap", r"model\.safetensors: damaged"), ("negative", r"model\.safetensors: damaged"),
+    ("wrong bytes", r"model\.safetensors: damaged"), ("duplicate", "have one name"),
+    ("larger tokenizer", "the tokenizer has ids up to .* the embedding 97 rows"),
     ("garbage", r"model\.safetensors: damaged"), ("no config", r"config\.json"),
     ("no json", r"config\.json: not JSON"),
     ("unknown key", "DecoderConfig keys missing or unknown: .*dropout"),

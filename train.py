@@ -34,17 +34,16 @@ from tqdm import tqdm
 
 from data import EpochSteps, RawDataset, Readable, loaded, model_inputs, silent_second
 from loss import KINDS, state_counts, state_focal_loss
-from parts.annotations import stated_seconds
-from parts.checkpoints import (check_one_folder, check_unchanged, checkpoints, last_checkpoint,
-                               load_checkpoint, open_log, run_options, save_checkpoint)
+from parts.checkpoints import (enter, last_checkpoint, load_checkpoint, open_log, run_options,
+                               save_checkpoint)
 from parts.config import parts_config, whole_config
 from parts.devices import add_up, autocast, gathered, own_device, own_rank
 from parts.engine import (exchange, only_states, spread, state_parts, whole,
                           whole_weights)
 from parts.files import check, write_json
 from parts.options import at_least, option, parser_of
-from parts.runs import (Stopped, about_run, asked_to_stop, command, duration, memory, program,
-                        weighted, write_model)
+from parts.runs import (Stopped, asked_to_stop, command, duration, evaluate, memory, program,
+                        recipe, weighted, write_model)
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from parts.weights import on_meta
 from streamo import Streamo
@@ -55,6 +54,7 @@ from toy.steps import ToySteps
 
 @dataclass
 class Options:
+    # where it begins, and from what
     out: str = option("runs/demo", "folder of the run")
     preset: str = option("", "defaults of a recipe; without it own with --data, else hour",
                          choices=("hour", "demo", "own", "paper"))
@@ -63,11 +63,13 @@ class Options:
     decoder: str = option("", "start from this Qwen or Llama folder (with --vision)")
     data: tuple = option((), "annotations, FILE or FILE:WEIGHT; none: the toy world", nargs="+")
     videos: str = option("", "folder that the videos of --data lie in")
+    # what learns, and what
     train: str = option("connector+decoder", "which parts learn",
                         choices=("states", "connector", "connector+decoder", "all"))
     loss: str = option("focal", "loss on the state tokens", choices=KINDS)
     states: int = option(3, "2: no Standby, only when to speak", choices=(2, 3))
     tasks: str = option("all", "toy tasks", choices=("all", "grounding+caption"))
+    # how much of it: what is 0 is filled in by fit()
     epochs: float = option(0, "passes over --data; 0: what fits its size")
     steps: int = option(0, "optimiser steps; 0: --epochs of --data")
     batch: int = option(0, "samples in a step; 0: what fits --data, or, on the toy world, one "
@@ -75,15 +77,18 @@ class Options:
     see_steps: int = option(1500, "steps of the lessons that make a start where none is given: "
                                   "a vision encoder learns to see")
     watch_steps: int = option(5000, "then a decoder learns to watch")
+    # what a step looks like
     micro_tokens: int = option(8192, "padded tokens in a micro-batch of --data")
     own_every: int = option(0, "each so many steps, past states are the model's guesses; 0: never")
     max_tokens: int = option(32768, "longer dialogues are cut, by whole turns")
     fps: int = option(1, "frames in a second of stream")
+    # the optimiser
     lr: float = option(0.0, "peak learning rate; 0: what fits the size of the model")
     warmup: float = option(0.05, "share of the steps in which the rate rises, to fall as a cosine")
     weight_decay: float = option(0.0, "of matrices")
     clip: float = option(1.0, "largest norm of the gradient")
     seed: int = option(0, "of the weights, the data and their order")
+    # time and memory
     workers: int = option(1, "processes that decode and draw ahead, on each rank")
     vision_chunk: int = option(256, "frames that a frozen encoder takes at once; 0: all")
     checkpoint_layers: bool = option(None, "recompute activations in the backward: less memory; "
@@ -93,6 +98,7 @@ class Options:
     shard: bool = option(False, "weights, gradients and moments in parts on the ranks, for what "
                                 "does not fit one")
     skip_bad: bool = option(False, "list unreadable samples in bad.txt and go on with the next")
+    # what it leaves behind
     save_every: int = option(0, "steps from checkpoint to checkpoint; 0: a quarter, at most 500")
     keep: int = option(2, "checkpoints kept")
     eval_every: int = option(0, "steps between evaluations that stream unseen toy clips")
@@ -100,12 +106,15 @@ class Options:
     resume: bool = option(False, "go on from the last checkpoint in --out, with its options")
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
+# of the toy world: small, quickly drawn, and the past is the model's own in each fourth step
 TOY = dict(lr=1e-3, warmup=0.01, weight_decay=0.05, vision_chunk=0, checkpoint_layers=False,
            own_every=4, save_every=500)
+# "own" is empty: fit() looks at the data; "paper" is section 5 of the paper
 PRESETS = {"hour": dict(TOY, steps=2000), "own": {},
            "demo": dict(TOY, steps=5000, see_steps=2200, watch_steps=3800),
            "paper": dict(epochs=1, batch=512, micro_tokens=16384, lr=1e-5, checkpoint_layers=True,
                          workers=4, save_every=50)}
+# the least value of an option
 LEAST = {"epochs": 0, "steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
          "own_every": 0, "max_tokens": 1, "fps": 1, "lr": 0, "warmup": 0, "weight_decay": 0,
          "clip": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1, "eval_every": 0,
@@ -113,14 +122,14 @@ LEAST = {"epochs": 0, "steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, 
 # with --resume these alone may be other than they were: they change nothing that has been done
 MAY_CHANGE = {"out", "resume", "estimate", "steps", "shard", "workers", "save_every", "keep",
               "eval_every", "eval_videos"}
-NAMES = ("silence", "standby", "response")
+NAMES = ("silence", "standby", "response")     # of the states, in the order of their tokens
 
 
 def parse(argv=None):
     """Options from the command line, over the preset's, over the class's defaults; with --resume
     over those of the run."""
     parser = parser_of(Options, __doc__)
-    given = vars(parser.parse_args(argv))
+    given = vars(parser.parse_args(argv))                   # and nothing that was not said
     if given.get("resume"):
         o = run_options(Options, {"out": Options.out, **given}, MAY_CHANGE)
     else:
@@ -154,15 +163,17 @@ def start(o):
     folder or two parts, else from its own start. With --estimate a model without weights."""
     torch.manual_seed(o.seed)                               # of a fresh connector
     folder = (o.resume and last_checkpoint(o.out)) or o.model
-    if not (folder or o.vision) and (pretrain.is_made(own_start(o).out) or not o.estimate):
+    if not (folder or o.vision):
         folder = own_start(o).out
-    tokenizer = Tokenizer.from_pretrained(folder or o.decoder) if folder or o.decoder else \
-        pretrain.new_tokenizer()
-    tokenizer.add_tokens([*STATES, FRAME])
+    if o.estimate and not o.vision and not Path(folder).exists():       # it would be made first
+        tokenizer = pretrain.new_tokenizer()
+        return tokenizer, on_meta(Streamo, pretrain.tiny_config(tokenizer))
+    tokenizer = Tokenizer.from_pretrained(folder or o.decoder)
+    tokenizer.add_tokens([*STATES, FRAME])                  # a no-op where they are known
     if o.estimate:
-        config = whole_config(folder)[0] if folder else parts_config(o.vision, o.decoder)[0] \
-            if o.vision else pretrain.tiny_config(tokenizer)
+        config, _ = whole_config(folder) if folder else parts_config(o.vision, o.decoder)
         return tokenizer, on_meta(Streamo, config)
+    # the weights that learn are float32, whatever is stored: bfloat16 would swallow small steps
     if folder:
         return tokenizer, Streamo.from_pretrained(folder, torch.float32, own_device())
     return tokenizer, Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32,
@@ -194,11 +205,14 @@ def fit(o, model, dataset, world):
     size = sum(p.numel() for p in model.parameters())
     if o.data:
         records = len(dataset)
+        # a quarter of the data at most: a step that is an epoch would be one of very few
         o.batch = o.batch or world * max(1, min(32, records // 4) // world)
+        # 20 times a few dozen, once from 3,000 on
         o.epochs = o.epochs or min(20, max(1, round(3000 / records)))
         o.steps = o.steps or math.ceil(o.epochs * records / o.batch)
     check(o.batch % world == 0,
           f"--batch {o.batch}: wanted a multiple of the number of ranks, {world}")
+    # 7 billion weights: the paper's rate; few weights want larger steps
     o.lr = o.lr or (5e-4 if size < 1e8 else 5e-5 if size < 2e9 else 1e-5)
     o.save_every = o.save_every or max(1, min(500, math.ceil(o.steps / 4)))
     if o.checkpoint_layers is None:
@@ -212,32 +226,14 @@ def steps_of(o, dataset, world):
     return ToySteps(dataset, CURRICULUM, o.steps, o.seed, world, o.tasks)
 
 
-def recipe(o, model, dataset, world):
-    """What a run prints first, four lines."""
-    origin = o.model or f"{o.vision} and {o.decoder}"
-    if not (o.model or o.vision):
-        origin = f"{own_start(o).out}, made by toy.pretrain"
-    new = "; THE CONNECTOR BETWEEN THEM IS NEW, its weights are random" if o.vision else \
-        "; the tokens of the three states are new" if o.model and whole_config(o.model)[1] else ""
-    if o.data:
-        records = [record for rows in dataset.files for _, _, record in rows]
-        seconds = sum(map(stated_seconds, records))
-        of = f"{', '.join(o.data)}: {len(records)} records, {duration(seconds)} of video"
-    else:
-        of = f"the toy world, seed {o.seed}, drawn as it is read"
-    learns = {name: sum(p.numel() for p in part.parameters() if p.requires_grad)
-              for name, part in (("vision encoder", model.vision_tower),
-                                 ("connector", model.multi_modal_projector),
-                                 ("decoder", model.language_model))}
-    frozen = [name for name, size in learns.items() if not size]
-    each = f"{o.batch} samples" if o.batch else f"{world} micro-batch{'es' * (world > 1)}"
-    passes = f" ({o.steps * o.batch / len(dataset):.3g} times the data)" if o.data else ""
-    return (f"start   {origin}{new}\n"
-            f"data    {of}\n"
-            f"learns  {', '.join(f'{name} ({n:,} weights)' for name, n in learns.items() if n)}"
-            f"{'; frozen: ' if frozen else ''}{', '.join(frozen)}\n"
-            f"recipe  {o.steps} steps of {each}{passes}, rate {o.lr:g}, a checkpoint every "
-            f"{o.save_every} steps")
+def origin(o):
+    """What a run starts from, in words; what is new there is as random as it sounds."""
+    if o.vision:
+        return f"{o.vision} and {o.decoder}; THE CONNECTOR BETWEEN THEM IS NEW, its weights random"
+    if not o.model:
+        return f"{own_start(o).out}, made by toy.pretrain"
+    new_rows = whole_config(o.model)[1]
+    return o.model + ("; the tokens of the three states are new" if new_rows else "")
 
 
 # ---- One step --------------------------------------------------------------------------------
@@ -252,6 +248,7 @@ class Learner:
         self.state_ids = torch.tensor(tokenizer.state_ids, device=self.device)
         self.end_id = tokenizer.id("<|im_end|>")
         choose(o, model)
+        # two methods are wrapped: what calls the model, and its weights' names, stay as they are
         if o.train != "all":
             model.vision_tower.forward = partial(frozen, model.vision_tower.forward, o.vision_chunk)
         if o.train == "states":
@@ -260,6 +257,7 @@ class Learner:
             for layer in model.language_model.model.layers:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         self.spread = spread(model, o.shard)                # what is called in place of the model
+        # weight decay is for matrices: biases, norms and embeddings are scales, not directions
         learnt = [(p, p.ndim == 2 and "embed" not in name)
                   for name, p in model.named_parameters() if p.requires_grad]
         self.learnt = [p for p, _ in learnt]
@@ -280,6 +278,7 @@ class Learner:
         (B, T): the next id is supervised."""
         ids, quiet = inputs["input_ids"], self.state_ids[:self.o.states - 1]
         places = mask[:, :-1] & torch.isin(ids[:, 1:], quiet)       # where one is to be said
+        # the model itself, not its ranks' wrapper: nothing is learnt, nothing to exchange
         logits = self.model(**inputs, select=F.pad(places, (0, 1)))                    # (n, V)
         guesses = quiet[logits[:, quiet].argmax(1)]                                    # (n,)
         past = ids.clone()
@@ -290,8 +289,8 @@ class Learner:
     def tally(self, logits, target, loss, items):
         """What the log counts of a micro-batch, in sums over micro-batches and ranks."""
         guess = logits.argmax(1)                                                       # (n,)
-        right = guess == target
-        words = ~torch.isin(target, self.state_ids)
+        right = guess == target                                                        # (n,)
+        words = ~torch.isin(target, self.state_ids)         # the text of answers, and <|im_end|>
         text = words & (target != self.end_id)
         text_loss = F.cross_entropy(logits[words].float(), target[words], reduction="sum")
         recalled = zip(NAMES, state_counts(target[right], self.state_ids))
@@ -305,6 +304,7 @@ class Learner:
         # logits are made only where the next position is supervised
         masks = [F.pad(b["labels"][:, 1:] != -100, (0, 1)) for b in batches]           # (B, T)
         targets = [b["labels"][:, 1:][m[:, :-1]].to(self.device) for b, m in zip(batches, masks)]
+        # of the whole step, before any backward: see loss.py
         counts = self.total(sum(state_counts(t, self.state_ids) for t in targets))     # (3,)
         items = self.total(torch.tensor(sum(map(len, targets)), device=self.device))
         seen = Counter()
@@ -327,9 +327,10 @@ class Learner:
 
     def shown(self, seen, counts):
         """What the log shows of all ranks, from the tallies of this rank's micro-batches."""
+        # all figures in one message
         sums = torch.tensor([float(value) for value in seen.values()], dtype=torch.float64)
         s = dict(zip(seen, self.total(sums.to(self.device)).tolist()))
-        n = dict(zip(NAMES, counts.tolist()))
+        n = dict(zip(NAMES, counts.tolist()))               # how often each state was the target
         recall = {f"recall_{name}": s[name] / n[name] for name in NAMES if n[name]}
         return {"loss": s["loss"], "loss_states": s["loss"] - s["loss_text"],
                 "loss_text": s["loss_text"], **recall,
@@ -343,6 +344,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         log = self.backward(batches, own)
+        # every rank has the same norm, for every rank has all gradients or a shard of them
         total = torch.nn.utils.get_total_norm([p.grad for p in self.learnt])
         norm = whole(total).item()
         if not math.isfinite(norm + log["loss"]):           # before the norm spoils all gradients
@@ -368,7 +370,7 @@ def spent(o, step):
     """The share of a run's tokens that its first `step` steps take: the toy world's later steps
     have more."""
     progress = step / o.steps
-    if o.data or o.batch:
+    if o.data or o.batch:                                   # steps of like size
         return progress
     begin, done, whole_run = 0, 0, 0
     for end, tokens, _ in CURRICULUM:
@@ -387,45 +389,19 @@ def learning_rate(o, step):
 
 # ---- The loop --------------------------------------------------------------------------------
 
-def evaluate(o, folder, log):
-    """Score a checkpoint that streams unseen toy clips, by eval.py in a process of its own, which
-    has one rank. A line of the log, or one on stderr where that fails."""
-    out, step = Path(folder) / "eval.json", int(folder.name[5:])
-    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    done = subprocess.run([sys.executable, Path(__file__).with_name("eval.py"), "toy", "--model",
-                           folder, "--videos", str(o.eval_videos), "--seed", "7", "--out", out],
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env, text=True)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        print(f"train.py: step {step} is not evaluated: {said}", file=sys.stderr)
-        return
-    scores = json.loads(out.read_text())
-    scores = {f"eval_{k}": scores[k] for k in ("state_f1", "response_f1", "average")}
-    print(json.dumps({"step": step, **scores}), file=log, flush=True)
-
-
 def prepare(o, stop):
     """(tokenizer, learner, dataset, about, first step) of a run that begins or goes on."""
     rank, world = own_rank()
-    check(o.resume or not checkpoints(o.out),
-          f"{o.out} holds the checkpoints of a run: --resume it, or name another --out")
-    files, path = weighted(o.data)[0], Path(o.out) / "run.json"
-    resumed = last_checkpoint(o.out) if o.resume else None
-    needs_start = not (resumed or o.model or o.vision)
-    if o.resume:
-        check_unchanged(o, files, world)
-    if needs_start:
-        pretrain.check_same(own_start(o))
-    about = about_run(o, files)
-    if rank == 0 and not o.resume:
-        write_json(path, about)                             # what --resume goes on with
-    gathered(None)
-    check_one_folder(o.out)
-    if needs_start and not pretrain.is_made(own_start(o).out):
+    lessons = own_start(o)
+    given = o.model or o.vision or o.resume and last_checkpoint(o.out)
+    if not given:
+        pretrain.check_same(lessons)                        # before anything is written
+    resumed, about = enter(o, weighted(o.data)[0])
+    if not (given or pretrain.is_made(lessons.out)):
         if rank == 0:
-            print(f"No --model: a start is made first, in {own_start(o).out}, by {o.see_steps} + "
+            print(f"No --model: a start is made first, in {lessons.out}, by {o.see_steps} + "
                   f"{o.watch_steps} steps of toy.pretrain", flush=True)
-        pretrain.make(own_start(o), stop)
+        pretrain.make(lessons, stop)
     tokenizer, model = start(o)
     if o.data:                                  # what the start knew is not all it will know
         model.config = replace(model.config, knows="")
@@ -436,8 +412,8 @@ def prepare(o, stop):
     first = load_checkpoint(resumed, model, learner.optimizer) if resumed else 0
     check(first <= o.steps, f"--steps {o.steps}: the run has done {first} already")
     if rank == 0:
-        write_json(path, about)
-        print(recipe(o, model, dataset, world), flush=True)
+        write_json(Path(o.out) / "run.json", about)
+        print(recipe(o, origin(o), model, dataset, world), flush=True)
     return tokenizer, learner, dataset, about, first
 
 
@@ -452,17 +428,18 @@ def train(o, stop, again, tokenizer, learner, dataset, about, first):
     """The loop. stop: see asked_to_stop; again: the command that goes on."""
     (rank, world), out = own_rank(), Path(o.out)
     readable = Readable(dataset, o.max_tokens, o.states, out / "bad.txt" if o.skip_bad else None)
+    # the loader's processes are steps ahead; what each step holds does not depend on how far
     batches = loaded(readable, tokenizer, steps_of(o, dataset, world), range(first, o.steps),
                      o.workers, rank, world)
     log = open_log(out, first) if rank == 0 else None
     last = last_checkpoint(out)
     if rank == 0 and last and o.eval_every and first % o.eval_every == 0 \
             and not (last / "eval.json").exists():          # the run was killed in it
-        evaluate(o, last, log)
+        evaluate(last, o.eval_videos, log)
     bar = tqdm(range(first, o.steps), initial=first, total=o.steps, disable=rank > 0)
     for step in bar:
         began = time.perf_counter()
-        micro = next(batches)
+        micro = next(batches)                               # this rank's micro-batches
         waited = time.perf_counter() - began
         try:
             line = learner.step(micro, learning_rate(o, step),
@@ -470,7 +447,7 @@ def train(o, stop, again, tokenizer, learner, dataset, about, first):
         except ValueError as error:
             raise ValueError(f"step {step + 1}: {error}") from error
         took = time.perf_counter() - began
-        done, stopping = step + 1, stop()
+        done, stopping = step + 1, stop()                   # all ranks know alike
         scored = o.eval_every and done % o.eval_every == 0
         mended = sum(gathered(sum((Counter(b["counts"]) for b in micro), Counter())), Counter())
         if rank == 0:                                       # a saved step is always in the log
@@ -486,14 +463,14 @@ def train(o, stop, again, tokenizer, learner, dataset, about, first):
         if done % o.save_every == 0 or done == o.steps or stopping or scored:
             save_checkpoint(o, done, learner.model, learner.optimizer, tokenizer, about)
         if rank == 0 and scored and not stopping:
-            evaluate(o, last_checkpoint(out), log)
+            evaluate(last_checkpoint(out), o.eval_videos, log)
         if stopping and done < o.steps:
             bar.close()
             if rank == 0:
                 print(f"train.py: stopped; {last_checkpoint(out)} is saved, go on with: {again}",
                       file=sys.stderr)
             raise Stopped(stopping)
-    weights = whole_weights(learner.model)                  # all ranks are asked
+    weights = whole_weights(learner.model)                  # of shards, all ranks are asked
     if rank == 0:                                           # what infer.py and eval.py read
         weights = {name: weight.bfloat16() for name, weight in weights.items()}
         write_model(out / "model", learner.model, tokenizer, about, weights)
@@ -508,7 +485,7 @@ def main(argv=None):
         done = subprocess.run([sys.executable, "-m", "bench.estimate", *words],
                               env={**os.environ, "PYTHONPATH": path})
         sys.exit(done.returncode)
-    program("train.py", lambda: run(parse(argv)))
+    program("train.py", lambda: run(parse(argv)))           # errors in a line, exit codes
 
 
 if __name__ == "__main__":

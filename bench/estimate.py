@@ -86,8 +86,8 @@ def kept(o, model, world, micro_batches=1):
 
     Shards: of what learns and of the decoder a part, in float32; whole at one time are all but the
     decoder's layers, and two of these (one that runs, one that is on its way), and of what learns
-    among them gradients, twice, before they are scattered. Replicas: a step of several micro-batches
-    adds its first gradients up beside the buffers that they are then moved into."""
+    among them gradients, twice, before they are scattered. Replicas: a step of several
+    micro-batches adds its first gradients up beside the buffers that they are then moved into."""
     def size(module, learns=False):
         return 4 * sum(p.numel() for p in module.parameters() if p.requires_grad or not learns)
 
@@ -194,9 +194,10 @@ def estimate(o):
         print(f"time        not measured: of micro-batches {tokens}; a run tells it after 3 steps")
     else:
         rate = sum(lengths[key] for group in groups for key in group) / len(mine) / tokens * took
-        print(f"time        about {duration(rate * (o.steps + sum(lessons)))}, {rate:.2g} s a step: "
-              f"a micro-batch of {tokens} tokens takes this machine {took:.2g} s (reading videos "
-              "and exchange between ranks are not counted)")
+        whole = duration(rate * (o.steps + sum(lessons)))
+        print(f"time        about {whole}, {rate:.2g} s a step: a micro-batch of {tokens} tokens "
+              f"takes this machine {took:.2g} s (reading videos and exchange between ranks are "
+              "not counted)")
     print(f"\nMiB of each of {world} processes  on a GPU  on the CPU")
     for part in parts[0]:
         print(f"{part:27}", *(f"{p[part] / 2 ** 20:10.0f}" for p in parts))

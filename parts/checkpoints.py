@@ -17,8 +17,8 @@ import torch.distributed as dist
 from parts.devices import gathered, own_rank
 from parts.engine import (flat, load_moments, moments, read_state, whole_moments, whole_weights,
                           write_state)
-from parts.files import MISSHAPEN, check, read_json, sync
-from parts.runs import digests, write_model
+from parts.files import MISSHAPEN, check, read_json, sync, write_json
+from parts.runs import about_run, digests, write_model
 
 NAME = re.compile(r"step-\d{6,}")
 MOMENTS = "optimizer.safetensors"
@@ -104,11 +104,21 @@ def check_unchanged(o, files, world):
           "with as many")
 
 
-def check_one_folder(out):
-    """Refuse ranks that see different runs in --out."""
-    path = Path(out) / "run.json"
-    seen = f"{last_checkpoint(out)} {path.read_text() if path.exists() else ''}"
-    check(len(set(gathered(seen))) == 1, f"--out {out}: not one folder that all machines share")
+def enter(o, files):
+    """(last checkpoint or None, what run.json records) of a run in --out that begins or goes on.
+    Refuses what would spoil one that is there, and ranks that see different folders."""
+    (rank, world), path = own_rank(), Path(o.out) / "run.json"
+    check(o.resume or not checkpoints(o.out),
+          f"{o.out} holds the checkpoints of a run: --resume it, or name another --out")
+    if o.resume:
+        check_unchanged(o, files, world)
+    about = about_run(o, files)
+    if rank == 0 and not o.resume:
+        write_json(path, about)                             # what --resume goes on with
+    gathered(None)
+    seen = f"{last_checkpoint(o.out)} {path.read_text() if path.exists() else ''}"
+    check(len(set(gathered(seen))) == 1, f"--out {o.out}: not one folder that all machines share")
+    return (last_checkpoint(o.out) if o.resume else None), about
 
 
 # ---- log.jsonl

@@ -2,8 +2,8 @@
 
 Replicated (DistributedDataParallel): every rank holds all weights, gradients and moments. Sharded
 (FSDP2's fully_shard): every rank holds a part of them, and a layer is whole only while it runs.
-Either way a rank's gradient becomes the mean over the ranks in its last backward of a step (sharded:
-in each), and what is stored is the same.
+Either way a rank's gradient becomes the mean over the ranks in its last backward of a step
+(sharded: in each), and what is stored is the same.
 """
 from contextlib import nullcontext
 
@@ -36,7 +36,7 @@ def spread(model, shard):
         for layer in model.language_model.model.layers:
             fully_shard(layer, mesh=mesh)
         return fully_shard(model, mesh=mesh, ignored_params=frozen)
-    # with gradient_as_bucket_view the gradients lie in the buffers that are sent: they are kept once
+    # as_bucket_view: the gradients lie in the buffers that are sent, and are kept once
     return DistributedDataParallel(model, gradient_as_bucket_view=True) if world > 1 else model
 
 

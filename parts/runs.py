@@ -1,5 +1,6 @@
 """What a program that trains leaves behind, how it stops, and how it says what went wrong."""
 import hashlib
+import json
 import os
 import re
 import resource
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from parts.annotations import stated_seconds
 from parts.devices import failures, gathered, in_bfloat16, own_rank
 from parts.files import write_json
 
@@ -70,6 +72,48 @@ def duration(seconds):
             size = {"second": 1, "minute": 60, "hour": 3600}[unit]
             return f"{seconds / size:.{1 if unit == 'hour' else 0}f} {unit}s"
     return f"{seconds / 86400:.1f} days"
+
+
+# ---- What a run says of itself
+
+def recipe(o, origin, model, dataset, world):
+    """Four lines that a run begins with. origin: what it starts from, in words."""
+    if o.data:
+        records = [record for rows in dataset.files for _, _, record in rows]
+        seconds = sum(map(stated_seconds, records))
+        of = f"{', '.join(o.data)}: {len(records)} records, {duration(seconds)} of video"
+        passes = f" ({o.steps * o.batch / len(dataset):.3g} times the data)"
+    else:
+        of, passes = f"the toy world, seed {o.seed}, drawn as it is read", ""
+    learns = {name: sum(p.numel() for p in part.parameters() if p.requires_grad)
+              for name, part in (("vision encoder", model.vision_tower),
+                                 ("connector", model.multi_modal_projector),
+                                 ("decoder", model.language_model))}
+    sizes = ", ".join(f"{name} ({size:,} weights)" for name, size in learns.items() if size)
+    frozen = ", ".join(name for name, size in learns.items() if not size)
+    each = f"{o.batch} samples" if o.batch else f"{world} micro-batch{'es' * (world > 1)}"
+    return (f"start   {origin}\n"
+            f"data    {of}\n"
+            f"learns  {sizes}{'; frozen: ' * bool(frozen)}{frozen}\n"
+            f"recipe  {o.steps} steps of {each}{passes}, rate {o.lr:g}, a checkpoint every "
+            f"{o.save_every} steps")
+
+
+def evaluate(folder, videos, log):
+    """Score a checkpoint that streams unseen toy clips, by eval.py in a process of its own, which
+    has one rank. A line of the log, or one on stderr where that fails."""
+    out, step = Path(folder) / "eval.json", int(folder.name[5:])
+    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    done = subprocess.run([sys.executable, Path(__file__).parent.with_name("eval.py"), "toy",
+                           "--model", folder, "--videos", str(videos), "--seed", "7", "--out", out],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env, text=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        print(f"train.py: step {step} is not evaluated: {said}", file=sys.stderr)
+        return
+    scores = json.loads(out.read_text())
+    scores = {f"eval_{k}": scores[k] for k in ("state_f1", "response_f1", "average")}
+    print(json.dumps({"step": step, **scores}), file=log, flush=True)
 
 
 # ---- How a run stops

@@ -118,7 +118,8 @@ def test_replicas_go_on_in_shards_and_shards_on_one_rank(tmp_path, torchrun):
     And in shards, too, a step that is done again is the same to the last bit."""
     _, whole = torchrun.result()
     out, shards = tmp_path / "mixed", tmp_path / "shards"
-    shutil.copytree(whole, out, ignore=shutil.ignore_patterns("step-000004", "step-000006", "model"))
+    later = shutil.ignore_patterns("step-000004", "step-000006", "model")
+    shutil.copytree(whole, out, ignore=later)
     codes = launch(2, one_rank, ["--resume", "--shard", "--out", str(out)], signal.SIGKILL, 5)
     assert codes[0] == -9 and codes[1] != 0 and not (out / "step-000006").exists()
     shutil.copytree(out, shards)
@@ -294,9 +295,9 @@ def test_a_broken_line_of_the_log_is_told_and_left_out(tmp_path, capsys):
 
 def test_an_evaluation_that_was_killed_is_done_and_one_that_fails_is_told(out, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(train.subprocess, "run", lambda words, **_: asked.append(words[4]) or
+    monkeypatch.setattr(runs.subprocess, "run", lambda words, **_: asked.append(words[4]) or
                         subprocess.CompletedProcess(words, -9, stderr="x\nout of memory\n"))
-    monkeypatch.setattr(train, "about_run", lambda *_: {})
+    monkeypatch.setattr("parts.checkpoints.about_run", lambda *_: {})
     run_here(monkeypatch, "--resume", "--out", str(out), "--steps", "7", "--eval-every", "2")
     assert [folder.name for folder in asked] == ["step-000006"]
     assert "step 6 is not evaluated: out of memory" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """What stands in for a pretrained SigLIP and Qwen: a model that learnt to see, then to watch.
 
     python -m toy.pretrain --out runs/start                          an hour on two CPU cores
-    torchrun --nproc_per_node=2 -m toy.pretrain --out runs/start     the same lessons, twice the data
+    torchrun --nproc_per_node=2 -m toy.pretrain --out runs/start     twice the films in a step
     python train.py --model runs/start --out runs/demo
 
 The folder is a start like any other (config.json, model.safetensors, tokenizer.json, run.json). The
@@ -242,8 +242,8 @@ def lesson(o, name, steps, stop, batches, optimizer, *modules):
         if number:
             bar.close()
             if rank == 0:
-                print(f"toy.pretrain: stopped; {step + 1} of {steps} steps are saved in {path}, the "
-                      "same command goes on", file=sys.stderr)
+                print(f"toy.pretrain: stopped; {step + 1} of {steps} steps are saved in {path}, "
+                      "the same command goes on", file=sys.stderr)
             raise Stopped(number)
 
 

@@ -310,12 +310,12 @@ class Learner:
         seen = Counter()
         for number, (batch, mask, target) in enumerate(zip(batches, masks, targets), 1):
             inputs, mask = model_inputs(batch, self.device), mask.to(self.device)
-            # no cache: each weight is read once, and a recomputed layer's copies can go
-            with exchange(self.spread, last=number == len(batches)), \
-                    autocast(self.o, self.device, cache_enabled=False):
-                if own:
-                    inputs["input_ids"] = self.own_past(inputs, mask)
-                logits = self.spread(**inputs, select=mask)                            # (n, V)
+            with exchange(self.spread, last=number == len(batches)):
+                # no cache: each weight is read once, and a recomputed layer's copies can go
+                with autocast(self.o, self.device, cache_enabled=False):
+                    if own:
+                        inputs["input_ids"] = self.own_past(inputs, mask)
+                    logits = self.spread(**inputs, select=mask)                        # (n, V)
                 loss = state_focal_loss(logits, target, self.state_ids, counts, items, self.o.loss)
                 # the ranks' mean is taken, and ours is to be their sum
                 (loss * self.world).backward()

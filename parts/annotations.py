@@ -98,18 +98,21 @@ def task_of(record):
     return record["task_type"].replace("_", " ")
 
 
+def stated_path(record):
+    """The path of its video as a record has it: the release looks into `videos`, too."""
+    path, videos = record.get("video_path"), record.get("videos")
+    if "messages" in record or blank(path):
+        path = videos[0] if isinstance(videos, list) and videos else videos
+    return text_of(path, "the path is ")
+
+
 def video_path(record, folder, counts=None):
     """The record's video as an absolute path inside `folder`; None: any folder.
 
     Accepted and counted: an absolute path that lies in the folder, and a name without extension
     where one file has it. Raises ValueError for a path that would leave the folder."""
     counts = Counter() if counts is None else counts
-    if "messages" in record:
-        videos = record.get("videos")
-        check(isinstance(videos, list) and videos, "missing, empty or not a list")
-        path = Path(text_of(videos[0], "the path is "))
-    else:
-        path = Path(text_of(record.get("video_path"), "the path is "))
+    path = Path(stated_path(record))
     check(".." not in path.parts, f"{shown(str(path))} leaves the video folder")
     if folder is None:
         return path
@@ -274,4 +277,4 @@ def written_as_stream(record, turns, system):
     about = {key: record.get(key, "") for key in ("video_name", "task_type", "source")}
     if "fps" in record:                         # the rate of a folder's images
         about["fps"] = record["fps"]
-    return {"messages": messages, "videos": [record["video_path"]], **about}
+    return {"messages": messages, "videos": [stated_path(record)], **about}

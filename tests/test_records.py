@@ -838,6 +838,10 @@ def test_streamo_instruct_as_users_have_it(tmp_path, capsys):
                       "mended +1 +underscores"):
             assert re.search(line_, out), (line_, out)
     assert records.main(["check", str(file), "--videos", str(tmp_path / "..")]) == 0
+    for videos in (["a.mp4"], "a.mp4"):  # a raw record with the stream format's key
+        assert not data.faults({**sound, "video_path": "", "videos": videos}, tmp_path)
+        assert data.stream_record({**sound, "video_path": "", "videos": videos}, [])["videos"] == [
+            "a.mp4"]
     (tmp_path / "other").mkdir()
     assert records.main(["check", str(file), "--videos", str(tmp_path / "other")]) == 2
     assert "leaves the video folder" in capsys.readouterr().out

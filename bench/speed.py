@@ -38,8 +38,8 @@ import streamo
 from loss import state_counts, state_focal_loss
 from parts.devices import autocast, in_bfloat16
 from parts.render import COLOURS, FAINT, INK, PAPER
-from streamo import FRAME, RESPONSE, SILENCE, STATES, Streamo, Tokenizer
-from toy.pretrain import tiny_config
+from streamo import RESPONSE, SILENCE, Streamo
+from toy.pretrain import new_tokenizer, tiny_config
 from train import Options
 
 ANSWER, EVERY = 16, 10      # tokens of a scripted answer, seconds from one answer to the next
@@ -62,8 +62,7 @@ SHAPES = {                  # vision, decoder, grid, window in seconds: SigLIP a
 def build(args):
     """(tokenizer, model of the shape with random weights). The toy tokenizer serves all shapes."""
     torch.manual_seed(0)
-    tokenizer = Tokenizer.train(data.toy_texts(), 1800)
-    tokenizer.add_tokens([*STATES, FRAME])
+    tokenizer = new_tokenizer()
     config = tiny_config(tokenizer)
     if SHAPES[args.shape]:
         vision, decoder, grid, window = SHAPES[args.shape]

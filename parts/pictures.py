@@ -62,6 +62,7 @@ def still(path):
 def upright(image):
     """A PIL image -> uint8 (H, W, 3) as it is to be seen, no side longer than MOST_SIDE."""
     turn = None
+    image.load()                                    # a TIFF is turned by this, and says so no more
     with suppress(Exception):                       # a damaged EXIF block tells no orientation
         turn = TURNS.get(image.getexif().get(ORIENTATION))
     if image.mode.startswith("I"):                  # 16 bits of grey

@@ -10,6 +10,7 @@ import select
 import stat
 import time
 from collections import Counter, deque
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,7 +19,7 @@ import av
 import numpy as np
 
 from parts.pictures import MOST_PIXELS, animation, resized, seen, still  # noqa: F401
-from parts.whole import check_whole
+from parts.whole import check_whole, missing
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 WEB = "http://", "https://"
@@ -27,7 +28,7 @@ ROUNDING = 1e-3             # seconds; containers round times to a millisecond
 LONGEST = 900               # seconds of one picture: GIFs reach 655; a longer step is a jump
 LONGEST_LIVE = 60           # the same, where clocks are known to jump (MPEG-TS, HLS)
 BACK = 1                    # seconds; so much further back a clock has started again
-STUCK = 16                  # pictures at one time: more than any codec reorders
+STUCK = 8                   # pictures at one time, from which a clock stands still
 PATIENCE = 10               # seconds for which a pipe may be silent
 SPOILT = 0.1                # the share of damaged pictures from which a film is not what it was
 
@@ -217,12 +218,13 @@ def picked(container):
     return max(films, key=lambda stream: stream.width * stream.height)
 
 
-def reason(error):
+def reason(error, source):
     """What an error of FFmpeg's means for the reader of a message."""
-    if "max pixel count" in str(error):
-        return f"its pictures have more than {MOST_PIXELS} pixels"
-    if "moov atom not found" in str(error):
-        return "truncated: its index, which is at its end, is missing"
+    if isinstance(error, av.error.ArgumentError):
+        return f"not a readable video, or its pictures have more than {MOST_PIXELS} pixels"
+    path = Path(local(source))
+    if path.is_file() and missing(path):
+        return "truncated: not enough is there to be read"
     return f"not a readable video ({error.strerror or error})"
 
 
@@ -239,18 +241,22 @@ class Clock:
     at its own pace from where it was, and the jump is counted."""
 
     def __init__(self, origin, step, longest):
-        self.origin, self.step, self.longest = origin, step, longest
+        self.origin, self.longest = origin, longest
+        self.step = step                            # from one picture to the next, as last seen
         self.last, self.end, self.stood, self.jumps = 0.0, 0.0, 0, 0
 
     def __call__(self, time, length=None):
         """The second at which a picture appears. time: as stated, or None; length: how long it is
         shown, as stated, or None."""
         start = self.end if time is None else time - self.origin
-        self.stood = self.stood + 1 if start <= self.last else 0
-        if not self.last - BACK <= start <= self.last + self.longest or self.stood > STUCK:
+        on = start - self.last                      # how far the clock went on
+        self.stood = self.stood + 1 if on < 1e-6 else 0
+        if not -BACK <= on <= self.longest or self.stood > STUCK:
             self.jumps += self.stood <= 1 or self.stood == STUCK + 1
             start = max(self.end, self.last + self.step)
             self.origin = start if time is None else time - start
+        elif on > 1e-6:
+            self.step = on
         self.last = max(start, self.last)
         self.end = self.last + (length if length and length <= self.longest else self.step)
         return self.last
@@ -267,7 +273,7 @@ class Film:
         except av.error.ExitError as error:
             raise Silence(f"{source}: nothing came for 10 s") from error
         except av.error.FFmpegError as error:
-            raise ValueError(f"{source}: {reason(error)}") from error
+            raise ValueError(f"{source}: {reason(error, source)}") from error
         self.stream = picked(self.container)
         self.form = self.container.format.name
         if self.stream is None or self.form == "tty":       # tty: how FFmpeg shows any text file
@@ -302,11 +308,15 @@ class Film:
         broken = 0
         while broken < 100:
             try:
-                yield from self.container.demux()
+                yield from (packet for packet in self.container.demux() if packet.size)
                 return
             except av.error.InvalidDataError:
                 broken += 1
                 self.bad += 1
+            except OSError:
+                if not str(self.source).startswith(WEB) or self.container.size > 0:
+                    raise
+                return                              # without a length, the end looks like an error
 
     def decoded(self):
         """Yield (time as stated or None, av.VideoFrame), as presented. reached: the time up to which
@@ -318,21 +328,25 @@ class Film:
                 self.reached = max(self.reached or until, until)
             if packet.stream_index != self.stream.index:
                 continue
-            if packet.size and packet.dts is not None:
+            if packet.dts is not None:
                 order.append(float(packet.dts * packet.time_base))
+            self.hurt += bool(packet.is_corrupt and self.total)
             try:
-                shown = packet.decode()
+                yield from self.timed(packet.decode(), order)
             except av.error.InvalidDataError:
                 self.bad += self.total > 0          # before the first key frame, that is no damage
                 if order:
                     order.pop()
-                continue
-            self.hurt += bool(packet.is_corrupt and self.total)
-            for frame in shown:
-                self.total += 1
-                self.hurt += bool(frame.is_corrupt)
-                when = order.popleft() if order and self.form == "avi" else frame.time
-                yield when, frame
+        rest = av.Packet()                          # an empty one: what the decoder still held back
+        rest.stream, rest.time_base = self.stream, self.stream.time_base
+        with suppress(av.error.EOFError, av.error.InvalidDataError):
+            yield from self.timed(rest.decode(), order)
+
+    def timed(self, shown, order):
+        for frame in shown:
+            self.total += 1
+            self.hurt += bool(frame.is_corrupt)
+            yield order.popleft() if order and self.form == "avi" else frame.time, frame
 
     def pictures(self):
         """Yield (seconds since the container's start, draw), as presented, and last (end, None).
@@ -349,7 +363,7 @@ class Film:
         except av.error.ExitError as error:
             raise Silence(f"{self.source}: nothing more came") from error
         except av.error.FFmpegError as error:
-            raise ValueError(f"{self.source}: {reason(error)}") from error
+            raise ValueError(f"{self.source}: {reason(error, self.source)}") from error
         if clock is None:
             return
         for what, n in (("damaged pictures skipped", self.bad),

@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from test_video import film
 
 import data
 from data import PLAIN, Augment, Turn, render, turns_from_record
@@ -34,128 +35,7 @@ def tokenizer():
     return made
 
 
-def film(path, times, size=(32, 48), rate=100):
-    """A video whose frame i, shown at times[i] seconds, is grey of level 20 + 20 (i mod 11)."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate)
-        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, rate)
-        for i, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(np.full((*size, 3), 20 + 20 * (i % 11), np.uint8))
-            frame.pts, frame.time_base = round(time * rate), Fraction(1, rate)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def seen(path, fps=1, **kw):
-    return [(t, round((image.mean() - 20) / 20)) for t, image in video.frames(path, fps, **kw)]
-
-
-# ---- frames
-
-
-def test_constant_rate(tmp_path):
-    path = film(tmp_path / "a.mp4", [i / 4 for i in range(10)])  # 2.5 s at 4 fps
-    assert seen(path) == [(0.0, 0), (1.0, 4), (2.0, 8)]
-    assert seen(path, 2) == [(0.0, 0), (0.5, 2), (1.0, 4), (1.5, 6), (2.0, 8)]
-
-
-def test_variable_rate_shows_the_first_frame_of_the_second_and_never_a_later_second(tmp_path):
-    path = film(tmp_path / "a.mkv", [0, 0.9, 1.3, 1.7, 4.2, 5.0])
-    # second 1 begins with the frame at 1.3; nothing new in seconds 2 and 3: the one at 1.7 stays
-    assert seen(path) == [(0.0, 0), (1.0, 2), (2.0, 3), (3.0, 3), (4.0, 4), (5.0, 5)]
-
-
-def test_times_count_from_the_first_frame(tmp_path):
-    assert seen(film(tmp_path / "a.mkv", [7.5, 8.5, 9.5])) == [(0.0, 0), (1.0, 1), (2.0, 2)]
-
-
-def test_one_frame(tmp_path):
-    assert seen(film(tmp_path / "a.mp4", [0])) == [(0.0, 0)]
-
-
-def test_rotation(tmp_path):
-    """A phone's film: stored lying, to be turned 90 degrees clockwise for the eye."""
-    path = tmp_path / "a.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=1)
-        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
-        image = np.zeros((32, 64, 3), np.uint8)
-        image[:, :16] = 255  # white on the left as stored
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
-        container.mux(stream.encode())
-    upright = next(video.frames(path))[1]
-    assert upright.shape == (32, 64, 3)
-    blob = bytearray(path.read_bytes())
-    matrix = blob.index(b"tkhd") + 4 + 40  # version, times, ids, ..., then 3 x 3
-    clockwise = 0, 1 << 16, 0, -1 << 16, 0, 0, 32 << 16, 0, 1 << 30
-    blob[matrix : matrix + 36] = struct.pack(">9i", *clockwise)
-    path.write_bytes(blob)
-    turned = next(video.frames(path))[1]
-    assert turned.shape == (64, 32, 3)
-    assert turned[:12].mean() > 200 > 50 > turned[20:].mean()  # left as stored is up when upright
-
-
-def test_gif(tmp_path):
-    images = [Image.new("RGB", (32, 32), (20 + 20 * i,) * 3) for i in range(3)]
-    images[0].save(
-        tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=[500, 1000, 2000]
-    )
-    # shown from 0, 0.5 and 1.5 to 3.5 s: 1.5 is the first of second 1, and stays for second 2
-    assert seen(tmp_path / "a.gif") == [(0.0, 0), (1.0, 2), (2.0, 2)]
-
-
-def test_folder_is_in_the_order_of_numbers_at_its_rate(tmp_path):
-    for i in range(11):
-        Image.new("RGB", (16, 16), (20 + 20 * i,) * 3).save(tmp_path / f"frame{i}.png")
-    (tmp_path / "notes.txt").write_text("no image")
-    assert [k for _, k in seen(tmp_path)] == list(range(11))
-    assert seen(tmp_path, rate=4) == [(0.0, 0), (1.0, 4), (2.0, 8)]
-
-
-def test_files_that_are_no_video(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone.mp4"):
-        list(video.frames(tmp_path / "gone.mp4"))
-    for name, content in (
-        ("text.mp4", b"hello" * 100),
-        ("empty.mp4", b""),
-        ("a.txt", b"hi\n" * 99),
-    ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=name):
-            list(video.frames(tmp_path / name))
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match="folder: no picture"):
-        list(video.frames(tmp_path / "folder"))
-    (tmp_path / "folder" / "a.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="a.png"):
-        list(video.frames(tmp_path / "folder"))
-
-
-def test_truncated_in_the_middle(tmp_path):
-    path = film(tmp_path / "a.mp4", [i / 4 for i in range(40)], size=(64, 64))
-    blob = path.read_bytes()
-    start = blob.index(b"moov") - 4  # put the index first, as web files do
-    moov, rest = bytearray(blob[start:]), blob[:start]
-    table = moov.index(b"stco") + 8
-    for i in range(struct.unpack(">I", moov[table : table + 4])[0]):
-        at = table + 4 + 4 * i
-        (offset,) = struct.unpack(">I", moov[at : at + 4])
-        moov[at : at + 4] = struct.pack(">I", offset + len(moov))
-    head = rest.index(b"mdat") - 4
-    whole = rest[:head] + moov + rest[head:]
-    path.write_bytes(whole)
-    assert len(seen(path)) == 10
-    path.write_bytes(whole[: len(whole) - len(rest[head:]) // 2])
-    got = []
-    with pytest.raises(ValueError, match="a.mp4: truncated"):
-        for second, _ in video.frames(path):
-            got.append(second)
-    assert got == [float(k) for k in range(len(got))] and 2 < len(got) < 9
-    path.write_bytes(blob[: len(blob) // 2])  # without the index: nothing to read
-    with pytest.raises(ValueError, match="a.mp4"):
-        list(video.frames(path))
+# ---- the compressor
 
 
 def test_compressor_counts_a_small_change_but_not_noise():

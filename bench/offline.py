@@ -63,7 +63,7 @@ def measure(args):
         features = []
         seen.append(milliseconds(
             lambda: features.append(model.encode_frames(frames[k:k + 1])[0]), args.device))
-        read.append(milliseconds(lambda: stream.step(args.window + k, features[0]), args.device))
+        read.append(milliseconds(lambda: stream.watch(args.window + k, features[0]), args.device))
         asked.append(milliseconds(lambda: stream.answer(question), args.device))
     peak = torch.cuda.max_memory_allocated() >> 20 if args.device == "cuda" else \
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (

@@ -9,13 +9,17 @@ and those of its answer, and no frame is read twice. Until the first second leav
 is, token for token, the model's own prompt prefilled anew; later, what stays has seen what left.
 """
 import re
-from dataclasses import dataclass, field
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from parts.checks import check_setting, check_step
+from parts.compressor import Compressor
 from parts.files import check, read_json
+from parts.questions import Questions
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from parts.video import drawn, pictures
 from parts.weights import load_tensor
@@ -25,6 +29,7 @@ RELEASED = ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_st
             "<|im_end|>\n<|im_start|>assistant\n")
 # Where a converted folder keeps its chat template.
 TEMPLATES = "chat_template.jinja", "chat_template.json", "processor_config.json"
+QUESTION = 512                              # slots that a default cache has for a question
 SPACE = r"(\n|\\n| )?"                       # in a template: a line's end (two spellings), a space
 
 
@@ -94,34 +99,28 @@ def template_texts(template, path):
     return (f"<|im_start|>user{role}", video + text, f"<|im_end|>{end}<|im_start|>assistant\n")
 
 
-@dataclass
-class Asked:
-    """A question that stays open: when it came, and what was said to it last."""
-    second: int
-    text: str
-    last: str = ""
-    ids: list = field(default_factory=list)
-
-
 def same(a, b):
     """Whether two answers say the same: without case, punctuation and white space."""
     return re.sub(r"\W+", " ", a).casefold().strip() == re.sub(r"\W+", " ", b).casefold().strip()
 
 
 class OfflineStream:
-    """One stream of an offline model. step() takes one second's visual tokens at a time.
+    """One stream of an offline model: its cache, what lies in it, its open questions.
 
     every: seconds from one asking of a question to the next. window: seconds that stay; when one
-    must leave, an eighth more leave with it, for a drop moves all that is behind it."""
+    must leave, an eighth more leave with it, for a drop moves all that is behind it. threshold: the
+    least mean probability of an answer that is said."""
 
     def __init__(self, model, prompt, bias, *, every=5, window=None, max_new_tokens=64,
-                 capacity=None, tokens=None):
+                 capacity=None, threshold=None):
         config, weight = model.config, next(model.parameters())
+        check(every >= 1, f"every {every}: at least a second")
         self.model, self.prompt, self.bias, self.every = model, prompt, bias, every
-        self.max_new_tokens, self.questions, self.held = max_new_tokens, [], []
+        self.max_new_tokens, self.threshold = max_new_tokens, threshold
+        self.book, self.answers, self.held = Questions(), {}, []    # answers: by question
         self.window = config.window if window is None else window
         limit = config.decoder.max_position_embeddings
-        needed = len(prompt.head) + (self.window + 1) * (tokens or config.tokens(config.grid)) + 512
+        needed = len(prompt.head) + (self.window + 1) * config.tokens(config.grid) + QUESTION
         self.capacity = capacity or (min(limit, needed + max_new_tokens) if self.window else limit)
         check(self.capacity <= limit, f"capacity {capacity}: the decoder has {limit} positions")
         self.cache = model.new_cache(self.capacity)
@@ -134,28 +133,44 @@ class OfflineStream:
         ids = torch.tensor([ids], device=self.bias.device)
         return self.model(ids, features, cache=self.cache, select="last")[0]
 
-    def ask(self, text, second):
-        self.questions.append(Asked(second, text, ids=self.prompt.question(text)))
-        return self.questions[-1]
+    def ask(self, text, second=0, once=False, interrupt=False):
+        """Ask at the next second, or at the first from `second` on -> questions.Question, whose
+        close() ends it. interrupt is for sessions whose answers can be cut short."""
+        return self.book.ask(text, second, once)
 
-    def step(self, second, features):
+    def due(self, second):
+        """The questions that are asked in this second: new ones, and every few seconds again."""
+        for question in self.book.take_closed():
+            self.answers.pop(question.number, None)
+        for question in self.book.open():
+            if question.asked is None and question.second <= second:
+                question.asked = second
+        return [question for question in self.book.open(asked=True)
+                if (second - question.asked) % self.every == 0]
+
+    def watch(self, second, features):
         """Read a second's visual tokens (N, hidden_size), and ask what is due.
 
         Returns [(question, answer, mean probability of its tokens)] of the answers that say
         something new."""
-        due = [asked for asked in self.questions if (second - asked.second) % self.every == 0]
-        longest = max([len(asked.ids) for asked in due], default=0)
+        due = [(question, self.prompt.question(question.text)) for question in self.due(second)]
+        longest = max([len(ids) for _, ids in due], default=0)
         self.make_room(second, len(features) + longest + self.max_new_tokens)
         self.read([self.prompt.tokenizer.frame_id] * len(features), features)
         self.held.append((second, len(features)))
         said = []
-        for asked in due:
-            answer, p = self.answer(asked.ids)
-            if answer and not same(answer, asked.last):
-                asked.last = answer
-                said.append((asked.text, answer, p))
+        for question, ids in due:
+            answer, p = self.answer(ids)
+            new = answer and not same(answer, self.answers.get(question.number, ""))
+            if new and (self.threshold is None or p >= self.threshold):
+                self.answers[question.number] = answer
+                question.answered = second
+                if question.once:
+                    question.close("answered")
+                said.append((question, answer, p))
         return said
 
+    @torch.inference_mode()
     def answer(self, ids):
         """Ask, decode greedily, and drop both again -> (answer, mean probability of its tokens)."""
         start, logits = self.cache.length, self.read(ids, self.newline)
@@ -194,6 +209,49 @@ class OfflineStream:
         """Offline: all frames (N, hidden_size), then the question -> the answer."""
         self.read([self.prompt.tokenizer.frame_id] * len(features), features)
         return self.answer(self.prompt.question(text))[0]
+
+
+class OfflineSession(OfflineStream):
+    """An OfflineStream with what the programs use of infer.Session: pictures in, turns out.
+
+    see: infer.see. turn: infer.StreamTurn. prune: seconds that stay, where that is fewer than the
+    window. compress: as for Session. An answer is Response, with its probability, else Silence."""
+
+    def __init__(self, model, prompt, bias, see, turn, *, fps=1, prune=None, compress=None,
+                 counts=None, window=None, **settings):
+        window = model.config.window if window is None else window
+        shorter = prune if prune and (prune < window or not window) else window
+        super().__init__(model, prompt, bias, window=shorter, **settings)
+        self.see, self.turn, self.fps, self.compress = see, turn, fps, compress
+        self.counts, self.on_word, self.last = Counter() if counts is None else counts, None, -1
+        self.compressor = Compressor(model.config.grid, model.config.coarse_grid)
+        self.check_settings()
+
+    questions = property(lambda self: self.book.open())
+
+    def check_settings(self):
+        for name in ("fps", "max_new_tokens", "window", "compress", "threshold"):
+            check_setting(name, getattr(self, name))
+
+    @torch.inference_mode()
+    def step(self, images, second=None):
+        """The next second (or this later one) of the stream: at most fps images -> StreamTurn."""
+        began, second = time.perf_counter(), self.last + 1 if second is None else second
+        check_step(self, self.model, second, images)
+        self.last, self.compressor.threshold = second, self.compress
+        compressors = None if self.compress is None else [self.compressor] * len(images)
+        tokens, features = self.see(self.model, images, compressors)
+        full = self.model.config.tokens(self.model.config.grid)
+        self.counts["frames compressed"] += sum(n < full for n in tokens)
+        before = len(self.held) + 1
+        said = self.watch(second, features)
+        self.counts["seconds dropped"] += before - len(self.held)
+        asked = [question.text for question in self.book.all if question.asked == second]
+        p = float(np.mean([p for *_, p in said])) if said else 0.0
+        return self.turn(second, second + 1, "response" if said else "silence", (1 - p, 0.0, p),
+                         "\n".join(answer for _, answer, _ in said), "\n".join(asked) or None,
+                         1000 * (time.perf_counter() - began),
+                         (self.cache.length, self.capacity))
 
 
 def sampled(source, most, start=0.0, end=float("inf")):

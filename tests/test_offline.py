@@ -13,7 +13,8 @@ import torch
 from make_golden import GOLDEN, weight, write_folder
 
 import eval as ev
-from parts.offline import OfflineStream, Prompt, same, sampled, template_texts
+import infer
+from parts.offline import OfflineSession, OfflineStream, Prompt, same, sampled, template_texts
 from streamo import FRAME, STATES, Streamo, Tokenizer
 
 FRAMES, QUESTION, NEW = 5, "What is shown?", 8
@@ -108,12 +109,12 @@ def test_equal_to_transformers_generate(hub):
     size = len(vocabulary())                            # behind it are spare rows, now our tokens'
     assert np.abs(logits[:size].numpy() - golden["logits"][:size]).max() < 1e-5
     stream.bias[size:] = -torch.inf
-    asked = stream.ask(QUESTION, FRAMES - 1)
+    stream.ask(QUESTION, FRAMES - 1)
     for second in range(FRAMES):
-        said = stream.step(second, features[second])
+        said = stream.watch(second, features[second])
     [(question, answer, p)] = said
     expected = prompt.tokenizer.decode(names["answer"]).strip()
-    assert (question, answer, asked.last) == (QUESTION, expected, expected) and 0 < p < 1
+    assert (question.text, answer) == (QUESTION, expected) and 0 < p < 1
 
 
 def test_the_golden_values_are_those_of_transformers(tmp_path):
@@ -134,7 +135,7 @@ def test_at_every_second_the_cache_is_the_prompt_read_anew(hub):
     stream.ask("And how many?", 0)
     stream.ask(QUESTION, 1)
     for second in range(FRAMES):
-        stream.step(second, features[second])
+        stream.watch(second, features[second])
         logits, ids = whole(model, prompt, features[:second + 1], QUESTION)
         start = stream.cache.length
         cached = stream.read(prompt.question(QUESTION), stream.newline)
@@ -159,7 +160,7 @@ def test_asked_at_its_second_and_every_few_and_the_same_answer_is_silence(hub, m
     for second in range(14):
         if second in (1, 5):
             stream.ask("a?" if second == 1 else "b?", second)
-        said[second] = [text for _, text, _ in stream.step(second, frame)]
+        said[second] = [text for _, text, _ in stream.watch(second, frame)]
     assert {second: texts for second, texts in said.items() if texts} == {
         1: ["Red."], 7: ["Blue!"], 10: ["Red."], 5: ["One"], 8: ["Two"]}
     assert asked == list("aabababa")                        # 1, 4, 5, 7, 8, 10, 11, 13
@@ -170,18 +171,18 @@ def test_the_window_and_the_capacity_are_kept(hub):
     """Only seconds leave, the oldest first; the prompt's head stays, and positions stay right."""
     model, prompt, stream = build(hub, window=8, every=1000)
     for second in range(40):
-        stream.step(second, torch.full((9, 40), float(second)))
+        stream.watch(second, torch.full((9, 40), float(second)))
         held = [held for held, _ in stream.held]
         assert held == list(range(held[0], second + 1)) and second - held[0] < 8
         assert stream.cache.length == len(prompt.head) + 9 * len(held) <= stream.capacity
     _, _, small = build(hub, window=8, capacity=len(prompt.head) + 50 + NEW)
     small.ask("x", 0)
     assert all(len(small.held) <= 5 for second in range(20)
-               if small.step(second, torch.zeros(9, 40)) is not None)
+               if small.watch(second, torch.zeros(9, 40)) is not None)
     _, _, endless = build(hub, capacity=100)                # window 0: nothing leaves
     with pytest.raises(ValueError, match="second .*: the cache is full"):
         for second in count():
-            endless.step(second, torch.zeros(9, 40))
+            endless.watch(second, torch.zeros(9, 40))
 
 
 @pytest.mark.parametrize("a, b, equal", [
@@ -189,6 +190,50 @@ def test_the_window_and_the_capacity_are_kept(hub):
     ("A red car.", "A red cart.", False), ("", "?", True), ("12", "1 2", False)])
 def test_what_says_the_same(a, b, equal):
     assert same(a, b) == equal
+
+
+# ---- With pictures, as the programs use it
+
+def session(hub, **settings):
+    model, prompt, _ = build(hub)
+    bias = infer.unspoken(model, prompt.tokenizer)
+    return OfflineSession(model, prompt, bias, infer.see, infer.StreamTurn,
+                          **{"max_new_tokens": 4, "every": 2, **settings})
+
+
+def test_a_session_gives_turns_and_its_questions_close(hub, monkeypatch):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (9, 38, 38, 3), np.uint8)
+    one = session(hub, threshold=0.4)
+    said = iter([("Red.", 0.9), ("Blue.", 0.3), ("Green.", 0.6)])      # at seconds 1, 3 and 5
+    monkeypatch.setattr(one, "answer", lambda ids: next(said))
+    handle, turns = one.ask("a?", 1), []
+    for k, image in enumerate(images[:7]):
+        if k == 5:
+            handle.close()
+            one.ask("b?", once=True)
+        turns.append(one.step([image]))
+    states = [(turn.start, turn.state, turn.text, turn.question) for turn in turns]
+    assert [state for state in states if state[1] != "silence" or state[3]] == [
+        (1, "response", "Red.", "a?"), (5, "response", "Green.", "b?")]
+    assert [turn.start for turn in turns] == list(range(7)) and one.questions == []
+    assert turns[1].probs == pytest.approx((0.1, 0, 0.9)) and turns[2].probs == (1, 0, 0)
+    assert turns[3].state == "silence"                      # "Blue.", too improbable
+    assert turns[6].kv == (len(one.prompt.head) + 7 * 9, one.capacity)
+    with pytest.raises(ValueError, match="second 3: the next one is 7"):
+        one.step([images[0]], 3)
+    with pytest.raises(ValueError, match="second 7: 2 frames, at a rate of 1"):
+        one.step([images[0], images[1]])
+
+
+def test_a_session_prunes_compresses_and_counts(hub):
+    still = np.full((38, 38, 3), 90, np.uint8)
+    one = session(hub, prune=4, window=20, compress=3.0, fps=2)
+    one.ask("a?")
+    for _ in range(10):
+        one.step([still, still])
+    assert one.counts["frames compressed"] == 19 and one.counts["seconds dropped"] == 6
+    assert [second for second, _ in one.held] == [6, 7, 8, 9]
 
 
 # ---- What an offline benchmark shows

@@ -218,16 +218,22 @@ def whole_config(folder):
             config = StreamoConfig.from_llava(data, -1, path)
     if kind != "streamo":
         return with_stream_tokens(config, folder)
-    if has_tokenizer(folder):
-        tokenizer = Tokenizer.from_pretrained(folder)
-        rows, frame = config.decoder.vocab_size, config.frame_token_id
-        lacking = [token for token in (*STATES, FRAME) if token not in tokenizer.added]
-        check(not lacking, f"{folder}: the tokenizer has no {', '.join(lacking)}")
-        check(len(tokenizer) <= rows, f"{folder}: the tokenizer has ids up to {len(tokenizer) - 1},"
-              f" the embedding {rows} rows: they are not of one model")
-        check(tokenizer.frame_id == frame, f"{path}: frame_token_id {frame}, but {FRAME} is "
-              f"{tokenizer.frame_id} in the tokenizer")
+    if (path.parent / "tokenizer.json").exists():
+        check_tokenizer(path.parent / "tokenizer.json", config)
     return config, None
+
+
+def check_tokenizer(path, config):
+    """Refuse the tokenizer of another model: only its ids are read, as a start should be quick."""
+    with reading(path):
+        data = read_json(path)
+        added = {token["content"]: token["id"] for token in data["added_tokens"]}
+        last = max([*data["model"]["vocab"].values(), *added.values()])
+        rows, lacking = config.decoder.vocab_size, [t for t in (*STATES, FRAME) if t not in added]
+        check(last < rows, f"{path}: has ids up to {last}, but the embedding has {rows} rows")
+        check(not lacking, f"{path}: {', '.join(lacking)} are lacking")
+        check(added[FRAME] == config.frame_token_id, f"{path}: {FRAME} is {added[FRAME]}, but "
+              f"frame_token_id in config.json is {config.frame_token_id}")
 
 
 def has_tokenizer(folder):

@@ -142,10 +142,10 @@ def check_ids(vocab, added):
     """ValueError where ids are no ids, or one is of two tokens."""
     names = {}
     for token, i in [*vocab.items(), *added.items()]:
-        check(type(i) is int and 0 <= i < MOST_IDS,
-              f"token {token!r} has the id {i!r}, wanted a number below {MOST_IDS}")
-        check(token and names.setdefault(i, token) == token,
-              f"id {i} is of two tokens, {names.get(i)!r} and {token!r}, or its token is empty")
+        if type(i) is not int or not 0 <= i < MOST_IDS:
+            raise ValueError(f"token {token!r} has the id {i!r}, wanted a number below {MOST_IDS}")
+        if not token or names.setdefault(i, token) != token:
+            raise ValueError(f"id {i} is of two tokens, {names.get(i)!r} and {token!r}, or of none")
 
 
 class Tokenizer:

@@ -1,0 +1,231 @@
+"""The course: no solution is handed out, right work is told from wrong, and no cheat pays."""
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from course import check, cut, grade, handout
+from course.assignments import ASSIGNMENTS, chosen
+
+ROOT = Path(__file__).parent.parent
+FOCAL = next(assignment for assignment in ASSIGNMENTS if assignment.key == "focal")
+
+
+# ---- Cutting out and setting in
+
+SOURCE = '''"""A file."""
+import torch
+
+SIZE = 3
+
+
+@torch.no_grad()
+def scores(q, k,
+           scale={"a": 1}):  # (T, S)
+    """The scores of q (T, D) and k (S, D).
+
+    Two lines."""
+    # the trick is to transpose
+    y = q @ k.T                                             # (T, S)
+    return y * scale["a"]      # scaled by a
+
+
+class Cache:
+    """A cache."""
+
+    def add(self, x): return x + SIZE
+
+    def other(self):
+        return 1
+'''
+
+
+def test_a_hand_out_keeps_signature_docstring_and_shapes_and_no_word_of_the_body():
+    text = cut.emptied(SOURCE, ["scores", "Cache.add"], "assignment 1: to be written")
+    assert text == SOURCE[:SOURCE.index("    # the trick")] + (
+        "    # y: (T, S)\n"
+        "    raise NotImplementedError('assignment 1: to be written')\n\n\n"
+        'class Cache:\n    """A cache."""\n\n'
+        "    def add(self, x):\n"
+        "        raise NotImplementedError('assignment 1: to be written')\n\n"
+        "    def other(self):\n        return 1\n")
+    tree = ast.parse(text)
+    assert [cut.is_empty(cut.find(tree, name)) for name in ("scores", "Cache.add", "Cache.other")] \
+        == [True, True, False]
+    with pytest.raises(ValueError, match="no Cache.lost"):
+        cut.emptied(SOURCE, ["Cache.lost"], "")
+
+
+def test_of_a_submission_only_what_was_asked_for_and_what_is_new_comes_in():
+    student = SOURCE.replace("import torch", "import math\nimport torch\nprint('passed')")
+    student = student.replace("SIZE = 3", "SIZE = 4\nHALF = 0.5").replace("x + SIZE", "x - HALF")
+    student = student.replace("        return 1", "        return 2\n\n    def more(self):\n"
+                              "        return math.pi").replace("y = q @ k.T", "y = q @ q.T")
+    text, places = cut.grafted(SOURCE, student, ["Cache.add"], "file.py")
+    added = [line for line in text.splitlines() if line not in SOURCE.splitlines() and line]
+    assert added == ["import math", "HALF = 0.5", "    def more(self):",
+                     "        return math.pi", "    def add(self, x): return x - HALF"]
+    for first, length, theirs in places:                # its lines, and those in the student's file
+        assert text.splitlines()[first - 1:first - 1 + length] == \
+            student.splitlines()[theirs - 1:theirs - 1 + length]
+
+
+@pytest.mark.parametrize("student, words", [
+    ("def scores(:\n", "file.py, line 1"), ("x = 1", "there is no scores"), ("\0", "file.py"),
+    ("(" * 9999, "file.py"), ("class A:\n    def scores(self): pass", "there is no scores")])
+def test_a_submission_that_cannot_be_read_is_named(student, words):
+    with pytest.raises(ValueError, match=words):
+        cut.grafted(SOURCE, student, ["scores"], "file.py")
+
+
+def test_tests_that_would_tell_go_with_all_that_uses_them():
+    text = "def f(): pass\n\n\ndef g(): f()\n\n\ndef test_a(g): pass\n\n\ndef test_b(): pass\n"
+    assert cut.removed(text, ["f"]) == "def test_b(): pass\n"
+    with pytest.raises(ValueError, match="no h"):
+        cut.removed(text, ["h"])
+
+
+# ---- The hand-out
+
+def test_no_hand_out_holds_a_line_of_its_solution():
+    assert check.check_hand_out(ASSIGNMENTS) == []
+
+
+def test_a_line_of_a_solution_that_stands_elsewhere_is_found(monkeypatch):
+    monkeypatch.setattr(check, "without", lambda _: {"data.py": (ROOT / "loss.py").read_text()})
+    faults = check.check_hand_out([FOCAL])
+    assert any(": data.py still has 'return torch.where(counts" in fault for fault in faults)
+
+
+def test_the_hand_out_is_a_copy_without_the_chosen_bodies_the_grader_and_the_history(tmp_path):
+    changed = handout.hand_out(tmp_path / "out", [FOCAL])
+    assert changed == ["loss.py"]
+    for path in ("streamo.py", "assets/tiny/model.safetensors", ".ci/run", "course/README.md"):
+        if (ROOT / path).exists():
+            assert (tmp_path / "out" / path).read_bytes() == (ROOT / path).read_bytes()
+    assert "to be written" in (tmp_path / "out/loss.py").read_text()
+    names = {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.rglob("*")}
+    assert not [name for name in names if name.startswith((".git/", "course/b", "course/g"))
+                or name == "tests/test_course.py"]
+    with pytest.raises(ValueError, match="is there already"):
+        handout.hand_out(tmp_path, [FOCAL])
+    with pytest.raises(ValueError, match="inside the repository"):
+        handout.hand_out(ROOT / "handed-out", [FOCAL])
+
+
+# ---- Grading
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with grade.Sandbox(check.SEED) as sandbox:
+        yield sandbox
+
+
+@pytest.mark.parametrize("assignment", ASSIGNMENTS, ids=lambda assignment: assignment.key)
+def test_our_body_has_all_points_and_a_wrong_one_loses_some(sandbox, assignment):
+    """The short form of `python -m course check`, which tries all bodies."""
+    lines, faults = check.check_one(sandbox, assignment, short=True)
+    assert faults == [] and len(lines) == 1
+    assert len(check.bodies(assignment)) >= 8
+    assert sum(one.points for one in grade.checks_of(assignment)) == 10
+
+
+def test_no_cheat_has_a_point(sandbox):
+    """The quick ones; `python -m course check` tries them all, by each of the two layers."""
+    some = ("ends the process", "leaves a thread", "writes elsewhere",
+            "answers in the exam's place", "puts modules in pytest's place",
+            "looks for the answer in memory")
+    lines, faults = check.check_cheats(sandbox, some)
+    assert faults == [] and len(lines) == len(some)
+    if sandbox.has_kernel_rules():                      # each of the two alone holds them
+        for layer in ("kernel", "hook"):
+            assert check.check_cheats(sandbox, ["reads the solution"], [layer])[1] == []
+
+
+def test_a_loop_without_end_costs_the_check_that_it_is_in(sandbox):
+    loss = (ROOT / "loss.py").read_text()
+    endless = loss.replace("    if kind not in KINDS", "    while True:\n        pass\n"
+                           "    if kind not in KINDS")
+    mark = sandbox.mark(FOCAL, {"loss.py": endless}, 1)
+    assert mark.points == 3 and "takes too long" in mark.words
+
+
+def submission(folder, text, **more):
+    folder.mkdir(parents=True)
+    for name, content in {"loss.py": text, **more}.items():
+        (folder / name).write_text(content)
+
+
+def test_a_folder_of_submissions_as_csv(tmp_path, sandbox, monkeypatch, capsys):
+    """Tests and other files of a submission do not count; what cannot be read gets nothing."""
+    loss = (ROOT / "loss.py").read_text()
+    class_ = tmp_path / "class"
+    submission(class_ / "ada", loss, **{"conftest.py": "raise SystemExit", "torch.py": "1 / 0"})
+    submission(class_ / "=bob", loss.replace("(3.0 *", "(2.0 *"))
+    submission(class_ / "carl", "def state_counts(:")
+    submission(class_ / "dora", cut.emptied(loss, FOCAL.takes["loss.py"], "assignment 8: ..."))
+    submission(class_ / "emil", "")
+    (class_ / "emil/loss.py").unlink()
+    (class_ / "emil/loss.py").symlink_to(ROOT / "loss.py")
+    monkeypatch.setattr(grade.Sandbox, "__enter__", lambda self: sandbox)
+    monkeypatch.setattr(grade.Sandbox, "__exit__", lambda self, *_: None)
+    grade.grade(class_, [FOCAL], tmp_path / "points.csv")
+    assert "ada: 10 of 10" in capsys.readouterr().out
+    lines = (tmp_path / "points.csv").read_text().splitlines()
+    assert lines[0] == "submission,points,of,8,8: mend"
+    of = {line.split(",")[0]: line for line in lines[1:]}
+    assert of["ada"] == "ada,10,10,10," and of["'=bob"].startswith("'=bob,1,10,1,")
+    assert "equation 4" in of["'=bob"] and "loss.py, line 1" in of["carl"]
+    assert of["dora"].startswith("dora,0,10,0,") and "not written yet" in of["dora"]
+    assert of["emil"] == "emil,0,10,0,loss.py: not in the submission"
+    assert grade.submissions(class_ / "ada", [FOCAL]) == {"ada": class_ / "ada"}
+
+
+def test_what_a_student_is_told_is_words_and_no_terminal_codes():
+    error = {"type": "ValueError", "text": "\x1b[2Jgone " + "x" * 500, "lines": [["a.py", 12]]}
+    words = grade.told(error, {"a.py": [(10, 5, 100)]})
+    assert words.startswith("ValueError: ?[2Jgone xxx") and words.endswith(", a.py line 102")
+    assert len(words) < 130
+    assert grade.cell("=1+1\n") == "'=1+1"
+
+
+@pytest.mark.parametrize("ours, theirs, words", [
+    (1.0, 1.00001, ""), (3, 4, "a number is wrong"), (3, 3.0, ""), (float("nan"), 1.0, "wrong"),
+    (float("nan"), float("nan"), ""), (float("inf"), 1.0, "wrong"), ("a", None, "nothing where"),
+    ([1, 2], [1], "1 values where 2"), ({"shape": [2], "numbers": [1.0, 2.0]},
+                                        {"shape": [1, 2], "numbers": [1.0, 2.0]}, "shape (1, 2)"),
+    ({"shape": [2], "numbers": [1.0, 2.0]}, {"shape": [2], "numbers": [1.0, 3.0]}, "1 of 2"),
+    ({"keys": ["a"], "values": [1]}, {"keys": ["b"], "values": [1]}, "other keys"),
+    ({"outcome": "refused"}, {"outcome": "taken"}, "it is taken"), (1, {"type": "X"}, "a X where")])
+def test_results_are_compared_by_kind_shape_and_number(ours, theirs, words):
+    found = grade.differs(ours, theirs, 1e-4)
+    assert words in found and bool(found) == bool(words)
+
+
+# ---- The command line
+
+@pytest.mark.parametrize("arguments, words", [
+    (["hand-out", "x", "--only", "99"], "there is no assignment 99"),
+    (["hand-out", str(ROOT)], "is there already"), (["grade", "nowhere"], "no such folder"),
+    (["grade", str(ROOT / "assets/tiny"), "--only", "8"], "neither a submission")])
+def test_bad_input_is_one_line_and_code_2(arguments, words, capsys):
+    from course.__main__ import main
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
+
+
+def test_the_syllabus_names_every_assignment_and_the_list_is_quick():
+    done = subprocess.run([sys.executable, "-c", "import sys; from course.__main__ import main; "
+                           "main(['list']); assert 'torch' not in sys.modules"], cwd=ROOT,
+                          capture_output=True, text=True, check=True)
+    text = (ROOT / "course/README.md").read_text(encoding="utf-8")
+    assert len(done.stdout.splitlines()) == len(ASSIGNMENTS)
+    for assignment in ASSIGNMENTS:
+        assert f"## {assignment.number}. {assignment.title}" in text
+        for path in assignment.takes:
+            assert path in text
+        assert f"pytest -q {assignment.tests}" in text
+    assert chosen([FOCAL.number]) == [FOCAL]

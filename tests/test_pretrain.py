@@ -142,9 +142,26 @@ def test_a_lesson_steps_by_the_mean_of_the_ranks_gradients(monkeypatch):
     others = iter((torch.arange(10) / 100).split((6, 4)))
     monkeypatch.setattr(devices.dist, "all_reduce", lambda own: own.add_(next(others).view_as(own)))
     matrix, vector = (torch.nn.Parameter(torch.zeros(size)) for size in ((2, 3), (4,)))
-    pretrain.descend(torch.optim.SGD([matrix, vector]), 0.1 * matrix.sum() + 0.3 * vector.sum(), 10)
+    loss = 0.1 * matrix.sum() + 0.3 * vector.sum()
+    pretrain.descend([torch.optim.SGD([matrix, vector])], loss, 10)
     expected = -10 * (torch.tensor([0.1] * 6 + [0.3] * 4) + torch.arange(10) / 50) / 2
     torch.testing.assert_close(torch.cat([matrix.detach().flatten(), vector.detach()]), expected)
+
+
+def test_muon_moves_the_matrices_of_the_decoders_layers_at_a_rate_that_falls(tmp_path, monkeypatch):
+    tokenizer, model = parts()
+    steps, own = [], pretrain.descend
+    monkeypatch.setattr(pretrain, "descend", lambda optimizers, loss, *rates: (
+        steps.append((optimizers, rates)), own(optimizers, loss, *rates)))
+    o = pretrain.Lessons(str(tmp_path), watch_steps=2, workers=0, lr=1, decay=100, muon=3)
+    pretrain.learn_to_watch(o, tokenizer, model, lambda: 0)
+    assert [rates for _, rates in steps] == [(0.01, 0.03), (0.005, 0.015)]
+    adamw, muon = ({id(p) for p in one.param_groups[0]["params"]} for one in steps[0][0])
+    layers = model.language_model.model.layers
+    assert muon == {id(p) for p in layers.parameters() if p.ndim == 2} and not muon & adamw
+    learnt = {id(p) for p in model.parameters() if p.requires_grad}
+    assert learnt - muon <= adamw and len(adamw | muon) == len(learnt) + 6     # of the two heads
+    assert len(pretrain.watching_optimizers(pretrain.Lessons("x", muon=0), model)) == 1
 
 
 def test_what_a_token_is_to_say():
@@ -169,6 +186,23 @@ def test_what_a_token_is_to_say():
     name, does, none = [red, circle, -1, -1], [red, circle, grows, -1], [-1] * 4
     assert targets == [none, none, name, does, does, [blue, star, shrinks, 7],
                        [blue, star, turns, 7], [-1, -1, -1, 7], does, does, does, none, none]
+
+
+def test_sentences_of_what_goes_on_have_their_verb_as_captions_have():
+    """Worked by hand: "a red circle is growing .", "... is moving left", "... on the left"."""
+    changes = world.CHANGES[1:]
+    m = len(world.COLOURS) + len(world.SHAPES)
+    red, circle = [*world.COLOURS].index("red"), len(world.COLOURS)
+    grows, left = (m + changes.index(word) for word in ("grows", "left"))
+    growing, the, word = 1500, 1501, 1502
+    indices = pretrain.word_indices(torch.arange(1020), 1600, [(growing, grows)], the)
+    ids = torch.tensor([[word, red, circle, word, growing, word, word],
+                        [word, red, circle, word, word, left, word],
+                        [word, red, circle, word, the, left, word]])
+    no = torch.zeros_like(ids, dtype=torch.bool)
+    told = pretrain.said_targets(ids, indices, no, torch.zeros(0, 10))[..., 2].tolist()
+    grow, go = changes.index("grows"), changes.index("left")
+    assert told == [[-1] * 4 + [grow] * 3, [-1] * 5 + [go] * 2, [-1] * 7]
 
 
 def test_a_token_that_says_it_has_no_loss():

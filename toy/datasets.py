@@ -91,7 +91,8 @@ class ToyDataset(Dataset):
 class ToyFilms(ToyDataset):
     """Items with labels of their visual tokens, "shown" (N, 10): world.labels (8), asked (1), the
     second at which the turn ends, as its tag says it, -1 from 1000 on (1). words: the ids of all
-    colours, shapes, changes and numbers, in this order; said: how many there are of each."""
+    colours, shapes, changes and numbers, in this order; said: how many there are of each. gerunds:
+    pairs of ids, of "growing" and "grows"; the: the id of "the"."""
 
     said = len(COLOURS), len(SHAPES), len(CHANGES) - 1, 1000
 
@@ -100,6 +101,10 @@ class ToyFilms(ToyDataset):
         self.numbers = {tokenizer.id(str(n)): n for n in range(1000)}
         self.words = [tokenizer.encode(f" {word}")[-1]
                       for word in (*COLOURS, *SHAPES, *CHANGES[1:])] + [*self.numbers]
+        pairs = ((tokenizer.encode(f" {gerund}"), tokenizer.encode(f" {verb}"))
+                 for verb, gerund in GERUNDS.items() if verb in CHANGES)
+        self.gerunds = [(gerund[0], verb[-1]) for gerund, verb in pairs if len(gerund) == 1]
+        self.the = tokenizer.encode(" the")[-1]
 
     def __getitem__(self, key):
         i, kind = self.split(key)

@@ -38,6 +38,9 @@ class Lessons:
     see_steps: int = option(1500, "steps in which the vision encoder learns to see")
     watch_steps: int = option(5000, "steps in which the decoder then learns to watch")
     lr: float = option(1e-3, "learning rate of watching")
+    muon: float = option(2.0, "rate of Muon, which moves the decoder's matrices, in --lr; 0: AdamW "
+                              "moves all")
+    decay: float = option(0.3, "share of the watching, its last, in which the rates fall to 0")
     seed: int = option(0, "of the weights, the films and their order")
     workers: int = option(1, "processes that draw ahead, on each rank")
     autocast: bool = option(True, "multiply matrices in bfloat16 where the hardware does it")
@@ -76,7 +79,7 @@ def start_copying(layers):
 
 def new_tokenizer():
     """A vocabulary learnt from the toy world's dialogues, with our tokens."""
-    tokenizer = Tokenizer.train(toy_texts(), 1800)
+    tokenizer = Tokenizer.train(toy_texts(), 2400)              # it ends sooner, at whole words
     tokenizer.add_tokens([*STATES, FRAME])
     return tokenizer
 
@@ -159,7 +162,8 @@ def main(argv=None):
 
 def run(parser, argv):
     o = Lessons(**vars(parser.parse_args(argv)))
-    at_least(parser, o, {"see_steps": 0, "watch_steps": 0, "workers": 0, "save_every": 1, "lr": 0})
+    at_least(parser, o, {"see_steps": 0, "watch_steps": 0, "workers": 0, "save_every": 1, "lr": 0,
+                          "muon": 0, "decay": 0})
     rank, world = own_rank()
     if is_made(o.out):
         check_same(o)
@@ -197,14 +201,14 @@ def learn_to_see(o, model, stop):
                           sampler=range(whole * first + rank, whole * o.see_steps, world))
 
     for step, (images, *labels), bar in lesson(o, "see", o.see_steps, stop, batches,
-                                               optimizer, vision, connector, heads):
+                                               [optimizer], vision, connector, heads):
         with autocast(o, device):
             patches = vision(normalised(images.to(device)))                         # (B, N, D)
             tokens = connector(patches)
             told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)  # (B, cells, 25)
         loss = sum(weight * shown_loss(parts, label.to(device))
                    for weight, label, parts in zip((0.5, 1, 0.5), labels, told))
-        descend(optimizer, loss, 2e-3 * min(1, (step + 1) / 50, 2.02 - 2 * step / o.see_steps))
+        descend([optimizer], loss, 2e-3 * min(1, (step + 1) / 50, 2.02 - 2 * step / o.see_steps))
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.2f}")
     images = torch.tensor(np.stack([stills[-1 - i][0] for i in range(256)]), device=device)
@@ -217,19 +221,19 @@ def state_path(o, name):
     return Path(o.out) / f"{name}.safetensors"
 
 
-def lesson(o, name, steps, stop, batches, optimizer, *modules):
+def lesson(o, name, steps, stop, batches, optimizers, *modules):
     """Yield (step, batch, progress bar) of a lesson, "see" or "watch", whose caller steps by
     descend. batches(first): those from step `first` on. --out/NAME.safetensors is what a stopped
     one goes on from. Raises Stopped, its step saved, when stop() says so."""
     path, learnt, first = state_path(o, name), torch.nn.ModuleList(modules), 0
 
     def state():
-        return {**learnt.state_dict(), **flat(whole_moments(learnt, optimizer))}
+        return {**learnt.state_dict(), **flat(whole_moments(learnt, optimizers))}
 
     if path.exists():
         tensors, first = read_state(path, state())
         learnt.load_state_dict({key: tensors[key] for key in learnt.state_dict()})
-        load_moments(tensors, learnt, optimizer)
+        load_moments(tensors, learnt, optimizers)
     rank, _ = own_rank()
     bar = tqdm(batches(first), f"learning to {name}", steps, initial=first, disable=rank > 0)
     for step, batch in enumerate(bar, first):
@@ -247,15 +251,17 @@ def lesson(o, name, steps, stop, batches, optimizer, *modules):
             raise Stopped(number)
 
 
-def descend(optimizer, loss, rate):
-    """One step of a lesson at this learning rate, by the mean of the ranks' gradients."""
+def descend(optimizers, loss, *rates):
+    """One step of a lesson, each optimizer (of one group) at its learning rate, by the mean of the
+    ranks' gradients."""
     (loss / own_rank()[1]).backward()
-    (group,) = optimizer.param_groups
-    add_up([p.grad for p in group["params"]])
-    group["lr"] = rate
-    torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
+    learnt = [p for optimizer in optimizers for p in optimizer.param_groups[0]["params"]]
+    add_up([p.grad for p in learnt])
+    torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+    for optimizer, rate in zip(optimizers, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def shown_loss(told, labels):
@@ -283,9 +289,8 @@ def learn_to_watch(o, tokenizer, model, stop):
     low, high = (torch.nn.Sequential(torch.nn.RMSNorm(size), torch.nn.Linear(size, n)).to(device)
                  for n in (sum(ToyStills.parts), 3))
     words = torch.tensor(films.words, device=device)
-    indices = word_indices(words, model.config.decoder.vocab_size)                     # (V, 3)
-    learnt = [p for module in (model, low, high) for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, weight_decay=0.01)
+    indices = word_indices(words, model.config.decoder.vocab_size, films.gerunds, films.the)
+    optimizers = watching_optimizers(o, model, low, high)
     state_ids, hidden = torch.tensor(tokenizer.state_ids, device=device), {}
     early, middle = decoder.layers[1], decoder.layers[len(decoder.layers) // 2]
     hooks = [layer.register_forward_hook(lambda layer, _, output: hidden.update({layer: output}))
@@ -301,7 +306,7 @@ def learn_to_watch(o, tokenizer, model, stop):
             yield batch
 
     for step, batch, bar in lesson(o, "watch", o.watch_steps, stop, batches,
-                                   optimizer, model, low, high):
+                                   optimizers, model, low, high):
         mask = F.pad(batch["labels"][:, 1:] != -100, (0, 1)).to(device)                # (B, T)
         targets = batch["labels"].to(device).roll(-1, 1)[mask]                         # (n,)
         inputs = model_inputs(batch, device)
@@ -320,7 +325,8 @@ def learn_to_watch(o, tokenizer, model, stop):
             + 0.5 * shown_loss(shown_logits, shown[:, :8]) \
             + F.cross_entropy(asked_logits.float(), shown[:, 8].long(), weight=rare) \
             + said_loss(said_logits, said) + said_loss(said_logits[renamed], said[renamed])
-        descend(optimizer, loss, o.lr * min(1, (step + 1) / 20))
+        rate = o.lr * min(1, (step + 1) / 20, (1 - step / o.watch_steps) / max(o.decay, 1e-9))
+        descend(optimizers, loss, *[rate, o.muon * rate][:len(optimizers)])
         if step % 50 == 0:
             right = (logits.argmax(1) == targets).float().mean()
             bar.set_postfix(loss=f"{loss.item():.2f}", tokens_right=f"{right.item():.2f}")
@@ -328,12 +334,31 @@ def learn_to_watch(o, tokenizer, model, stop):
         hook.remove()
 
 
-def word_indices(words, size):
-    """words of ToyFilms -> (size, 3): for every token id which colour, shape and change it is; -1:
-    none."""
+def watching_optimizers(o, model, *heads):
+    """AdamW and, unless --muon is 0, Muon for the matrices of the decoder's layers, which learn the
+    same in half the steps (Jordan et al., "Muon: An optimizer for hidden layers", 2024)."""
+    learnt = [p for module in (model, *heads) for p in module.parameters() if p.requires_grad]
+    layers = model.language_model.model.layers.parameters() if o.muon else ()
+    matrices = [p for p in layers if p.ndim == 2]
+    known = {id(p) for p in matrices}
+    rest = [p for p in learnt if id(p) not in known]
+    found = [torch.optim.AdamW(rest, weight_decay=0.01)]
+    if matrices:
+        found.append(torch.optim.Muon(matrices, momentum=0.95, weight_decay=0.05,
+                                      adjust_lr_fn="match_rms_adamw"))
+    return found
+
+
+def word_indices(words, size, gerunds=(), the=None):
+    """words, gerunds, the of ToyFilms -> (size, 3): for every token id which colour, shape and
+    change it is; -1: none; the change of "the" is -2, for what follows it is no action."""
     indices = torch.full((size, 3), -1, device=words.device)
     for k, part in enumerate(words.split(ToyFilms.said)[:3]):
         indices[part, k] = torch.arange(len(part), device=words.device)
+    for gerund, verb in gerunds:
+        indices[gerund] = indices[verb]
+    if the is not None:
+        indices[the, 2] = -2
     return indices
 
 
@@ -342,12 +367,14 @@ def said_targets(ids, indices, visual, shown):
     say, (B, T, 4): the index of a colour, shape, change and number; -1: nothing. A visual token
     says by its name of the second before what it shows, or showed then, and when. The end of a name
     ("red circle") and the 8 tokens after it, those of the next turn included, say that name and, in
-    a caption, from the verb on what the thing does ("moves left", not "is moving left")."""
+    a caption, from the verb on what the thing does ("moves left", "is growing", "is moving left",
+    not "on the left")."""
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)                # (B, T)
     colour, shape, change = indices[ids].unbind(-1)
     colour = colour.roll(1, 1)                                          # of the token before
     name = (place * ((colour >= 0) & (shape >= 0))).cummax(1).values    # where the last one ends
-    verb = (place * ((change >= 0) & (place - name <= 2))).cummax(1).values     # not "on the left"
+    acts = (change >= 0) & (change.roll(1, 1) != -2) & (place - name <= 3)
+    verb = (place * acts).cummax(1).values
     near = (name > 0) & (place - name <= 8)
     told = [torch.where(where, which.gather(1, at), -1) for where, which, at in (
         (near, colour, name), (near, shape, name), (near & (verb > name), change, verb))]

@@ -9,7 +9,6 @@
     ffmpeg -i in.mp4 -r 1 -s 64x64 -pix_fmt rgb24 -f rawvideo - | python infer.py - --size 64x64
 
 As a library, a whole stream, or second by second:
-
     for turn in stream(model, tokenizer, video.frames("video.mp4"), [(0, "Describe every event.")]):
         print(turn.start, turn.end, turn.state, turn.probs, turn.text)
 
@@ -18,39 +17,29 @@ As a library, a whole stream, or second by second:
     turns = step([door, yard], [[picture], [another]])    # a second of both
     question.close()
 """
-import argparse
-import codecs
-import json
-import math
-import os
-import re
-import signal
 import sys
-import threading
+
+if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.arguments import announce
+    announce(sys.argv[1:], __doc__)
+
+import codecs
 import time
 from collections import Counter
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby, islice
-from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 import data
-from parts import render, saved, sources, video
-from parts.annotations import parse_time
-from parts.checks import check_setting, check_step, ordered
+from parts import checks, program, saved, video
 from parts.compressor import Compressor
+from parts.decision import RESPONSE, SILENCE, STATES, Decision
 from parts.questions import Agenda, Questions
 from parts.slots import FRAME, PINNED, TEXT, Piece, Slots
 from streamo import KVCache, Streamo, Tokenizer, normalised
-
-STATES = ("silence", "standby", "response")              # in the order of streamo.STATES
-SILENCE, STANDBY, RESPONSE = range(3)
 
 
 @dataclass
@@ -92,38 +81,7 @@ def see(model, images, compressors=None):
                                   torch.tensor(sides))
         seen = list(features.split([config.tokens(side) for side in sides]))
     parts = [image.to(weight) if torch.is_tensor(image) else seen.pop(0) for image in images]
-    return [len(part) for part in parts], torch.cat(parts)
-
-
-@dataclass
-class Decision:
-    """When to speak. The model's wish is its likeliest state; each rule is off by default."""
-    threshold: float | None = None       # P(response) that is enough; None: when it is likeliest
-    patience: int = 1                    # seconds on end that must want an answer before one comes
-    no_repeat: bool = False              # not the last answer again, unless it was asked anew
-    wanted: int = 0                      # seconds on end that wanted one so far
-    last: str | None = None              # the last answer since the last question
-    quiet: int = SILENCE                 # what is said instead
-
-    def state(self, probs):
-        """Probabilities of the three states -> index into STATES."""
-        self.quiet = probs.index(max(probs[:RESPONSE]))
-        enough = probs[self.quiet] if self.threshold is None else self.threshold
-        speak = probs[RESPONSE] >= enough and (self.threshold is not None
-                                               or probs[RESPONSE] > enough)
-        self.wanted = self.wanted + 1 if speak else 0
-        if self.wanted < self.patience:
-            return self.quiet
-        self.wanted = 0
-        return RESPONSE if speak else self.quiet
-
-    def repeats(self, text):
-        """Whether this answer, now decoded, is to be taken back."""
-        return self.no_repeat and text == self.last
-
-    def may_repeat(self, text):
-        """Whether the answer that begins so may come to be taken back."""
-        return self.no_repeat and (self.last or "").startswith(text)
+    return [len(part) for part in parts], torch.cat(parts)       # (N, hidden)
 
 
 def unspoken(model, tokenizer):
@@ -149,8 +107,8 @@ def unspoken(model, tokenizer):
 # with the user part of second 7, so a silent second costs one forward. Of the turn of second 1 only
 # the question is left, as data.pinned_part writes it.
 
-SPARE = 8               # a drop moves all later keys: it goes 1/8 of the window beyond what it must,
-                        # and is needed so much less often
+SPARE = 8               # a drop moves all later keys: it goes 1/8 of the window beyond its need,
+                        # and comes the less often
 ANSWER = 16             # slots that a default cache has for the answer of each second, on average
 QUESTIONS = 256         # and for the open questions
 
@@ -161,13 +119,13 @@ def sliding_window(seconds, kinds, now, excess, window, prune):
     seconds, kinds: (n,), of each slot in use: the second of its turn, and TEXT, FRAME or PINNED.
     excess: slots that must leave for the turn to fit (0 or less: none). Old frames leave, then old
     turns, then as many more as must; with a window of 0 nothing does."""
-    gone = np.zeros(len(kinds), bool)
+    gone = np.zeros(len(kinds), bool)                    # (n,)
     turns, frames = kinds != PINNED, kinds == FRAME
     for leaving, most in ((frames, prune), (turns, window)):
         if most and (leaving & (seconds <= now - most)).any():
             gone |= leaving & (seconds <= now - most + most // SPARE)
     while window and gone.sum() < excess and (turns & ~gone).any():
-        held = np.unique(seconds[turns & ~gone])
+        held = np.unique(seconds[turns & ~gone])         # the oldest first
         gone |= turns & (seconds <= held[len(held) // SPARE])
     return gone
 
@@ -189,7 +147,7 @@ class Session:
         self.fps, self.max_new_tokens = fps, max_new_tokens
         self.window = config.window if window is None else window
         self.prune, self.compress, self.capacity = prune, compress, capacity
-        self.check_settings()
+        checks.check_settings(self)
         self.system = data.system_part(tokenizer)
         limit = config.decoder.max_position_embeddings
         if capacity is None:
@@ -198,7 +156,7 @@ class Session:
             raise ValueError(f"capacity {capacity}: the decoder has {limit} positions, and the "
                              f"system part needs {len(self.system)}")
         self.cache = KVCache(config.decoder, 1, self.capacity, weight.dtype, weight.device)
-        self.slots, self.pending, self.last = Slots(self.cache), [], -1      # the last second
+        self.slots, self.pending, self.last = Slots(self.cache), [], -1      # last: second
         self.book, self.counts = Questions(), Counter() if counts is None else counts
         self.compressor = Compressor(config.grid, config.coarse_grid)
         self.bias, self.end = unspoken(model, tokenizer), tokenizer.encode("<|im_end|>\n")
@@ -206,17 +164,11 @@ class Session:
 
     threshold = property(lambda self: self.decision.threshold,
                          lambda self, value: setattr(self.decision, "threshold", value))
-    questions = property(lambda self: self.book.open())  # those that wait for their second, too
-
-    def check_settings(self):
-        for name in ("fps", "max_new_tokens", "window", "prune", "compress", "threshold"):
-            check_setting(name, getattr(self, name))
-        check_setting("patience", self.decision.patience)
+    questions = property(lambda self: self.book.open())          # also those that wait
 
     def slots_wanted(self):
         """What the window, the turn that is being read and the longest answer need."""
-        config = self.model.config
-        frames = [config.tokens(config.grid)] * self.fps
+        frames = [self.model.config.tokens(self.model.config.grid)] * self.fps
         turn = len(data.user_part(self.tokenizer, 99_999, frames)) + ANSWER
         return len(self.system) + QUESTIONS + (self.window + 1) * turn + self.max_new_tokens
 
@@ -238,14 +190,14 @@ class Session:
             return len(data.pinned_part(self.tokenizer, question.text))
         room = (self.capacity - len(self.system)) // 4       # more would crowd out the frames
         joining, notes = self.book.admit(second, size, room, self.counts)
-        self.interrupted = False                         # by these questions
+        self.interrupted = False         # what was to be asked at once is asked now
         self.slots.close(self.book.take_closed(), self.book.open())
-        plain = data.user_part(self.tokenizer, second, tokens)
+        plain = data.user_part(self.tokenizer, second, tokens)       # as if nothing were asked
         head = len(self.tokenizer.encode("<|im_start|>user\n"))
         first = plain.index(self.tokenizer.frame_id)
         last = first + sum(tokens)
         end = last + len(self.end)
-        around = PINNED if joining else TEXT
+        around = PINNED if joining else TEXT             # so that data.pinned_part is left
         asked = [Piece(self.tokenizer.encode(question.text + "\n", special=False), second, PINNED,
                        question.number) for question in joining]
         pieces = [Piece(plain[:head], second, around), *asked, Piece(plain[head:first], second),
@@ -254,7 +206,7 @@ class Session:
         self.make_room(second, sum(len(piece.ids) for piece in pieces))
         pieces, self.last = [Piece(self.pending, self.last), *pieces], second
         if joining:
-            self.decision.last = None
+            self.decision.last = None                    # the same answer may come again
         question = "\n".join(question.text for question in joining) or None
         self.turn = StreamTurn(second, second + 1, "", (), "", question, 0.0, notes=tuple(notes))
         return pieces
@@ -280,7 +232,7 @@ class Session:
 
     def choose(self, logits):
         """The state, by the logits (V,) at the end of the user part."""
-        probs = logits[list(self.tokenizer.state_ids)].float().softmax(-1).tolist()
+        probs = logits[list(self.tokenizer.state_ids)].float().softmax(-1).tolist()  # of three
         self.turn.probs, self.state = tuple(probs), self.decision.state(probs)
         self.token = self.tokenizer.state_ids[self.state]        # chosen, not yet in the cache
         self.begin, self.said, self.told = self.cache.length, [], ""
@@ -291,8 +243,7 @@ class Session:
                 and len(self.said) < self.max_new_tokens)
 
     def say(self, token):
-        """The next token of the answer, or its end."""
-        self.token = token
+        self.token = token                               # of the answer, or its end
         if token != self.end[0]:
             self.said.append(token)
             text = self.text()
@@ -326,7 +277,7 @@ class Session:
         return turn
 
     def step(self, images, second=None):
-        """The next second (or this later one) of the stream: at most fps images -> StreamTurn."""
+        """The next second of the stream, or this later one: 1 to fps images -> StreamTurn."""
         return step([self], [images], None if second is None else [second])[0]
 
     # ---- A stream that goes on another day
@@ -349,7 +300,7 @@ def read(sessions, chunks, features=None):
     the last token of each chunk."""
     ids = [session.slots.note(pieces) for session, pieces in zip(sessions, chunks)]
     caches = [(session.cache, len(new)) for session, new in zip(sessions, ids)]
-    together = torch.tensor([sum(ids, [])], device=sessions[0].cache.keys.device)
+    together = torch.tensor([sum(ids, [])], device=sessions[0].cache.keys.device)    # (1, T)
     return sessions[0].model(together, features, cache=caches, select="last")
 
 
@@ -363,22 +314,23 @@ def step(sessions, images, seconds=None):
     seconds = [session.last + 1 for session in sessions] if seconds is None else seconds
     flat, compressors = [], []
     for session, second, some in zip(sessions, seconds, images, strict=True):
-        check_step(session, model, second, some)
+        checks.check_step(session, model, second, some)
         session.compressor.threshold = session.compress
         flat += some
         compressors += [session.compressor if session.compress is not None else None] * len(some)
-    tokens, features = see(model, flat, compressors)
+    tokens, features = see(model, flat, compressors)     # of all frames, stream after stream
     if new := [session for session in sessions if not session.cache.length]:
         read(new, [[Piece(session.system, -1, PINNED)] for session in new])
     chunks = []
     for session, second, some in zip(sessions, seconds, images):
         mine, tokens = tokens[:len(some)], tokens[len(some):]
         if session.compress is not None:
-            full = model.config.tokens(model.config.grid)
-            session.counts["frames compressed"] += sum(n < full for n in mine)
+            session.counts["frames compressed"] += sum(n < model.config.tokens(
+                model.config.grid) for n in mine)
         chunks.append(session.hear(second, mine))
     for session, logits in zip(sessions, read(sessions, chunks, features)):
         session.choose(logits)
+    # greedily, until the last one has ended
     while speaking := [session for session in sessions if session.speaks()]:
         logits = read(speaking, [[Piece([session.token], session.last)] for session in speaking])
         for session, token in zip(speaking, (logits + speaking[0].bias).argmax(-1).tolist()):
@@ -390,7 +342,7 @@ def by_second(frames, fps):
     """(seconds, image), ... -> (second, [at most fps images]), ...
 
     A second is yielded at its last frame, not when the next one begins: nothing live waits."""
-    for second, group in groupby(ordered(frames), lambda frame: int(frame[0] + 1e-6)):
+    for second, group in groupby(checks.ordered(frames), lambda frame: int(frame[0] + 1e-6)):
         yield second, [image for _, image in islice(group, fps)]
 
 
@@ -402,8 +354,7 @@ def stream(model, tokenizer, frames, questions=(), **settings):
     questions: (second, text) pairs; each joins the first turn with start >= second. They are read
         anew every second, so another thread may append or delete. A question stays open, and in the
         cache, until the stream ends, or it is closed to make room for another.
-    settings, and their defaults:
-    fps=1
+    settings, and their defaults: fps=1,
     threshold=None: respond when P(response) reaches it. None: config.threshold, and where that is
         None, too, when it is the likeliest state. patience=1, no_repeat=False: see Decision.
     max_new_tokens=64: of one answer.
@@ -413,7 +364,7 @@ def stream(model, tokenizer, frames, questions=(), **settings):
         silent only the text stays. None: all.
     compress=None: a frame that differs less from the last kept one is coarse (Compressor).
     capacity=None: slots of the cache, never exceeded: the oldest turns leave. None: as the window
-        needs. policy=sliding_window: which ones leave.
+            needs. policy=sliding_window: which ones leave.
     counts=None: a Counter of what was dropped, compressed, closed and refused."""
     session, agenda = Session(model, tokenizer, **settings), Agenda(questions)
 
@@ -427,153 +378,23 @@ def stream(model, tokenizer, frames, questions=(), **settings):
 
 # ---- The command line
 
-LEAST = {"fps": 1, "threshold": 0, "max_new_tokens": 1, "window": 0, "prune": 1, "compress": 0}
-
-
-def ask(text):
-    """ "What?", "12:What?" or "1:05:What?" -> (second, question)."""
-    when, question = re.fullmatch(r"(?:([-\d.:]*):)?\s*(.*?)\s*", text, re.DOTALL).groups()
-    if when == "" or not question:
-        raise ValueError(f'{text!r} is not "[second:]question"')
-    return parse_time(when, most=10**7) or 0, question
-
-
-def parse(argv):
-    """The arguments; ValueError for a bad one, before anything starts."""
-    def error(message):
-        raise ValueError(message)
-    devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error, add = error, parser.add_argument
-    add("source", help="video file, GIF, folder of images, URL, camera:0, or - for raw frames")
-    add("--ask", action="append", default=[], metavar="[SECOND:]QUESTION", help="or MM:SS:QUESTION")
-    add("--ask-file", metavar="FILE", help="questions, one a line, each as --ask takes it")
-    add("--model", metavar="FOLDER", default=Path(__file__).parent / "assets/tiny")
-    add("--device", choices=devices, default=devices[0])
-    add("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on cuda, else float32")
-    add("--fps", type=int, default=1, help="frames a second")
-    add("--size", default="", metavar="WxH", help="of raw frames: rgb24, --fps of them a second")
-    add("--threshold", type=float, help="respond when P(response) reaches this")
-    add("--max-new-tokens", type=int, default=64, help="of one answer")
-    add("--window", type=int, help="seconds that stay, if the cache can; 0: all, until it is full")
-    add("--prune", type=int, help="seconds that keep their frames; older silent ones only text")
-    add("--compress", type=float, nargs="?", const=3.0, metavar="LEVELS",
-        help="fewer tokens for frames that differ less (of 255; 3) from the last one kept")
-    add("--realtime", action="store_true", help="play a file at its own speed, like a live source")
-    for flag, what in (("jsonl", "a line for each second, as it happens"), ("srt", "subtitles"),
-                       ("vtt", "subtitles"), ("timeline", "the whole stream as one picture, .png"),
-                       ("render", "the video with its answers, .mp4, .mkv, ..., .gif")):
-        add(f"--{flag}", metavar="FILE", help=what)
-    add("--no-sound", action="store_true", help="leave the sound out of --render")
-    add("--quiet", action="store_true", help="answers only")
-    args = parser.parse_args(argv)
-    args.options = {name: getattr(args, name) for name in LEAST}            # those of stream()
-    for name, value in args.options.items():
-        if value is not None and not value >= LEAST[name]:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: at least {LEAST[name]}")
-    if args.source == "-" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size):
-        raise ValueError("raw frames on standard input need --size WIDTHxHEIGHT")
-    again = Path(args.source).is_file() or Path(args.source).is_dir()
-    if args.render and not (again and render.form_of(args.render)):
-        raise ValueError(f"--render {args.render}: of a source that is a file or folder")
-    for path in filter(None, (args.jsonl, args.srt, args.vtt, args.render, args.timeline)):
-        if not Path(path).absolute().parent.is_dir():
-            raise ValueError(f"{path}: no such folder")
-    lines = Path(args.ask_file).read_text("utf-8").splitlines() if args.ask_file else []
-    args.ask = [ask(text) for text in args.ask + [line for line in lines if line.strip()]]
-    args.ask = args.ask or [(0, "Describe every event.")]
-    return args
-
-
-def typed(questions):
-    """Lines typed on the terminal are questions for the next second."""
-    with suppress(OSError):                              # of a job in the background
-        while line := os.read(sys.stdin.fileno(), 4096):
-            questions += [(0, line.decode(errors="replace").strip())] if line.strip() else []
-
-
-def status(turn, speed, frames):
-    """The state, its three probabilities as bars, x real time, lag, share of the cache in use."""
-    bars = "".join(" ▁▂▃▄▅▆▇█"[round(8 * p)] for p in turn.probs)
-    lag = time.monotonic() - frames.came if isinstance(frames, sources.Live) else 0.0
-    return (f"{render.clock(turn.start)} {turn.state:8} |{bars}| {speed:.1f} x real time, "
-            f"lag {lag:.1f} s, KV {turn.kv[0] / turn.kv[1]:.0%}")
-
-
-def watch(args):
-    """Stream the source, show what is said, write the files: all but --render also when it is cut
-    short."""
-    counts = Counter()
-    frames, seconds, live = sources.open_source(args.source, args.fps, args.size, counts)
-    late = [text for when, text in args.ask if seconds and when > math.ceil(seconds) - 1]
-    if late:
-        raise ValueError(f"--ask {late[0]!r}: the video ends after {seconds:.1f} s")
+def open_sessions(args, counts):
+    """A session for each Counter of counts, all of one model."""
     tokenizer = Tokenizer.from_pretrained(args.model)
-    dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
-    model = Streamo.from_pretrained(args.model, getattr(torch, dtype), args.device)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: there is none that PyTorch can use")
+    dtype = args.dtype or ("bfloat16" if device == "cuda" else "float32")
+    model = Streamo.from_pretrained(args.model, getattr(torch, dtype), device)
     if model.config.knows and not args.quiet:
-        print(f"infer.py: {args.model}: this model knows {model.config.knows} only",
-              file=sys.stderr)
-    if args.source != "-" and sys.stdin and sys.stdin.isatty():
-        threading.Thread(target=typed, args=(args.ask,), daemon=True).start()
-    if live or args.realtime:
-        frames = sources.Live(frames, sources.patience(args.source) * args.fps, args.realtime)
-    kept, said, n, worst, began = [], 0, 0, 0.0, time.monotonic()
-    try:
-        with open(args.jsonl or os.devnull, "w", encoding="utf-8") as jsonl, tqdm(
-                total=seconds and round(seconds), disable=args.quiet or not sys.stderr.isatty(),
-                bar_format="{desc} {bar:10} {percentage:3.0f}%" if seconds else "{desc}") as bar:
-            for turn in stream(model, tokenizer, frames, args.ask, counts=counts, **args.options):
-                n, worst = n + 1, max(worst, turn.ms)
-                row = {key: value for key, value in asdict(turn).items()
-                       if key != "kv" and (value or key not in ("cut", "notes"))}
-                print(json.dumps(row, ensure_ascii=False), file=jsonl, flush=True)
-                if args.srt or args.vtt or args.timeline or args.render:
-                    kept.append(turn)
-                if turn.state == "response":
-                    said += 1
-                    times = f"[{render.clock(turn.start)}-{render.clock(turn.end)}]"
-                    tqdm.write(f"{times} {turn.text}")
-                    sys.stdout.flush()
-                bar.set_description_str(status(turn, n / (time.monotonic() - began), frames))
-                bar.update()
-    finally:
-        counts["frames dropped, for they came too fast"] = getattr(frames, "dropped", 0)
-        notes = "".join(f", {count} {what}" for what, count in counts.items() if count)
-        if n and not args.quiet:
-            print(f"{n} s of video, {said} answers, {n / (time.monotonic() - began):.1f} x real "
-                  f"time, slowest second {worst:.0f} ms{notes}", flush=True)
-        for path, write in ((args.srt, render.write_srt), (args.vtt, render.write_vtt),
-                            (args.timeline, render.timeline)):
-            if path and kept:
-                write(kept, path)
-    if args.render:
-        again = video.frames(args.source, args.fps) if Path(args.source).is_dir() else args.source
-        render.captioned_video(again, kept, args.render, not args.no_sound)
-    unasked = [text for when, text in args.ask if not n or when > turn.start]
-    if unasked:
-        raise ValueError(f"--ask {unasked[0]!r}: never asked, the stream ended after {n} s")
+        args.hints.append(f"{args.model}: this model knows {model.config.knows} only")
+    settings = {name: getattr(args, name) for name in checks.LEAST} | {"no_repeat": args.no_repeat}
+    return [Session(model, tokenizer, counts=own, **settings) for own in counts]
 
 
 def main(argv=None):
-    """Exit code: 0; 2 for bad input, with one line on stderr; 130 after Ctrl-C or SIGTERM.
-
-    A question later than the end is bad input: before the start where the length is known, else
-    when the end has come. A live source that is silent for 5 s (30 over http) has ended; one that
-    fails is 2."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGTTIN, signal.SIG_IGN)        # which stops a job in the background
-    try:
-        watch(parse(argv))
-        return 0
-    except KeyboardInterrupt:
-        print("infer.py: interrupted", file=sys.stderr)
-        return 130
-    except (OSError, ValueError, av.FFmpegError) as error:
-        print("infer.py:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-
+    """-> exit code: see parts/program.py, which has what need not be read first."""
+    return program.run(argv, __doc__, open_sessions, by_second, step)
 
 if __name__ == "__main__":
     sys.exit(main())

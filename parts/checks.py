@@ -6,7 +6,6 @@ import math
 from numbers import Integral, Real
 
 import numpy as np
-import torch
 from PIL import Image
 
 # The least value of each setting. None, where a setting allows it, stands for its default.
@@ -22,6 +21,12 @@ def check_setting(name, value):
     kind, what = (Real, "a number") if name in FRACTIONS else (Integral, "a whole number")
     if not isinstance(value, kind) or isinstance(value, bool) or not value >= LEAST[name]:
         raise ValueError(f"{name} {value!r}: {what}, at least {LEAST[name]}, is wanted")
+
+
+def check_settings(session):
+    """Those of an infer.Session, which may have been changed."""
+    for name in LEAST:
+        check_setting(name, getattr(session.decision if name == "patience" else session, name))
 
 
 def check_question(text, second=0):
@@ -62,7 +67,7 @@ def ordered(frames):
 def check_frame(image, hidden_size, where):
     """An image that a model can see: uint8 RGB (H, W, 3), PIL, or a (tokens, hidden_size) tensor
     that was encoded before. (That channels are blue, green, red cannot be seen: turn them.)"""
-    if torch.is_tensor(image):
+    if hasattr(image, "is_floating_point"):            # a tensor, without importing torch
         good = image.dim() == 2 and len(image) > 0 and image.shape[1] == hidden_size
         good = good and image.is_floating_point()
     elif isinstance(image, Image.Image):
@@ -80,7 +85,7 @@ def check_frame(image, hidden_size, where):
 
 def check_step(session, model, second, images):
     """What infer.step is given for one of its sessions."""
-    session.check_settings()
+    check_settings(session)
     where = f"second {second}"
     if session.model is not model:
         raise ValueError("the sessions of a step have one model")

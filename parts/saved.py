@@ -29,7 +29,7 @@ def write(path, session):
     tensors = {"keys": keys, "values": values,
                "slots": torch.from_numpy(session.slots.rows[:, :session.cache.length])}
     if session.compressor.kept is not None:
-        tensors["kept"] = torch.from_numpy(session.compressor.kept)
+        tensors["kept"] = torch.tensor(session.compressor.kept)
     about = {name: getattr(session, name) for name in SETTINGS} | {
         "model": fingerprint(session.model), "decision": asdict(session.decision),
         "pending": session.pending, "last": session.last, "counts": session.counts,

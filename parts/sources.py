@@ -72,9 +72,8 @@ def received(source, fps, counts=None, film=None):
                     with suppress(ValueError):           # damaged: the next one may be shown
                         yield k / fps, draw()
     except video.Silence:
-        if not seen:
-            raise ValueError(f"{source}: nothing came for 10 s") from None
-        print(f"{source}: nothing came for {patience(source)} s, taken as its end", file=sys.stderr)
+        waited = patience(source) if seen else 10
+        raise ValueError(f"{source}: nothing came for {waited} s") from None
 
 
 def listen(source, counts):

@@ -13,6 +13,7 @@ import torch
 
 import data
 import infer
+from parts import arguments
 from parts.compressor import Compressor
 from parts.questions import Agenda
 from parts.slots import Slots
@@ -394,7 +395,7 @@ def test_raw_frames_on_standard_input(folder, capsys, monkeypatch):
     ("1:05: Why?", (65, "Why?")), ("1:00:05:Why?", (3605, "Why?")),
     ("Note: why?", (0, "Note: why?"))])
 def test_ask(text, expected):
-    assert infer.ask(text) == expected
+    assert arguments.ask(text) == expected
 
 
 def spoil(folder, tmp_path, change):

@@ -62,11 +62,12 @@ def test_mpeg_ts_over_udp_is_watched_until_it_falls_silent(
     monkeypatch.setattr(sources.av, "open", lambda *args, **options: real(
         *args, **{**options, "timeout": timeouts[-1]} if "timeout" in options else options))
     sender.start()
-    code = run(folder, url, "--threshold", "1", "--jsonl", tmp_path / "o.jsonl")
+    code = run(folder, url, "--threshold", "1", "--jsonl", tmp_path / "o.jsonl",
+               "--reconnect", "0")
     sender.join()
     out, err = capsys.readouterr()
     rows = [json.loads(line) for line in open(tmp_path / "o.jsonl")]
-    assert code == 0 and "taken as its end" in err and "s of video" in out
+    assert code == 3 and "nothing came" in err and "not back" in err and "s of video" in out
     starts = [row["start"] for row in rows]
     assert starts[0] == 0 and starts == sorted(set(starts)) and len(starts) >= 2
     assert 2 <= starts[-1] <= time.monotonic() - began         # seconds of arrival, no faster
@@ -188,7 +189,7 @@ def test_a_slow_model_drops_frames_and_says_so(folder, capsys, monkeypatch):  # 
     monkeypatch.setattr(infer, "see", lambda *args: (time.sleep(0.2), see(*args))[1])
     monkeypatch.setattr(sources, "open_source", lambda *_: (
         (time.sleep(0.025) or (k, np.zeros((8, 8, 3), np.uint8)) for k in range(40)), None, True))
-    assert run(folder, "camera:0", "--threshold", "1") == 0
+    assert run(folder, "camera:0", "--threshold", "1", "--reconnect", "0") == 3
     out = capsys.readouterr().out
     turns, dropped = int(out.split()[0]), int(re.search(r"(\d+) frames dropped", out)[1])
     assert turns < 15 and turns + dropped in (40, 41)
@@ -201,7 +202,7 @@ def test_a_broken_source_ends_with_its_message_and_keeps_what_was_written(
         raise OSError("camera:0: the cable is out")
     monkeypatch.setattr(sources, "open_source", lambda *_: (breaks(), None, True))
     files = ["--jsonl", tmp_path / "o.jsonl", "--vtt", tmp_path / "o.vtt"]
-    assert run(folder, "camera:0", *files) == 2
+    assert run(folder, "camera:0", "--reconnect", "0", *files) == 3
     out, err = capsys.readouterr()
     assert "the cable is out" in err and err.count("\n") == 1 and "1 s of video" in out
     assert json.loads((tmp_path / "o.jsonl").read_text())["start"] == 0

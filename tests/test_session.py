@@ -1,0 +1,349 @@
+"""Conversations: questions that close, streams stepped together, sessions saved, the decision's
+rules, answers that are cut, what is refused. The models are tiny and random."""
+import errno
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from test_infer import SAY, build, pictures, scripted_states, shadow, tokenizer  # noqa: F401
+
+import data
+import infer
+from infer import Session, step, stream
+from parts import arguments, terminal
+from parts.decision import Decision
+from parts.outputs import Outputs
+from parts.questions import Agenda, Questions
+from streamo import STATES
+
+
+def watched(session, frames, asks=None):
+    """The turns of a session that sees one frame a second; asks: {second: text}."""
+    turns = []
+    for second, image in frames:
+        if asks and second in asks:
+            session.ask(asks[second])
+        turns.append(session.step([image]))
+    return turns
+
+
+def said(turns):
+    return [(t.start, t.state, t.text, t.question) for t in turns]
+
+
+# ---- Many streams, one forward
+
+def test_streams_stepped_together_say_what_each_says_alone(tokenizer):  # noqa: F811
+    """Of unlike ages, windows, questions, prunings and lengths of answers; a vision forward and a
+    decoder forward for all, and one more for each token of the longest answer."""
+    model = build(tokenizer)
+    kinds = [dict(window=6, threshold=0.0, max_new_tokens=3),
+             dict(window=20, prune=3, max_new_tokens=5), dict(window=0, max_new_tokens=7),
+             dict(window=9, compress=3.0, threshold=0.3, max_new_tokens=2)]
+    asks = [{0: "What moves?"}, {4: "Describe it."}, {2: "Why?", 9: "What moves?"}, {}]
+    late = [0, 5, 2, 0]                                  # the second in which each one begins
+    films = [pictures(18, seed=n) for n in range(4)]
+    alone = []
+    for kind, ask, film, first in zip(kinds, asks, films, late):
+        alone.append(watched(Session(model, tokenizer, **kind), film[:18 - first], ask))
+    together, calls = [[] for _ in kinds], Counter()
+    hooks = [model.vision_tower.register_forward_hook(lambda *_: calls.update(["vision"])),
+             model.language_model.register_forward_hook(lambda *_: calls.update(["decoder"]))]
+    sessions = [Session(model, tokenizer, **kind) for kind in kinds]
+    for second in range(18):
+        here = [n for n in range(4) if second >= late[n]]
+        for n in here:
+            if second - late[n] in asks[n]:
+                sessions[n].ask(asks[n][second - late[n]])
+        before, new = Counter(calls), any(second == late[n] for n in here)
+        turns = step([sessions[n] for n in here],
+                     [[films[n][second - late[n]][1]] for n in here])
+        for n, turn in zip(here, turns):
+            together[n].append(turn)
+        assert calls["vision"] == before["vision"] + 1
+        tokens = calls["decoder"] - before["decoder"] - 1 - new
+        assert tokens <= 7 and bool(tokens) == any(t.state == "response" for t in turns)
+    for hook in hooks:
+        hook.remove()
+    for mine, one in zip(together, alone):
+        assert said(mine) == said(one) and any(turn.text for turn in alone[0])
+        np.testing.assert_allclose([t.probs for t in mine], [t.probs for t in one], atol=1e-5)
+
+
+def test_a_step_of_two_models_or_twice_of_one_stream_is_refused(tokenizer):  # noqa: F811
+    image, one, other = pictures(1)[0][1], build(tokenizer), build(tokenizer)
+    with pytest.raises(ValueError, match="one model"):
+        step([Session(one, tokenizer), Session(other, tokenizer)], [[image], [image]])
+    session = Session(one, tokenizer)
+    with pytest.raises(ValueError):
+        step([session, session], [[image], [image]])
+
+
+# ---- Questions
+
+def test_closed_questions_leave_the_cache_and_nothing_else_does(
+        tokenizer, monkeypatch, shadow):  # noqa: F811
+    """Of a turn that is still there, of one that has left, and one of two of a turn: what lies in
+    the cache is the dialogue as training writes it, had they never been asked."""
+    scripted_states(monkeypatch, [0, 1, 2, 0, 0])
+    model = build(tokenizer, layers=1, scripted=True)
+    session = Session(model, tokenizer, window=8, max_new_tokens=len(model.words))
+    handles, frames = {}, pictures(20)
+    plan = {0: ["What moves?"], 9: ["Describe it.", "What is it?"], 15: ["Why?"]}
+    closings = {11: "What is it?", 13: "What moves?", 19: "Describe it."}
+    turns = []
+    for second, (_, image) in enumerate(frames):
+        for text in plan.get(second, ()):
+            handles[text] = session.ask(text)
+        if second in closings:
+            handles[closings[second]].close()
+        turn = session.step([image])
+        state = [0, 1, 2, 0, 0][second % 5]
+        turns.append(data.Turn(second, STATES[state], SAY if state == 2 else ""))
+        open_now = [q for q in session.questions]
+        assert [q.text for q in open_now] == [
+            text for at, texts in plan.items() for text in texts if at <= second
+            and not any(closed == text and when <= second for when, closed in closings.items())]
+        kept = sorted(shadow.slots.turns())
+        for t in turns:
+            t.question = "\n".join(q.text for q in open_now if q.asked == t.second) or None
+        pinned = {q.asked for q in open_now if q.asked < kept[0]}
+        pinned = ["\n".join(q.text for q in open_now if q.asked == at) for at in sorted(pinned)]
+        ids, _ = data.render(tokenizer, turns[kept[0]:], [[4]] * len(kept), pinned)
+        assert shadow.ids + session.pending == ids
+    assert turn.question is None and turns[15].question == "Why?"
+
+
+def test_a_new_question_closes_the_one_answered_longest_ago(tokenizer):  # noqa: F811
+    model, counts = build(tokenizer), Counter()
+    session = Session(model, tokenizer, window=30, threshold=2.0, capacity=400, counts=counts)
+    image, told, n = pictures(1)[0][1], [], 0
+    while not told:
+        session.ask(f"Question {n}?")
+        told, n = session.step([image]).notes, n + 1
+    assert n > 3 and "question 1 closed to make room: Question 0?" in told
+    first, second = session.questions[:2]
+    first.answered, second.answered = 100, 50
+    handle = session.ask("Another?")
+    turn = session.step([image])
+    assert second.closed == "to make room" and not first.closed
+    assert turn.question == "Another?" and handle.asked == turn.start
+    assert counts["questions closed to make room"] == 2
+    for text in ("Why " * 900, "Short?"):                # the long one takes the short one not along
+        session.ask(text)
+    turn = session.step([image])
+    assert turn.question == "Short?" and "refused, too long" in " ".join(turn.notes)
+    assert counts["questions refused, for they were too long"] == 1
+
+
+def test_once_closes_with_the_first_answer_to_it():
+    book = Questions()
+    every, first, second = (book.ask(text, 0, once) for text, once in (
+        ("Describe all.", False), ("When?", True), ("Who?", True)))
+    book.admit(3, lambda question: 1, 9, Counter())
+    assert book.answer(4) == ["question 3 closed, answered: Who?"] and second.answered == 4
+    assert book.answer(5) == ["question 2 closed, answered: When?"]
+    assert book.answer(6) == [] and every.answered == 6 and book.open() == [every]
+    assert first.closed == "answered"
+
+
+def test_no_question_of_a_changed_list_is_lost_or_asked_twice():
+    questions = [(0, "a"), (0, "b"), (5, "late")]
+    agenda = Agenda(questions)
+    assert agenda.due(0) == ["a", "b"]
+    del questions[0]
+    questions.append((0, "c"))
+    assert agenda.due(1) == ["c"]
+    questions.insert(0, (0, "d"))
+    questions.append((0, "c"))                           # the same once more
+    assert agenda.due(2) == ["d", "c"] and agenda.due(3) == []
+    questions.clear()
+    questions += [(4, "e")]
+    assert agenda.due(9) == ["e"]
+
+
+@pytest.mark.parametrize("pairs", ["What?", [("What?", 0)], [(0, "")], [(float("nan"), "Why?")],
+                                   [(0, "half \ud83d")], [(0, None)], [7]])
+def test_misshapen_questions_are_named_at_once(tokenizer, pairs):  # noqa: F811
+    with pytest.raises(ValueError, match="question"):
+        stream(build(tokenizer), tokenizer, pictures(1), pairs)
+
+
+# ---- A day later
+
+@pytest.mark.parametrize("at", [0, 7])
+def test_a_saved_session_goes_on_with_the_same_bits(tokenizer, tmp_path, at):  # noqa: F811
+    model, film = build(tokenizer), pictures(24)
+    options = dict(window=9, prune=4, compress=3.0, patience=2, no_repeat=True, threshold=0.2)
+    session = Session(model, tokenizer, max_new_tokens=4, **options)
+    asks = {0: "What moves?", 5: "Why?"}
+    watched(session, film[:at], asks)
+    waiting = session.ask("Later?", second=12)
+    session.save(tmp_path / "door")
+    again = Session.load(tmp_path / "door", model, tokenizer)
+    rest = {second: text for second, text in asks.items() if second >= at}
+    one, other = (watched(s, film[at:], rest) for s in (session, again))
+    assert said(one) == said(other) and [t.probs for t in one] == [t.probs for t in other]
+    assert [t.notes for t in one] == [t.notes for t in other] and session.counts == again.counts
+    assert waiting.asked == 12 and again.questions[-1].asked is not None
+    assert torch.equal(session.cache.filled()[0], again.cache.filled()[0])
+
+
+def test_a_session_of_another_model_or_a_damaged_file_is_named(tokenizer, tmp_path):  # noqa: F811
+    model, path = build(tokenizer), tmp_path / "door"
+    session = Session(model, tokenizer)
+    session.step([pictures(1)[0][1]])
+    session.save(path)
+    model.language_model.model.norm.weight.data[0] += 1
+    with pytest.raises(ValueError, match="door: a session of another model"):
+        Session.load(path, model, tokenizer)
+    raw = path.read_bytes()
+    for broken in (b"", b"no tensors", raw[:40], raw[:-100]):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="door: not a saved session"):
+            Session.load(path, model, tokenizer)
+
+
+# ---- The decision, and answers that are cut
+
+def test_patience_waits_for_seconds_that_agree():
+    decision, want, quiet = Decision(patience=2), [0.1, 0.2, 0.7], [0.7, 0.2, 0.1]
+    states = [decision.state(probs) for probs in (want, quiet, want, want, want, want)]
+    assert states == [1, 0, 1, 2, 1, 2]
+    assert [Decision().state(probs) for probs in (want, quiet)] == [2, 0]
+
+
+def test_an_answer_that_is_given_again_is_taken_back_from_the_cache(
+        tokenizer, monkeypatch, shadow):  # noqa: F811
+    scripted_states(monkeypatch, [2])
+    model = build(tokenizer, scripted=True)
+    session, heard = Session(model, tokenizer, no_repeat=True), []
+    session.on_word = heard.append
+    turns = watched(session, pictures(5), {3: "What moves?"})
+    assert [turn.text for turn in turns] == [SAY, "", "", SAY, ""]
+    assert [turn.state == "response" for turn in turns] == [True, False, False, True, False]
+    assert "".join(heard) == SAY * 2
+    told = [data.Turn(t.start, STATES[infer.STATES.index(t.state)], t.text, t.question)
+            for t in turns]
+    assert shadow.ids + session.pending == data.render(tokenizer, told, [[4]] * 5)[0]
+
+
+def test_words_come_as_they_are_decoded_and_a_question_cuts_them_short(
+        tokenizer, monkeypatch, shadow):  # noqa: F811
+    scripted_states(monkeypatch, [2])
+    model = build(tokenizer, scripted=True)
+    session, heard = Session(model, tokenizer), []
+
+    def word(piece):
+        heard.append(piece)
+        if len(heard) == 2:                              # as another thread would
+            session.ask("And now?", interrupt=True)
+    session.on_word = word
+    first, second = watched(session, pictures(2))
+    assert first.cut == "question" and SAY.startswith(first.text) and first.text != SAY
+    assert first.text == "".join(heard[:2]).strip()
+    assert (second.question, second.text, second.cut) == ("And now?", SAY, None)
+    ids = shadow.ids + session.pending
+    turns = [data.Turn(t.start, STATES[2], t.text, t.question) for t in (first, second)]
+    assert tokenizer.decode(ids) == tokenizer.decode(data.render(tokenizer, turns, [[4]] * 2)[0])
+
+
+def test_an_answer_cut_by_length_ends_with_a_whole_letter(tokenizer):  # noqa: F811
+    model = build(tokenizer, scripted=True)
+    model.words = tokenizer.encode(" \u4f60\u597d", special=False)      # bytes: three for a letter
+    n = len(model.words) - 1
+    turn = next(stream(model, tokenizer, pictures(1), threshold=0.0, max_new_tokens=n))
+    assert (turn.text, turn.cut) == ("\u4f60", "length")
+
+
+def test_the_threshold_of_the_checkpoint_is_the_default(tokenizer):  # noqa: F811
+    model = build(tokenizer, threshold=0.4)
+    assert Session(model, tokenizer).threshold == 0.4
+    session = Session(model, tokenizer, threshold=0.7)
+    session.threshold = 0.2
+    assert session.decision.threshold == 0.2
+    session.threshold = "high"
+    with pytest.raises(ValueError, match="threshold 'high'"):
+        session.step([pictures(1)[0][1]])
+
+
+# ---- What is refused by name
+
+@pytest.mark.parametrize("image, name", [
+    (np.zeros((8, 8), np.uint8), r"uint8 \(8, 8\)"), (np.zeros((8, 8, 4), np.uint8), "8, 8, 4"),
+    (np.zeros((8, 8, 3)), "float64"), (np.zeros((0, 8, 3), np.uint8), "0, 8, 3"),
+    (torch.zeros(8, 8, 3), "8, 8, 3"), ("a.png", "str"), (None, "NoneType")])
+def test_frames_that_are_no_pictures_are_named(tokenizer, image, name):  # noqa: F811
+    with pytest.raises(ValueError, match=f"second 3, frame 0: .*{name}"):
+        next(stream(build(tokenizer), tokenizer, [(3, image)]))
+
+
+@pytest.mark.parametrize("times, name", [
+    ([5, 4], "frame 1: second 4 comes after second 5"), ([float("inf")], "frame 0: second inf"),
+    ([-1], "second -1"), (["1"], "second '1'"), ([float("nan")], "second nan")])
+def test_times_that_are_none_are_named(tokenizer, times, name):  # noqa: F811
+    image = pictures(1)[0][1]
+    with pytest.raises(ValueError, match=name):
+        list(stream(build(tokenizer), tokenizer, [(time, image) for time in times]))
+    with pytest.raises(ValueError, match="frame 0: a .second, frame. pair"):
+        list(stream(build(tokenizer), tokenizer, "film.mp4"))
+
+
+@pytest.mark.parametrize("setting", [
+    dict(fps=0), dict(fps=1.5), dict(window=-1), dict(prune=0), dict(threshold=float("nan")),
+    dict(max_new_tokens="9"), dict(patience=0), dict(compress=-1), dict(window=True)])
+def test_settings_that_are_wrong_are_named_at_once(tokenizer, setting):  # noqa: F811
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        stream(build(tokenizer), tokenizer, pictures(1), **setting)
+
+
+def test_a_policy_of_ones_own_decides_what_leaves(tokenizer, shadow):  # noqa: F811
+    """Attention sinks: the first two turns stay beside the last four."""
+    def sinks(seconds, kinds, now, excess, window, prune):
+        return (kinds != infer.PINNED) & (seconds > 1) & (seconds < now - 3)
+    session = Session(build(tokenizer), tokenizer, threshold=2.0, policy=sinks)
+    watched(session, pictures(12))
+    assert sorted(shadow.slots.turns()) == [0, 1, 8, 9, 10, 11]
+
+
+# ---- The command line's parts
+
+def test_the_line_being_typed():
+    line = terminal.Line()
+    assert line.type("Whaa\x7ft?\x1b[A\x1bOB\n12: Wh") == ["What?"] and line.text == "12: Wh"
+    assert line.type("o is\x17?\n/quit\n") == ["12: Who?", "/quit"]
+    assert line.type("gone\x15") == [] and line.text == ""
+    assert terminal.fitting("你好 there", 5) == "你好 " and terminal.fitting("ab你", 3, True) == "b你"
+
+
+def test_question_files_and_hints(tmp_path):
+    path = tmp_path / "asks.txt"
+    path.write_bytes(b"\xef\xbb\xbf12:What?\r\n\nWho?\n")
+    assert arguments.lines(path) == ["12:What?", "Who?"]
+    path.write_bytes(b"Who?\nO\xf9 ?\n")
+    with pytest.raises(ValueError, match="asks.txt: line 2 is no UTF-8"):
+        arguments.lines(path)
+    assert "at 10" in arguments.hint("10:30 is on the clock?")
+    assert arguments.hint("10: 30 men?") is arguments.hint("0:02:What?") is None
+    with pytest.raises(ValueError, match="no UTF-8"):
+        arguments.ask("O\udcf9 ?")
+    assert arguments.names(["a/door.mp4", "b/door.mp4", "camera:0"])[2] == "camera-0"
+    assert len(set(arguments.names(["door", "door", "door-2"]))) == 3
+
+
+def test_an_output_that_fails_takes_no_other_along(tmp_path, monkeypatch):
+    told = []
+    outputs = Outputs({"jsonl": tmp_path / "o.jsonl", "srt": tmp_path / "no" / "o.srt",
+                       "vtt": tmp_path / "o.vtt"}, told.append)
+
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    outputs.lines = Full()
+    for second in range(3):
+        outputs.add(infer.StreamTurn(second, second + 1, "response", (0, 0, 1), "A man.", None, 1.0))
+    outputs.close()
+    assert (tmp_path / "o.vtt").read_text().count("-->") == 3
+    assert len(told) == len(outputs.failed) == 2 and "o.jsonl" in told[0] and "o.srt" in told[1]

@@ -279,7 +279,7 @@ class Program:
             stream.session = session
             session.on_word = lambda piece, stream=stream: self.word(stream, piece)
         for hint in args.hints:
-            self.terminal.tell(hint)
+            self.terminal.tell(f"infer.py: {hint}")
         self.typed, self.began = False, time.monotonic()
         for when, text, once in args.ask:
             self.asked.append((text, [session.ask(text, when, once) for session in sessions]))

@@ -161,7 +161,7 @@ def asked(model, tokenizer, features, rows, patience, options):
     (second, question, read), responses = rows[0]["ask"], []
     turns = list(turns_of(model, tokenizer, features, [(second, question)], options))
     for row in rows:
-        seen = [turn for turn in turns if turn.end <= math.ceil(row["end"])]
+        seen = [turn for turn in turns if row["end"] is None or turn.end <= math.ceil(row["end"])]
         said = [turn.text for turn in seen if turn.state == "response"]
         yes = said if read == "any" else seen and seen[-1].state != "silence"
         responses.append((said or [None])[-1] if read == "last" else "Yes" if yes else "No")

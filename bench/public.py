@@ -299,12 +299,15 @@ def sound(row, path):
     said = row.get("response")
     if isinstance(said, list) and len(said) == 1:
         row["response"] = said[0]
-    for key in TEXTS:
-        wrong = key in row and not isinstance(row[key], str)
-        if wrong and not (key == "response" and row[key] is None):
-            raise ValueError(f"{path}: item {row['id']}: the {key} is no text: {row[key]!r:.60}")
+    texts = {key: row[key] for key in TEXTS
+                 if key in row and not (key == "response" and row[key] is None)}
     times = {key: row[key] for key in NUMBERS if row.get(key) is not None}
-    for key, time in (times | {"ask": row["ask"][0]} if row.get("ask") else times).items():
+    if row.get("ask"):
+        times["time of asking"], texts["question"], _ = row["ask"]
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{path}: item {row['id']}: the {key} is no text: {text!r:.60}")
+    for key, time in times.items():
         if not isinstance(time, (int, float)) or not 0 <= time < DAY:
             raise ValueError(f"{path}: item {row['id']}: the {key} is no time: {time!r:.60}")
     return row

@@ -1,6 +1,7 @@
 """Running against scoring: what the model is shown and asked, what is kept, what is told."""
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -605,3 +606,62 @@ def test_a_refused_question_is_a_failure_and_no_silence(folder, monkeypatch):
     monkeypatch.setattr(ev, "stream", refusing)
     with pytest.raises(ValueError, match="second 4: questions refused"):
         list(ev.turns_of(None, None, [], [(0, "?")], {}))
+
+
+SAID = {"states": "002", "answers": [[2, "from 1s to 3s"]]}
+TALK = [{"from": "human", "value": "a", "time": 0.0}, {"from": "gpt", "value": "b", "time": 0.1},
+        {"from": "gpt", "value": "c", "time": 4.0, "timespan": [3.0, 5.0]}]
+RESULTS = {  # benchmark: a file's name, and what a sound one holds
+    "ovo": ("r.json", {"backward": [{"id": 1, "video": "a", "task": "EPM", "question": "?",
+                                     "response": "C", "ground_truth": "C"}],
+                       "forward": [{"id": 9, "video": "a", "task": "REC", "activity": "j",
+                                    "test_info": [{"realtime": 3, "count": 2, "response": "2"}]}]}),
+    "tempcompass": ("caption_matching.json", {"7": {"speed": [
+        {"question": "W?\nCaption A: x.\nCaption B: y.", "answer": "Caption A: x.",
+         "prediction": "A"}]}}),
+    "videomme": ("r.json", [{"video_id": "1", "duration": "short", "domain": "d",
+                             "sub_category": "s", "questions": [
+                                 {"question_id": "1", "task_type": "t", "question": "?",
+                                  "answer": "C", "options": ["A. 1", "C. 3"], "response": "C"}]}]),
+    "vispeak": ("AW.jsonl", [{"run": {"bench": "vispeak", "items": 3}},
+                             {"id": "AW/a", "task": "AW", "window": [1, 2], "said": [[1, "x"]],
+                              "truth": "y", "compute": 1.0}]),
+    "omnimmi": ("p.json", [{"video": "v", "question": "?", "answer": [1, 20], "pred": [3.0, 5]},
+                           {"video": "w", "conversation": [{"human": "c"}], "pred": ""}]),
+    "raw": ("r.jsonl", [{"run": {"bench": "toy"}},
+                        {"id": "1", "task": "tsqa", "seconds": 3, "compute": 1.0, "gold": SAID,
+                         "pred": SAID | {"p": [0, 0, 1]}}])}
+
+
+def places(value, path=()):
+    """The path of each value inside a value."""
+    inner = value.items() if isinstance(value, dict) else (
+        enumerate(value) if isinstance(value, list) else ())
+    for key, more in inner:
+        yield (*path, key)
+        yield from places(more, (*path, key))
+
+
+def test_a_broken_file_of_results_is_scored_or_named(tmp_path, capsys):
+    """One value is gone or another; what comes is scores, or a line with exit code 2."""
+    rng = random.Random(0)
+    for _ in range(150):
+        bench = rng.choice([*RESULTS])
+        name, content = RESULTS[bench][0], json.loads(json.dumps(RESULTS[bench][1]))
+        *path, last = rng.choice([*places(content)])
+        inside = content
+        for key in path:
+            inside = inside[key]
+        if rng.random() < 0.3:
+            del inside[last]
+        else:
+            inside[last] = rng.choice([None, 3, -1.5, float("nan"), "", [], {}, "x", ["a"], True,
+                                       {"a": 1}, 10**30, "\ud800"])
+        lines = content if name.endswith("l") else [content]
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        try:
+            ev.main(["score", bench, str(tmp_path / name), "--out", str(tmp_path / "s.json")])
+        except SystemExit as end:
+            assert end.code == 2, content
+            assert capsys.readouterr().err.count("eval.py: ") == 1, content
+    assert not [*tmp_path.glob("*.partial")]

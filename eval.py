@@ -207,8 +207,11 @@ def answer_group(model, tokenizer, prompt, group, run):
     for row in rows:
         streams[not run["offline"] and row.get("ask") or row["id"]].append(row)
     for rows in streams.values():
-        answers = answers_to(model, tokenizer, rows, features, run)
-        done += [row | answer for row, answer in zip(rows, answers, strict=True)]
+        try:
+            answers = answers_to(model, tokenizer, rows, features, run)
+            done += [row | answer for row, answer in zip(rows, answers, strict=True)]
+        except BAD_VIDEO as error:                      # the other questions are asked all the same
+            done += failed_rows(group["video"], rows, error)
     return timed(done, began)
 
 
@@ -219,17 +222,21 @@ def timed(done, began):
     return [{k: v for k, v in row.items() if k not in drop} | {"compute": compute} for row in done]
 
 
+def failed_rows(video, rows, error):
+    """Rows with the reason why there is no answer, in place of the answers."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if str(video) not in reason:
+        reason = f"{video}: {reason}"
+    return [{"id": row["id"], "task": row["task"], "failed": reason} for row in rows]
+
+
 def run_group(group, run):
-    """The rows of one video, answered, or with the reason why not under "failed". `run` is all
-    that a worker process is told."""
+    """The rows of one video, answered or failed. `run` is all that a worker process is told."""
     model, tokenizer, prompt = load_model(run["model"], run["device"])
     try:
         return answer_group(model, tokenizer, prompt, group, run)
     except BAD_VIDEO as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if str(group["video"]) not in reason:
-            reason = f"{group['video']}: {reason}"
-        return [{"id": row["id"], "task": row["task"], "failed": reason} for row in group["rows"]]
+        return failed_rows(group["video"], group["rows"], error)
 
 
 # ---- Many videos
@@ -347,9 +354,10 @@ def run_bench(args, also=None):
         run["items"] = sum(len(group["rows"]) for group in groups)
     header, groups = json.dumps({"run": run}, default=str), groups[rank::world]
     run, rows = json.loads(header)["run"], done_before(out, header)
-    missing = {id for id, row in rows.items() if "failed" in row}
-    todo = [group for group in groups
-            if any(row["id"] not in rows or row["id"] in missing for row in group["rows"])]
+    todo = [group | {"rows": [row for row in group["rows"]
+                              if "failed" in rows.get(row["id"], {"failed": "not yet asked"})]}
+            for group in groups]
+    todo = [group for group in todo if group["rows"]]
     again = {row["id"] for group in todo for row in group["rows"]}
     kept = [json.dumps(row) for id, row in rows.items() if id not in again]
     write_text(out, "\n".join([header, *kept, ""]))     # whole: nothing that was done gets lost

@@ -397,6 +397,27 @@ def test_one_bad_video_ends_nothing_and_is_tried_again(three, tmp_path, capsys):
     assert json.loads((tmp_path / "s.json").read_text())["items"] == 3
 
 
+def test_one_bad_question_fails_alone(three, tmp_path, monkeypatch):
+    """Its video's other items are answered, and not asked again with it."""
+    run, _ = three
+    items = json.loads((tmp_path / "mme.json").read_text())[:1]
+    items.append(items[0] | {"question_id": "late", "question": "Refused?"})
+    (tmp_path / "mme.json").write_text(json.dumps(items))
+    heard, real = [], ev.stream
+
+    def stream(model, tokenizer, frames, questions, counts, **options):
+        heard.append(questions[0][1])
+        counts["questions refused"] += len(heard) == 2 and "Refused?" in questions[0][1]
+        yield from real(model, tokenizer, frames, questions, **options)
+
+    monkeypatch.setattr(ev, "stream", stream)
+    rows = run()
+    assert "response" in rows["aaa"] and "questions refused" in rows["late"]["failed"]
+    before = (tmp_path / "o.jsonl").read_text().splitlines()
+    assert "response" in run()["late"] and len(heard) == 3
+    assert before[1] in (tmp_path / "o.jsonl").read_text().splitlines()
+
+
 def test_strict_ends_at_the_first_and_keeps_what_was_finished(three, tmp_path, capsys):
     run, videos = three
     with pytest.raises(SystemExit) as end:

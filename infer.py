@@ -26,7 +26,6 @@ if __name__ == "__main__":                               # torch takes seconds t
 import codecs
 import time
 from collections import Counter
-from dataclasses import dataclass
 from itertools import groupby, islice
 
 import numpy as np
@@ -36,26 +35,12 @@ from PIL import Image
 import data
 from parts import checks, program, saved, video
 from parts.compressor import Compressor
-from parts.decision import RESPONSE, SILENCE, STATES, Decision
+from parts.decision import RESPONSE, SILENCE, STATES, Decision, unspoken
+from parts.offline import OfflineSession, has_states, offline_sessions
 from parts.questions import Agenda, Questions
 from parts.slots import FRAME, PINNED, TEXT, Piece, Slots
+from parts.turns import StreamTurn
 from streamo import KVCache, Streamo, Tokenizer, normalised
-
-
-@dataclass
-class StreamTurn:
-    """What the model said about one second of a stream."""
-    start: int                                           # seconds
-    end: int
-    state: str                                           # one of STATES
-    probs: tuple[float, float, float]                    # of STATES, adding up to 1
-    text: str                                            # of a response, else ""
-    question: str | None                                 # asked in this turn
-    ms: float                                            # from the frames at hand to the last word
-    kv: tuple[int, int] = (0, 0)                         # slots of the cache: in use, in all
-    cut: str | None = None               # the answer stops short: "length", or for a "question"
-    notes: tuple[str, ...] = ()          # questions that were closed or refused, and why
-
 
 # ---- What is seen, what is decided
 
@@ -82,14 +67,6 @@ def see(model, images, compressors=None):
         seen = list(features.split([config.tokens(side) for side in sides]))
     parts = [image.to(weight) if torch.is_tensor(image) else seen.pop(0) for image in images]
     return [len(part) for part in parts], torch.cat(parts)       # (N, hidden)
-
-
-def unspoken(model, tokenizer):
-    """A bias (V,) of -inf on what no answer may hold: added tokens but <|im_end|>, spare rows."""
-    bias = next(model.parameters()).new_zeros(model.config.decoder.vocab_size)
-    bias[list(tokenizer.added.values())] = bias[len(tokenizer):] = -torch.inf
-    bias[tokenizer.id("<|im_end|>")] = 0
-    return bias
 
 
 # ---- What stays in the cache
@@ -309,7 +286,12 @@ def step(sessions, images, seconds=None):
     """A second of each of these streams of one model -> a StreamTurn each, as if each were alone.
 
     images: for each session a list of 1 to fps frames (see `see`). One vision forward and one
-    decoder forward for all, and one more for each token of the longest answer."""
+    decoder forward for all, and one more for each token of the longest answer. Sessions of an
+    offline model are asked one by one."""
+    if isinstance(sessions[0], OfflineSession):
+        seconds = seconds or [None] * len(sessions)      # None: the next one
+        return [session.step(some, second)
+                for session, some, second in zip(sessions, images, seconds, strict=True)]
     began, model = time.perf_counter(), sessions[0].model
     seconds = [session.last + 1 for session in sessions] if seconds is None else seconds
     flat, compressors = [], []
@@ -346,7 +328,7 @@ def by_second(frames, fps):
         yield second, [image for _, image in islice(group, fps)]
 
 
-def stream(model, tokenizer, frames, questions=(), **settings):
+def stream(model, tokenizer, frames, questions=(), session=None, **settings):
     """Yield a StreamTurn a second; a silent one costs one vision and one decoder forward.
 
     frames: (seconds, image), fps a second; an image is uint8 RGB (H, W, 3), PIL, or (tokens,
@@ -354,6 +336,7 @@ def stream(model, tokenizer, frames, questions=(), **settings):
     questions: (second, text) pairs; each joins the first turn with start >= second. They are read
         anew every second, so another thread may append or delete. A question stays open, and in the
         cache, until the stream ends, or it is closed to make room for another.
+    session: one that was begun before, also of an offline model; it has its settings.
     settings, and their defaults: fps=1,
     threshold=None: respond when P(response) reaches it. None: config.threshold, and where that is
         None, too, when it is the likeliest state. patience=1, no_repeat=False: see Decision.
@@ -366,7 +349,8 @@ def stream(model, tokenizer, frames, questions=(), **settings):
     capacity=None: slots of the cache, never exceeded: the oldest turns leave. None: as the window
             needs. policy=sliding_window: which ones leave.
     counts=None: a Counter of what was dropped, compressed, closed and refused."""
-    session, agenda = Session(model, tokenizer, **settings), Agenda(questions)
+    session = session or Session(model, tokenizer, **settings)
+    agenda = Agenda(questions)
 
     def turns():
         for second, images in by_second(frames, session.fps):
@@ -380,14 +364,16 @@ def stream(model, tokenizer, frames, questions=(), **settings):
 
 def open_sessions(args, counts):
     """A session for each Counter of counts, all of one model."""
-    tokenizer = Tokenizer.from_pretrained(args.model)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: there is none that PyTorch can use")
     dtype = args.dtype or ("bfloat16" if device == "cuda" else "float32")
     model = Streamo.from_pretrained(args.model, getattr(torch, dtype), device)
+    if not has_states(args.model):
+        return offline_sessions(model, args, counts, see)
     if model.config.knows and not args.quiet:
         args.hints.append(f"{args.model}: this model knows {model.config.knows} only")
+    tokenizer = Tokenizer.from_pretrained(args.model)
     settings = {name: getattr(args, name) for name in checks.LEAST} | {"no_repeat": args.no_repeat}
     return [Session(model, tokenizer, counts=own, **settings) for own in counts]
 

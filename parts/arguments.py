@@ -107,6 +107,8 @@ def parser(doc):
         help="on end that must want an answer before it is given")
     add("--no-repeat", "--repeat", action="store_true",
         help="no answer equal to the last one, unless a question came between")
+    add("--every", type=int, default=5, metavar="SECONDS",
+        help="how often an offline model, which has no states, is asked")
     add("--max-new-tokens", type=int, default=64, help="of one answer")
     add("--window", type=int, help="seconds that stay, if the cache can; 0: all, until it is full")
     add("--prune", type=int, help="seconds that keep their frames; older silent ones only text")
@@ -138,6 +140,8 @@ def parse(argv, doc):
                 check_setting(name, value)
         except ValueError as wrong:
             raise ValueError(f"--{name.replace('_', '-')} {str(wrong).split(' ', 1)[1]}") from None
+    if args.every < 1:
+        raise ValueError(f"--every {args.every}: seconds, 1 or more")
     if not 0 <= args.reconnect < 1e9:
         raise ValueError(f"--reconnect {args.reconnect}: seconds, 0 or more")
     if "-" in args.sources and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size):

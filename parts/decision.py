@@ -35,3 +35,11 @@ class Decision:
     def may_repeat(self, text):
         """Whether the answer that begins so may come to be taken back."""
         return self.no_repeat and (self.last or "").startswith(text)
+
+
+def unspoken(model, tokenizer):
+    """A bias (V,) of -inf on what no answer may hold: added tokens but <|im_end|>, spare rows."""
+    bias = next(model.parameters()).new_zeros(model.config.decoder.vocab_size)
+    bias[list(tokenizer.added.values())] = bias[len(tokenizer):] = -float("inf")
+    bias[tokenizer.id("<|im_end|>")] = 0
+    return bias

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from parts.checks import check_setting, check_step
+from parts.checks import check_settings, check_step
 from parts.compressor import Compressor
+from parts.decision import Decision, unspoken
 from parts.files import check, read_json
 from parts.questions import Questions
 from parts.tokenizer import FRAME, STATES, Tokenizer
+from parts.turns import StreamTurn
 from parts.video import drawn, pictures
 from parts.weights import load_tensor
 
@@ -29,6 +31,7 @@ RELEASED = ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_st
             "<|im_end|>\n<|im_start|>assistant\n")
 # Where a converted folder keeps its chat template.
 TEMPLATES = "chat_template.jinja", "chat_template.json", "processor_config.json"
+OPTIONS = "fps", "every", "window", "prune", "compress", "threshold", "max_new_tokens"
 QUESTION = 512                              # slots that a default cache has for a question
 SPACE = r"(\n|\\n| )?"                       # in a template: a line's end (two spellings), a space
 
@@ -214,24 +217,21 @@ class OfflineStream:
 class OfflineSession(OfflineStream):
     """An OfflineStream with what the programs use of infer.Session: pictures in, turns out.
 
-    see: infer.see. turn: infer.StreamTurn. prune: seconds that stay, where that is fewer than the
-    window. compress: as for Session. An answer is Response, with its probability, else Silence."""
+    see: infer.see. prune: seconds that stay, where that is fewer than the window. compress: as for
+    Session. An answer is Response, with its probability; all else is Silence."""
 
-    def __init__(self, model, prompt, bias, see, turn, *, fps=1, prune=None, compress=None,
+    def __init__(self, model, prompt, bias, see, *, fps=1, prune=None, compress=None,
                  counts=None, window=None, **settings):
         window = model.config.window if window is None else window
         shorter = prune if prune and (prune < window or not window) else window
         super().__init__(model, prompt, bias, window=shorter, **settings)
-        self.see, self.turn, self.fps, self.compress = see, turn, fps, compress
+        self.see, self.fps, self.compress = see, fps, compress
         self.counts, self.on_word, self.last = Counter() if counts is None else counts, None, -1
         self.compressor = Compressor(model.config.grid, model.config.coarse_grid)
-        self.check_settings()
+        self.prune, self.decision = prune, Decision()       # whose rules are for states
+        check_settings(self)
 
     questions = property(lambda self: self.book.open())
-
-    def check_settings(self):
-        for name in ("fps", "max_new_tokens", "window", "compress", "threshold"):
-            check_setting(name, getattr(self, name))
 
     @torch.inference_mode()
     def step(self, images, second=None):
@@ -248,10 +248,21 @@ class OfflineSession(OfflineStream):
         self.counts["seconds dropped"] += before - len(self.held)
         asked = [question.text for question in self.book.all if question.asked == second]
         p = float(np.mean([p for *_, p in said])) if said else 0.0
-        return self.turn(second, second + 1, "response" if said else "silence", (1 - p, 0.0, p),
+        return StreamTurn(second, second + 1, "response" if said else "silence", (1 - p, 0.0, p),
                          "\n".join(answer for _, answer, _ in said), "\n".join(asked) or None,
                          1000 * (time.perf_counter() - began),
                          (self.cache.length, self.capacity))
+
+
+def offline_sessions(model, args, counts, see):
+    """A session for each Counter of counts, of an offline model, by the options of infer.py."""
+    weight, tokenizer = next(model.parameters()), words(args.model)
+    prompt = Prompt.from_pretrained(args.model, tokenizer, weight.dtype, weight.device)
+    bias = unspoken(model, tokenizer)
+    args.hints.append(f"{args.model} was not trained to say the states: it is asked every "
+                      f"{args.every} s, in its own prompt; Standby is not said")
+    settings = {name: getattr(args, name) for name in OPTIONS}
+    return [OfflineSession(model, prompt, bias, see, counts=own, **settings) for own in counts]
 
 
 def sampled(source, most, start=0.0, end=float("inf")):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from make_golden import GOLDEN, weight, write_folder
+from PIL import Image
 
 import eval as ev
 import infer
@@ -197,8 +198,8 @@ def test_what_says_the_same(a, b, equal):
 def session(hub, **settings):
     model, prompt, _ = build(hub)
     bias = infer.unspoken(model, prompt.tokenizer)
-    return OfflineSession(model, prompt, bias, infer.see, infer.StreamTurn,
-                          **{"max_new_tokens": 4, "every": 2, **settings})
+    settings = {"max_new_tokens": 4, "every": 2, **settings}
+    return OfflineSession(model, prompt, bias, infer.see, **settings)
 
 
 def test_a_session_gives_turns_and_its_questions_close(hub, monkeypatch):
@@ -234,6 +235,28 @@ def test_a_session_prunes_compresses_and_counts(hub):
         one.step([still, still])
     assert one.counts["frames compressed"] == 19 and one.counts["seconds dropped"] == 6
     assert [second for second, _ in one.held] == [6, 7, 8, 9]
+
+
+def test_infer_watches_with_an_offline_model(hub, tmp_path, capsys, monkeypatch):
+    """The command line, with its files; and stream() of a program of one's own."""
+    for k in range(6):
+        Image.fromarray(np.full((38, 38, 3), 40 * k, np.uint8)).save(tmp_path / f"{k}.png")
+    said = iter([("Dark.", 0.5), ("Dark", 0.6), ("Light.", 0.75)])
+    monkeypatch.setattr(OfflineStream, "answer", lambda self, ids: next(said))
+    assert infer.main([str(tmp_path), "--model", str(hub), "--ask", "1:How is it?", "--every", "2",
+                       "--jsonl", str(tmp_path / "out.jsonl"), "--srt", str(tmp_path / "o.srt"),
+                       "--timeline", str(tmp_path / "o.png")]) == 0
+    printed = capsys.readouterr()
+    assert "[00:01-00:02] Dark." in printed.out and "[00:05-00:06] Light." in printed.out
+    assert "not trained to say the states: it is asked every 2 s" in printed.err
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["state"] for row in rows] == [
+        "silence", "response", "silence", "silence", "silence", "response"]
+    assert rows[5]["probs"] == [0.25, 0, 0.75] and "Light." in (tmp_path / "o.srt").read_text()
+    one, frames = session(hub, every=1), [(k, np.zeros((38, 38, 3), np.uint8)) for k in range(2)]
+    monkeypatch.setattr(one, "answer", lambda ids: ("Yes.", 0.5))
+    turns = list(infer.stream(one.model, None, frames, [(0, "Any?")], session=one))
+    assert [turn.text for turn in turns] == ["Yes.", ""]
 
 
 # ---- What an offline benchmark shows

@@ -37,8 +37,7 @@ from tqdm import tqdm
 
 import data
 from bench import proactive, public
-from bench.report import (READERS, SIZES, failures, lacking, named_scores, read_answers, report,
-                          say)
+from bench.report import READERS, SIZES, failures, lacking, named_scores, read_answers, report, say
 from bench.streams import TASKS
 from infer import STATES as NAMES
 from infer import see, stream, unspoken

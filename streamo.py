@@ -28,8 +28,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from parts.attention import BLOCK, causal_attention, chunk_mask, full_attention  # noqa: F401
-from parts.config import (DecoderConfig, StreamoConfig, VisionConfig, hf_config,  # noqa: F401
-                          parts_config, whole_config)
+from parts.config import (DecoderConfig, StreamoConfig, VisionConfig, hf_config, parts_config,
+                          whole_config)
 from parts.files import check, replacing, write_json
 from parts.tokenizer import FRAME, RESPONSE, SILENCE, STANDBY, STATES, Tokenizer  # noqa: F401
 from parts.weights import load_weights, on_meta

@@ -38,8 +38,7 @@ from parts.checkpoints import (enter, last_checkpoint, load_checkpoint, open_log
                                save_checkpoint)
 from parts.config import parts_config, whole_config
 from parts.devices import add_up, autocast, gathered, own_device, own_rank
-from parts.engine import (exchange, only_states, spread, state_parts, whole,
-                          whole_weights)
+from parts.engine import exchange, only_states, spread, state_parts, whole, whole_weights
 from parts.files import check, write_json
 from parts.options import at_least, option, parser_of
 from parts.runs import (Stopped, asked_to_stop, command, duration, evaluate, memory, program,

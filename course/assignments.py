@@ -25,7 +25,9 @@ class Assignment:
 
 ASSIGNMENTS = (
     Assignment(1, "bpe", "Byte-pair merges", 60, "model",
-               {"parts/tokenizer.py": ("merge_word",)}, "tests/test_streamo.py -k merges"),
+               {"parts/tokenizer.py": ("merge_word",)}, "tests/test_streamo.py -k merges",
+               gone={"parts/tokenizer.py": ("merge_word_simply",)},
+               untold={"tests/test_streamo.py": ("test_the_heap_merges_as_the_textbook_does",)}),
     Assignment(2, "attention", "Attention of a chunk behind a cache", 90, "attention",
                {"streamo.py": ("attention",),
                 "parts/attention.py": ("full_attention", "causal_attention", "chunk_mask")},
@@ -53,7 +55,7 @@ ASSIGNMENTS = (
                {"train.py": ("Learner.backward",)}, "tests/test_train.py -k 'gradient or past'",
                libraries=("torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict")),
     Assignment(12, "loop", "Deciding, and one second of the loop", 120, "stream",
-               {"infer.py": ("Decision.state", "step")},
+               {"parts/decision.py": ("Decision.state",), "infer.py": ("step",)},
                "tests/test_infer.py -k 'naive or silent or threshold'"),
     Assignment(13, "policy", "A policy of eviction", 60, "stream",
                {"infer.py": ("sliding_window",)}, "tests/test_infer.py -k policy"),

@@ -273,7 +273,12 @@ def stop(child, running):
 
 
 def main():
-    import av, numpy, PIL.Image, safetensors.torch, torch, tqdm      # noqa: E401, F401
+    import av  # noqa: E401, F401
+    import numpy
+    import PIL.Image
+    import safetensors.torch
+    import torch
+    import tqdm
     torch.set_num_threads(1)
     if sys.platform.startswith("linux"):                # orphans of a child come to this process
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import torch.distributed as dist

@@ -52,7 +52,7 @@ def check_pair(kind, n, pair):
 
 
 def ordered(frames):
-    """The (second, image) pairs, as they are; their times are finite, from 0 on, never backwards."""
+    """The (second, image) pairs, as they are; times are finite, from 0 on, never backwards."""
     before = 0.0
     for n, frame in enumerate(frames):
         second, image = check_pair("frame", n, frame)
@@ -79,7 +79,7 @@ def check_frame(image, hidden_size, where):
         kind = type(image).__name__
         if hasattr(image, "dtype"):
             kind = f"{kind} of {image.dtype} {tuple(image.shape)}"
-        raise ValueError(f"{where}: {kind}; wanted is uint8 RGB (height, width, 3), a PIL image, or "
+        raise ValueError(f"{where}: {kind}; wanted is uint8 RGB (height, width, 3), PIL, or "
                          f"an encoded frame (tokens, {hidden_size})")
 
 

@@ -143,7 +143,8 @@ def et_instruct(v):
     task, pairs = v["task"], talk(v["conversations"])
     src, tgt = ([parse_time(time) for time in v.get(key) or []] for key in ("src", "tgt"))
     if not tgt and task in LOCATED | TOLD:      # the times stand in the text alone
-        spans = re.findall(rf"({NUMBER}) *(?:-|–|to) *({NUMBER})", " ".join(told for _, told in pairs))
+        spoken = " ".join(told for _, told in pairs)
+        spans = re.findall(rf"({NUMBER}) *(?:-|–|to) *({NUMBER})", spoken)
         tgt = [float(time) for span in spans for time in span]
     left, share = [*tgt], len(tgt) // len(pairs)    # share: of a turn whose answer names no time
     over = 0                                        # when all is over that was referred to so far

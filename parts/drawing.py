@@ -1,5 +1,5 @@
-"""What the captioned video and the timeline are drawn with: colours, fonts, lines of text, the strip
-of the three probabilities."""
+"""What the captioned video and the timeline are drawn with: colours, fonts, lines of text, the
+strip of the three probabilities."""
 import re
 import unicodedata
 
@@ -46,7 +46,8 @@ def letters(text):
     family of emoji, or a letter from its vowel."""
     found = []
     for c in text:
-        mark = unicodedata.category(c) in ("Mn", "Mc", "Me", "Cf") or "\U0001f3fb" <= c <= "\U0001f3ff"
+        skin = "\U0001f3fb" <= c <= "\U0001f3ff"
+        mark = skin or unicodedata.category(c) in ("Mn", "Mc", "Me", "Cf")
         if found and (mark or found[-1].endswith("\u200d")):
             found[-1] += c
         else:

@@ -8,7 +8,6 @@ Either way a rank's gradient becomes the mean over the ranks in its last backwar
 from contextlib import nullcontext
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import (StateDictOptions, get_model_state_dict,

@@ -68,7 +68,8 @@ def upright(image):
     if image.mode.startswith("I"):                  # 16 bits of grey
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode == "F":                         # from 0 to 1
-        image = Image.fromarray((np.nan_to_num(np.asarray(image)).clip(0, 1) * 255).astype(np.uint8))
+        shares = np.nan_to_num(np.asarray(image)).clip(0, 1)
+        image = Image.fromarray((shares * 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")

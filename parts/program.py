@@ -210,7 +210,7 @@ class Program:
     # ---- What is told
 
     def mark(self, stream):
-        """What a line begins with: the source, where there are several; --clock: the time of day."""
+        """What a line begins with: the source, of several; with --clock the time of day."""
         name = f"{stream.name} " if len(self.streams) > 1 else ""
         return f"{datetime.now():%H:%M:%S} {name}" if self.args.clock else name
 
@@ -231,8 +231,9 @@ class Program:
         bars = "".join(" ▁▂▃▄▅▆▇█"[round(8 * p)] for p in turn.probs)
         part = f" of {clock(stream.seconds)}" if stream.seconds else ""
         speed = stream.n / (time.monotonic() - self.began)
-        return (f"{self.mark(stream)}{clock(turn.start)}{part} {turn.state:8} |{bars}| {speed:.1f} x"
-                f" real time, lag {stream.lag():.1f} s, KV {turn.kv[0] / turn.kv[1]:.0%}")
+        begin = f"{self.mark(stream)}{clock(turn.start)}{part}"
+        return (f"{begin} {turn.state:8} |{bars}| {speed:.1f} x real time, "
+                f"lag {stream.lag():.1f} s, KV {turn.kv[0] / turn.kv[1]:.0%}")
 
     def take(self, stream, turn):
         """A second has been watched: what there is to tell, and its line in the files."""
@@ -355,7 +356,7 @@ def run(argv, doc, *parts):
     where the length is known, else when the end has come."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for name in {"SIGTTIN", "SIGTTOU"} & set(dir(signal)):        # which stop a job in the background
+    for name in {"SIGTTIN", "SIGTTOU"} & set(dir(signal)):       # they stop a job in the background
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     try:
         args = parse(sys.argv[1:] if argv is None else argv, doc)

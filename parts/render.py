@@ -13,7 +13,6 @@ import itertools
 import os
 from bisect import bisect_right
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -145,7 +144,7 @@ def compose(moments, turns, source):
 
 
 def placed(image, box):
-    """An image at the size `box`, in its own shape: black beside or above it, where that differs."""
+    """An image at the size `box`, in its own shape: black beside or above it where that differs."""
     scale = min(box[0] / image.width, box[1] / image.height)
     size = [max(1, round(side * scale)) for side in image.size]
     image = image.resize(size, Image.Resampling.BICUBIC)
@@ -208,7 +207,7 @@ def write_film(canvases, path, form, film):
         sound = Sound(film, container) if film else None
         steady = not container.format.flags & av.format.Flags.variable_fps.value
         stream, tagged = encoder(container, steady)
-        count, shown, written = 0, None, -1
+        count, written = 0, -1
         for seconds, canvas in finished(on_grid(canvases) if steady else canvases):
             if count == 0:
                 stream.width, stream.height = canvas.size
@@ -274,7 +273,7 @@ def on_grid(canvases):
 
 
 class Sound:
-    """The sound of a film, copied into another container; encoded anew where that cannot hold it."""
+    """The sound of a film, copied into another container; encoded anew where it cannot hold it."""
 
     def __init__(self, film, into):
         self.film, self.into, self.out, self.packets, self.next = film, into, None, iter(()), None

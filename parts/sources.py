@@ -14,6 +14,7 @@ import numpy as np
 
 from parts import video
 
+
 class Live:
     """Frames read in a thread of their own: `size` wait, the oldest are dropped and counted.
 

@@ -30,8 +30,8 @@ except ImportError:                                     # not a POSIX system: li
 
 def width(text):
     """Columns of the terminal that the text takes."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-               for c in text)
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
 def fitting(text, columns, end=False):
@@ -168,7 +168,7 @@ class Terminal:
             first.wait(0.1)
 
     def read(self, descriptor, handle, first):
-        decoder, bad = codecs.getincrementaldecoder("utf-8")("surrogateescape"), 0
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         while True:
             try:
                 if self.keys:

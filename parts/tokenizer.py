@@ -115,7 +115,8 @@ def merge_word_simply(ids, ranks):
 
 
 def merge_word(ids, ranks):
-    """The same in n log n steps, by two structures that spare the looking again.
+    """Byte-pair merges of one word: ids, and {(left, right): (rank, id of the merged token)}. The
+    same as the textbook form in n log n steps, by two structures that spare the looking again.
 
     A heap holds the pairs that can merge, the lowest rank and then the leftmost on top. A linked
     list, before[i] and after[i], holds the neighbours: a merge leaves the new token at the left

@@ -83,7 +83,7 @@ def at_rate(pictures, fps):
 
 
 def drawn(moments, source, counts=None):
-    """(seconds, draw) -> (seconds, image), black before the first picture. A picture that is damaged
+    """(seconds, draw) -> (seconds, image), black before the first one. A picture that is damaged
     leaves the one before it on the screen; ValueError at the end where too many are."""
     image, tried, early, errors, total = None, None, [], [], 0
     for second, draw in moments:
@@ -117,7 +117,7 @@ def spoilt(source, bad, total, errors=()):
 def folder(path, rate, counts=None):
     """Yield (start, draw) of a folder's images, and last (end, None)."""
     if not rate >= 1 / LONGEST:
-        raise ValueError(f"{path}: {rate:g} pictures a second: one is shown for {LONGEST} s at most")
+        raise ValueError(f"{path}: {rate:g} pictures a second: one stays {LONGEST} s at most")
     there = list(path.iterdir())
     names = [p for p in there if p.suffix.lower() in IMAGES and not p.name.startswith(".")]
     names.sort(key=lambda p: ([int(s) if s.isdecimal() else s
@@ -198,7 +198,8 @@ def opened(source, trusted=True):
                 raise ValueError(f"{source}: a playlist, a film is wanted")
             file.close()
             options["protocol_whitelist"] = "file,crypto,data,http,https,tcp,tls"
-            return av.open(f"file:{path.absolute()}", options=options, timeout=(10, 30), **more), None
+            name = f"file:{path.absolute()}"
+            return av.open(name, options=options, timeout=(10, 30), **more), None
     try:
         return av.open(file, options={**options, "protocol_whitelist": "none"}, **more), file
     except BaseException:
@@ -319,8 +320,8 @@ class Film:
                 return                              # without a length, the end looks like an error
 
     def decoded(self):
-        """Yield (time as stated or None, av.VideoFrame), as presented. reached: the time up to which
-        packets of any stream came."""
+        """Yield (time as stated or None, av.VideoFrame), as presented. reached: the time up to
+        which packets of any stream came."""
         order, self.reached = deque(), None         # AVI states the times of decoding only
         for packet in self.packets():
             if packet.pts is not None:

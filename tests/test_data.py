@@ -3,13 +3,10 @@
 import json
 import random
 import re
-import struct
 from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,7 +14,7 @@ from test_video import film
 
 import data
 from data import PLAIN, Augment, Turn, render, turns_from_record
-from parts import files, video
+from parts import files
 from streamo import FRAME, RESPONSE, SILENCE, STANDBY, STATES, Tokenizer
 from toy import datasets, dialogues, world
 

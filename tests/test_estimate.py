@@ -3,7 +3,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from small import films, parts, saved_parts
 from torch.profiler import ProfilerActivity, profile
 

@@ -23,7 +23,6 @@ from streamo import (FRAME, RESPONSE, STATES, DecoderConfig, Streamo, StreamoCon
                      VisionConfig)
 from toy import dialogues
 
-
 SPAN = "The event took place from {}s to {}s."
 
 

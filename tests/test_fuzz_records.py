@@ -26,7 +26,8 @@ ODD = [
     None, True, 0, -1, 7, 1e-9, 1e9, 9_999_999, 10**400, float("nan"), float("inf"), "", " ", "x",
     "nan", "-5", "1:-30", "1:2:3:4", "99:99", "5,6,7", "\ud83d", "\0", "/etc/passwd", "../../a.mp4",
     "http://a/b.mp4", "concat:a|b", "img%03d.png", "a" * 5000, "</Response>", "<|im_end|>", "<vid>",
-    "</delegation>", "<0.0 seconds>\n<image>", [], {}, [[]], [None], {"content": 7}, [1, 2], [[3, 1]],
+    "</delegation>", "<0.0 seconds>\n<image>", [], {}, [[]], [None], {"content": 7}, [1, 2],
+    [[3, 1]],
 ]
 
 
@@ -123,7 +124,8 @@ def test_broken_annotation_files(folder, tokenizer, monkeypatch):  # noqa: F811
     images = {**sound, "video_path": "images", "fps": 2, "duration": 2}
     file, old = folder / "a.json", folder / "out.jsonl"
     monkeypatch.setattr(records.Tokenizer, "from_pretrained", lambda _: tokenizer)
-    monkeypatch.setattr(records.StreamoConfig, "from_dict", lambda _: SimpleNamespace(**vars(CONFIG)))
+    monkeypatch.setattr(records.StreamoConfig, "from_dict",
+                        lambda _: SimpleNamespace(**vars(CONFIG)))
     commands = [["check"], ["check"], ["show"], ["convert", "stream"]]
     for seed in range(SEED, SEED + ROUNDS):
         rng = random.Random(seed)

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from test_eval import folder  # noqa: F401 (a fixture)
+
 import eval as ev
 from bench import proactive, public
-from test_eval import folder  # noqa: F401 (a fixture)
 
 # ---- ViSpeak-Bench
 

@@ -271,7 +271,8 @@ def test_a_grounding_lasts_at_least_a_second():
 
 
 def test_llava_video_describes_a_film_at_its_end(tmp_path):
-    item = {"video": "1_2_m_youtube_v0_1/a.mp4", "conversations": talk("Tell me all.", "A long one.")}
+    item = {"video": "1_2_m_youtube_v0_1/a.mp4",
+            "conversations": talk("Tell me all.", "A long one.")}
     quick, long = [told(raw, 70)[0] for raw in (
         *made("llava-video", item),
         *records.raw_records("llava-video", item, Counter(), file="x/1_2_m_cap_processed.json"))]
@@ -307,7 +308,9 @@ def test_joyai_second_t_is_turn_t():
     ):
         (raw,) = made("joyai", joy([("Q?", asked)], [("A.", said)]))
         found = turns_from_record(raw, 10)
-        assert ([t.second for t in found if t.question], [t.second for t in found if t.text]) == turns
+        asked, said = ([t.second for t in found if value(t)]
+                       for value in (lambda t: t.question, lambda t: t.text))
+        assert (asked, said) == turns
         assert raw["task_type"] == "Chat" and raw["source"] == "joyai/s"
         assert raw["video_path"] == "/d/v.mp4" and not data.faults(raw)
     nested = joy([("Q?", "1")], [])
@@ -676,7 +679,8 @@ def test_convert_with_nothing_usable_keeps_the_old_output(tmp_path, capsys):
 
 def test_convert_never_writes_over_what_it_reads(tmp_path):
     source = tmp_path / "a.json"
-    source.write_text(json.dumps({"v_a": {"duration": 9, "timestamps": [[1, 5]], "sentences": ["a"]}}))
+    item = {"duration": 9, "timestamps": [[1, 5]], "sentences": ["a"]}
+    source.write_text(json.dumps({"v_a": item}))
     before = source.read_text()
     (tmp_path / "link.json").symlink_to(source)
     (tmp_path / "film.mp4").write_text("a film")
@@ -834,7 +838,8 @@ def test_streamo_instruct_as_users_have_it(tmp_path, capsys):
         file.write_text(json.dumps({**sound, "video_path": path}))
         assert records.main(["check", str(file), "--videos", str(tmp_path)]) == 0
         out = capsys.readouterr().out
-        for line_ in (f"mended +1 +.*{what}", "mended +2 +blank time", "holds +1 +task Event Grounding",
+        for line_ in (f"mended +1 +.*{what}", "mended +2 +blank time",
+                      "holds +1 +task Event Grounding",
                       "mended +1 +underscores"):
             assert re.search(line_, out), (line_, out)
     assert records.main(["check", str(file), "--videos", str(tmp_path / "..")]) == 0

@@ -131,7 +131,7 @@ def test_a_new_question_closes_the_one_answered_longest_ago(tokenizer):  # noqa:
     assert second.closed == "to make room" and not first.closed
     assert turn.question == "Another?" and handle.asked == turn.start
     assert counts["questions closed to make room"] == 2
-    for text in ("Why " * 900, "Short?"):                # the long one takes the short one not along
+    for text in ("Why " * 900, "Short?"):                # the short one is asked all the same
         session.ask(text)
     turn = session.step([image])
     assert turn.question == "Short?" and "refused, too long" in " ".join(turn.notes)
@@ -315,7 +315,8 @@ def test_the_line_being_typed():
     assert line.type("Whaa\x7ft?\x1b[A\x1bOB\n12: Wh") == ["What?"] and line.text == "12: Wh"
     assert line.type("o is\x17?\n/quit\n") == ["12: Who?", "/quit"]
     assert line.type("gone\x15") == [] and line.text == ""
-    assert terminal.fitting("你好 there", 5) == "你好 " and terminal.fitting("ab你", 3, True) == "b你"
+    assert terminal.fitting("你好 there", 5) == "你好 "
+    assert terminal.fitting("ab你", 3, True) == "b你"
 
 
 def test_question_files_and_hints(tmp_path):
@@ -343,7 +344,8 @@ def test_an_output_that_fails_takes_no_other_along(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
     outputs.lines = Full()
     for second in range(3):
-        outputs.add(infer.StreamTurn(second, second + 1, "response", (0, 0, 1), "A man.", None, 1.0))
+        turn = infer.StreamTurn(second, second + 1, "response", (0, 0, 1), "A man.", None, 1.0)
+        outputs.add(turn)
     outputs.close()
     assert (tmp_path / "o.vtt").read_text().count("-->") == 3
     assert len(told) == len(outputs.failed) == 2 and "o.jsonl" in told[0] and "o.srt" in told[1]

@@ -1,6 +1,4 @@
 """Training: the gradient however a step is split, one step, the recipe, clear errors."""
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest

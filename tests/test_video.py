@@ -1,6 +1,6 @@
 """Any film and any folder: clocks, damage, truncation, which stream, as seen, what is opened.
 
-The films are made here, tiny. frames() is told by levels of grey: picture i is 20 + 20 (i mod 11)."""
+The films are made here, tiny. frames() is told by levels of grey: picture i is 20 + 20 (i % 11)."""
 import io
 import itertools
 import os
@@ -427,10 +427,11 @@ def test_photos_stand_upright(tmp_path):
 
 def test_films_are_turned_and_mirrored():
     one = 1 << 16
-    for (a, b, c, d), wanted in {(1, 0, 0, 1): (0, 0, 8, 16), (-1, 0, 0, 1): (0, 1, 8, 16),
+    corners = {(1, 0, 0, 1): (0, 0, 8, 16), (-1, 0, 0, 1): (0, 1, 8, 16),
                                  (-1, 0, 0, -1): (1, 1, 8, 16), (1, 0, 0, -1): (1, 0, 8, 16),
                                  (0, 1, -1, 0): (0, 1, 16, 8), (0, -1, 1, 0): (1, 0, 16, 8),
-                                 (0, 1, 1, 0): (0, 0, 16, 8), (0, -1, -1, 0): (1, 1, 16, 8)}.items():
+                                 (0, 1, 1, 0): (0, 0, 16, 8), (0, -1, -1, 0): (1, 1, 16, 8)}
+    for (a, b, c, d), wanted in corners.items():
         matrix = np.array([a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30], np.int32)
         assert corner(pictures.turned(CORNER, matrix.tobytes())) == wanted, (a, b, c, d)
     assert pictures.turned(CORNER, None) is CORNER
@@ -546,7 +547,8 @@ def test_what_a_folder_leaves_out_is_counted(tmp_path):
 # ---- what is opened
 
 @pytest.mark.parametrize("name", ["a:b.mp4", "100%.mp4", "img%03d.mp4", "two words.mp4", "-x.mp4",
-                                  "concat:a.mp4", "http:x.mp4", "naïve 片.mp4", "a?b#c.mp4", "film"])
+                                  "concat:a.mp4", "http:x.mp4", "naïve 片.mp4",
+                                   "a?b#c.mp4", "film"])
 def test_names_are_names(tmp_path, monkeypatch, name):
     film(tmp_path / "a.mp4", [0, 1, 2], rate=10)
     (tmp_path / "a.mp4").rename(tmp_path / name)
@@ -603,7 +605,8 @@ def test_a_server_without_range_or_length_has_files_too(tmp_path):
         for name in "a.mp4", "a.mkv", "a.ts":
             url = f"http://127.0.0.1:{server.server_port}/{name}"
             frames, _, live = sources.open_source(url, 1, "")
-            assert not live and [round((image.mean() - 20) / 20) for _, image in frames] == [0, 1, 2]
+            levels = [round((image.mean() - 20) / 20) for _, image in frames]
+            assert not live and levels == [0, 1, 2]
             assert Plain.asked[f"/{name}"] == 1
         server.shutdown()
 
@@ -630,7 +633,8 @@ def test_a_record_opens_nothing_but_its_film(tmp_path):
     for name in "img%03d.png", "img%03d.jpeg2":
         with pytest.raises(ValueError, match="img%03d"):
             list(untrusted(folder / name))
-    for name in "http://127.0.0.1:9/a.mp4", f"concat:{secret}", f"subfile,,start,0,end,0,,:{secret}":
+    for name in ("http://127.0.0.1:9/a.mp4", f"concat:{secret}",
+                 f"subfile,,start,0,end,0,,:{secret}"):
         with pytest.raises(FileNotFoundError):
             list(untrusted(name))
     (folder / "link.ts").symlink_to(secret)

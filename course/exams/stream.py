@@ -2,7 +2,6 @@
 import numpy as np
 import torch
 
-import data
 from course.exams import exam
 from infer import Decision, Session, sliding_window, step, stream
 from parts.config import DecoderConfig, StreamoConfig, VisionConfig

@@ -18,7 +18,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import eval as ev
-from bench import public, streams
+from bench import answers, public, streams
 from streamo import (FRAME, RESPONSE, STATES, DecoderConfig, Streamo, StreamoConfig, Tokenizer,
                      VisionConfig)
 from toy import dialogues
@@ -62,7 +62,7 @@ def ten_dialogues(monkeypatch):
 def toy_args(folder, out, **more):
     return Namespace(**{"bench": "toy", "model": folder, "data": None, "folder": Path(), "seed": 11,
                         "videos": 2, "fps": 1, "threshold": 0.5, "window": None, "workers": 1,
-                        "out": out} | more)
+                        "out": out, "polled": False, "every": 5} | more)
 
 
 def answered_at_once(group, run):
@@ -135,26 +135,72 @@ def test_an_item_in_two_files_is_not_scored_twice(folder, tmp_path, monkeypatch,
 
 def test_a_row_is_what_the_stream_said_and_the_records_turns_say(folder, monkeypatch):
     """Questions at t are asked in turn t-1; the targets are those of data.turns_from_record."""
-    stream, heard = ev.stream, []
-    monkeypatch.setattr(ev, "stream", lambda m, t, f, questions, **o: (
+    stream, heard = answers.stream, []
+    monkeypatch.setattr(answers, "stream", lambda m, t, f, questions, **o: (
         heard.append(questions), stream(m, t, f, questions, **o))[1])
-    model, tokenizer, _ = ev.load_model(folder, "cpu")
+    model, tokenizer, _ = answers.load_model(folder, "cpu")
     clip, records = dialogues.bench(11, 0)
     pictures = [(t, clip.frame(t, 32)) for t in range(clip.seconds)]
-    features = ev.encode(model, pictures)
+    features = answers.encode(model, pictures)
     task, record = records[4]
-    got = ev.streamed(model, tokenizer, features, record, {"fps": 1})
+    got = answers.streamed(model, tokenizer, features, record, {"fps": 1})
     turns = data.turns_from_record(record, clip.seconds)
     question = [(max(0, int(q["time"]) - 1), q["content"]) for q in record["question"]]
     direct = list(stream(model, tokenizer, pictures, question))
     assert heard == [question] and question[0][0] == int(record["question"][0]["time"]) - 1
     assert got["pred"]["answers"] == [[t.start, t.text] for t in direct if t.state == "response"]
-    assert got["pred"]["states"] == "".join(str(ev.NAMES.index(t.state)) for t in direct)
+    assert got["pred"]["states"] == "".join(str(answers.NAMES.index(t.state)) for t in direct)
     assert got["gold"]["answers"] == [[t.second, t.text] for t in turns if t.state == RESPONSE]
 
 
+def toy_run(**more):
+    return {"bench": "toy", "seed": 11, "fps": 1, "threshold": None, "window": None, "every": 5,
+            "offline": False, "polled": False, "patience": 0, **more}
+
+
+@pytest.mark.parametrize("more", [{}, {"window": 6}, {"polled": True}])
+def test_dialogues_of_a_film_step_together_as_each_does_alone(monkeypatch, more):
+    """And one forward of the decoder a second serves them all; answers take more. With the shipped
+    model, whose decisions are no matter of the last digit."""
+    model, tokenizer, _ = answers.load_model(str(Path(__file__).parents[1] / "assets/tiny"), "cpu")
+    run, (clip, rows) = toy_run(**more), dialogues.bench(11, 0)
+    features = answers.encode(model, answers.pictures_of({"video": ("", 0)}, run, 64))
+    settings = answers.settings_of(model, tokenizer, None, run)
+    records = [record for _, record in rows[1:8:2]]
+    alone = [answers.streamed(model, tokenizer, features, record, settings) for record in records]
+    stepped, real = [], answers.step
+    monkeypatch.setattr(answers, "step", lambda sessions, *a: (
+        stepped.append(len(sessions)), real(sessions, *a))[1])
+    both = answers.streamed_together(model, tokenizer, features, records, settings)
+    assert stepped == [4] * clip.seconds
+    for one, other in zip(alone, both, strict=True):
+        assert np.allclose(one["pred"].pop("p"), other["pred"].pop("p"), atol=2e-4)
+        assert one == other
+    assert sum(len(dialogue["pred"]["answers"]) for dialogue in alone) > 4
+
+
+def test_a_dialogue_that_fails_is_told_from_those_beside_it(folder, monkeypatch):
+    model, tokenizer, _ = answers.load_model(str(folder), "cpu")
+    clip, records = dialogues.bench(11, 0)
+    rows = [{"id": str(i), "task": task, "record": record}
+            for i, (task, record) in enumerate(records[:3])]
+    long = {**rows[1]["record"], "question": [{"content": "Why? " * 2000, "time": "1"}]}
+    rows[1] = rows[1] | {"record": long}
+    done = answers.answer_group(model, tokenizer, None, {"video": ("", 0), "rows": rows}, toy_run())
+    failed = {row["id"]: row.get("failed", "") for row in done}
+    assert set(failed) == {"0", "1", "2"} and not failed["0"] and not failed["2"]
+    assert "refused" in failed["1"] or "too long" in failed["1"]
+
+
+def test_polled_asks_in_every_second(folder):
+    """Threshold 0 and no answer twice; an offline model's session is asked every second."""
+    model, tokenizer, _ = answers.load_model(str(folder), "cpu")
+    settings = answers.settings_of(model, tokenizer, None, toy_run(polled=True, threshold=0.9))
+    assert settings == {"fps": 1, "threshold": 0.0, "window": None, "no_repeat": True}
+
+
 def test_the_pictures_of_a_video_are_encoded_once(folder, monkeypatch):
-    model, *_ = ev.load_model(str(folder), "cpu")
+    model, *_ = answers.load_model(str(folder), "cpu")
     seen = []
     monkeypatch.setattr(model.vision_tower, "forward", lambda x, f=model.vision_tower.forward: (
         seen.append(len(x)), f(x))[1])
@@ -192,24 +238,24 @@ def fake_stream(states, heard):
 def test_online_no_frame_from_after_the_moment_is_seen(monkeypatch):
     """The question comes in the last second; the picture then stands still until the answer."""
     heard = {}
-    monkeypatch.setattr(ev, "stream", fake_stream({2: "response", 6: "response"}, heard))
+    monkeypatch.setattr(answers, "stream", fake_stream({2: "response", 6: "response"}, heard))
     features = [(t, torch.tensor([t])) for t in range(5)]
-    assert ev.asked(None, None, features, [{"prompt": "What?"}], 10, {}) == ["6!"]
+    assert answers.asked(None, None, features, [{"prompt": "What?"}], 10, {}) == ["6!"]
     assert heard["questions"] == [(4, "What?")]
     assert heard["frames"] == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (6, 4)]
-    monkeypatch.setattr(ev, "stream", fake_stream({2: "response"}, {}))
-    assert ev.asked(None, None, features, [{"prompt": "What?"}], 10, {}) == [None]
+    monkeypatch.setattr(answers, "stream", fake_stream({2: "response"}, {}))
+    assert answers.asked(None, None, features, [{"prompt": "What?"}], 10, {}) == [None]
 
 
 def test_online_forward_tasks_are_read_at_their_moments(monkeypatch):
     said = {3: "response", 4: "standby", 5: "standby", 8: "response"}
     features, heard = [(t, torch.tensor([t])) for t in range(10)], {}
-    monkeypatch.setattr(ev, "stream", fake_stream(said, heard))
+    monkeypatch.setattr(answers, "stream", fake_stream(said, heard))
     for read, wanted in (("last", [None, "3!", "3!", "8!"]),
                          ("any", ["No", "Yes", "Yes", "Yes"]),
                          ("state", ["No", "Yes", "Yes", "Yes"])):
         rows = [{"ask": (1, "?", read), "end": end} for end in (2, 3.2, 6, 9)]
-        assert ev.asked(None, None, features, rows, 10, {}) == wanted
+        assert answers.asked(None, None, features, rows, 10, {}) == wanted
     assert heard["questions"] == [(1, "?")]
 
 
@@ -231,14 +277,14 @@ def test_ovo_items_share_a_stream_and_end_at_their_moment(folder, tmp_path, monk
         {"id": 2, "task": "REC", "video": "deep/clip", "activity": "jump", "start_times": [4],
          "test_info": [{"realtime": 3, "count": 0}, {"realtime": 6, "count": 1}]}]
     (tmp_path / "ovo.json").write_text(json.dumps(items))
-    ran, real = [], ev.stream
+    ran, real = [], answers.stream
 
     def spy(model, tokenizer, frames, questions, **options):
         frames = list(frames)
         ran.append((len(frames), questions[0][0]))
         return real(model, tokenizer, frames, questions, **options)
 
-    monkeypatch.setattr(ev, "stream", spy)
+    monkeypatch.setattr(answers, "stream", spy)
     command = ["run", "ovo", "--model", str(folder), "--data", str(tmp_path / "ovo.json"),
                "--videos", str(tmp_path / "tree"), "--out", str(tmp_path / "rows.jsonl"),
                "--workers", "1", "--patience", "2"]
@@ -251,11 +297,12 @@ def test_ovo_items_share_a_stream_and_end_at_their_moment(folder, tmp_path, monk
 
 def test_offline_is_one_turn_with_the_question_last_and_an_answer_forced(folder, monkeypatch):
     """The cached decoding gives the tokens of a model that reads everything anew for each token."""
-    model, tokenizer, _ = ev.load_model(folder, "cpu")
+    model, tokenizer, _ = answers.load_model(folder, "cpu")
     features, heard = [torch.randn(4, 32) for _ in range(5)], []
     monkeypatch.setattr(model, "forward", lambda ids, *a, f=model.forward, **k: (
         heard.append(ids[0].tolist()), f(ids, *a, **k))[1])
-    text = ev.answer_at_once(model, tokenizer, features, "Describe every event.", max_new_tokens=6)
+    text = answers.answer_at_once(model, tokenizer, features, "Describe every event.",
+                                  max_new_tokens=6)
     frames, ask = (data.Turn(4, STATES[0]),
                    data.Turn(5, RESPONSE, question="Describe every event."))
     written, _ = data.render(tokenizer, [frames, ask], [[4] * 5, []])  # what training would read
@@ -268,12 +315,12 @@ def test_offline_is_one_turn_with_the_question_last_and_an_answer_forced(folder,
     ids, said = heard[0], []
     for _ in range(6):
         logits = model(torch.tensor([ids + said]), torch.cat(features), select="last")[0]
-        said.append(int((logits + ev.unspoken(model, tokenizer)).argmax()))
+        said.append(int((logits + answers.unspoken(model, tokenizer)).argmax()))
         if said[-1] == tokenizer.id("<|im_end|>"):
             break
     assert text == tokenizer.decode([t for t in said if t != tokenizer.id("<|im_end|>")]).strip()
     with pytest.raises(ValueError, match="--max-frames"):
-        ev.answer_at_once(model, tokenizer, features * 300, "Why?")
+        answers.answer_at_once(model, tokenizer, features * 300, "Why?")
 
 
 def test_raw_files_of_our_own_and_offline(folder, tmp_path, capsys):
@@ -402,14 +449,14 @@ def test_one_bad_question_fails_alone(three, tmp_path, monkeypatch):
     items = json.loads((tmp_path / "mme.json").read_text())[:1]
     items.append(items[0] | {"question_id": "late", "question": "Refused?"})
     (tmp_path / "mme.json").write_text(json.dumps(items))
-    heard, real = [], ev.stream
+    heard, real = [], answers.stream
 
     def stream(model, tokenizer, frames, questions, counts, **options):
         heard.append(questions[0][1])
         counts["questions refused"] += len(heard) == 2 and "Refused?" in questions[0][1]
         yield from real(model, tokenizer, frames, questions, **options)
 
-    monkeypatch.setattr(ev, "stream", stream)
+    monkeypatch.setattr(answers, "stream", stream)
     rows = run()
     assert "response" in rows["aaa"] and "questions refused" in rows["late"]["failed"]
     before = (tmp_path / "o.jsonl").read_text().splitlines()
@@ -623,9 +670,9 @@ def test_a_refused_question_is_a_failure_and_no_silence(folder, monkeypatch):
         counts["questions refused: too many are open"] += 1
         yield Namespace(start=4, end=5, state="silence", text="", probs=(1, 0, 0))
 
-    monkeypatch.setattr(ev, "stream", refusing)
+    monkeypatch.setattr(answers, "stream", refusing)
     with pytest.raises(ValueError, match="second 4: questions refused"):
-        list(ev.turns_of(None, None, [], [(0, "?")], {}))
+        list(answers.turns_of(None, None, [], [(0, "?")], {}))
 
 
 SAID = {"states": "002", "answers": [[2, "from 1s to 3s"]]}

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from test_eval import folder  # noqa: F401 (a fixture)
 
 import eval as ev
+from bench import answers as answering
 from bench import proactive, public
 
 # ---- ViSpeak-Bench
@@ -310,7 +311,7 @@ def answers(bench, data, videos, model, *more):
 def test_vispeak_runs_natively(folder, videos, monkeypatch, capsys):  # noqa: F811
     """The first Response of each stream, at the end of its second, in the time of the video."""
     heard = []
-    monkeypatch.setattr(ev, "stream", says({5: "Help!", 6: "Again."}, heard))
+    monkeypatch.setattr(answering, "stream", says({5: "Help!", 6: "Again."}, heard))
     rows = answers("vispeak", vispeak(videos.parent), videos, folder)
     assert rows["AW/Anomaly_Warning/0.mp4"]["said"] == [[6, "Help!"]]
     assert rows["VT/w/1.mp4"]["said"] == [[9.0, "Help!"]]               # which begins at second 3
@@ -329,7 +330,7 @@ def test_omnimmi_runs_natively(folder, videos, monkeypatch):  # noqa: F811
     """Alerts: all Responses but those of the first second. A remark: the one second in which it
     comes; silence is ""."""
     heard, data = [], videos.parent / "both.json"
-    monkeypatch.setattr(ev, "stream", says({0: "Now", 3: "Now", 11: "Now"}, heard))
+    monkeypatch.setattr(answering, "stream", says({0: "Now", 3: "Now", 11: "Now"}, heard))
     alert = {"video": "abc_0.0_9.0.mp4", "question": "Tell me when.", "answer": [10, 20]}
     data.write_text(json.dumps([alert, TALK]))
     rows = answers("omnimmi", data, videos, folder)
@@ -342,7 +343,7 @@ def test_omnimmi_runs_natively(folder, videos, monkeypatch):  # noqa: F811
 
 def test_streamingbench_runs_natively(folder, videos, monkeypatch):  # noqa: F811
     heard, data = [], videos.parent / "questions_proactive.json"
-    monkeypatch.setattr(ev, "stream", says({3: "It is 3."}, heard))
+    monkeypatch.setattr(answering, "stream", says({3: "It is 3."}, heard))
     data.write_text(json.dumps(proactive_output()))
     row, = answers("streamingbench", data, videos, folder).values()
     assert row["said"] == [[6, "It is 3."]]                 # second 3 of a stream from second 2 on

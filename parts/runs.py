@@ -127,7 +127,8 @@ class Stopped(Exception):
 
 def command(words, world):
     """A command line of ours, begun as this one was."""
-    return (f"torchrun --nproc_per_node={world} " if world > 1 else "python ") + words
+    ranks = f"-m parts.torchrun --nproc_per_node={world} " if world > 1 else ""
+    return f"python {ranks}{words}"
 
 
 @contextmanager
@@ -181,11 +182,22 @@ def asked_to_stop(name, out, again):
 
 # ---- How it ends when something is wrong
 
+def end_with(parent):
+    """End this process when its parent has: a rank that outlives a killed torchrun would write
+    into the folder of the run that goes on."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
 def join_ranks():
     """Make this process one of torchrun's ranks, if it is."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:            # ranks wait while one saves, evaluates
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        parent = int(os.environ.get("TORCHRUN_PID", os.getppid()))      # see parts.torchrun
+        threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+        # ranks wait while one saves, evaluates
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo",
                                 timeout=timedelta(hours=4))
 

@@ -1,11 +1,13 @@
 """Runs that stop and go on: kill -9, signals, other ranks, other options, broken files."""
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ import torch
 from conftest import FORKS
 from safetensors.torch import load_file, save_file
 from small import films, launch, run_here, saved_parts, told
+from torch.distributed.elastic.multiprocessing import api, errors
 
 import train
 from parts import engine, runs
+from parts import torchrun as parts_torchrun
 from parts.checkpoints import checkpoints, open_log
 from toy import steps
 
@@ -80,6 +84,13 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(tmp_path, beginning):
     assert not list(cut.glob("*.partial"))
 
 
+def with_ranks(*arguments, **more):
+    """A run of train.py on two ranks: its process, as a user would begin it."""
+    words = [sys.executable, "-m", "parts.torchrun", "--nproc_per_node=2", "--rdzv-backend=c10d",
+             "--rdzv-endpoint=localhost:0", "train.py", *arguments]
+    return subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, **more)
+
+
 def run_by_torchrun(folder):
     """Two ranks on films, one of which is missing: frozen vision in chunks, recomputed layers,
     several micro-batches. Returns its arguments and its folder."""
@@ -87,10 +98,9 @@ def run_by_torchrun(folder):
                  "--steps", "6", "--save-every", "2", "--keep", "9", "--lr", "1e-3",
                  "--vision-chunk", "3", "--checkpoint-layers", "--skip-bad", "--workers", "1",
                  "--no-autocast"]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
-                           "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", ROOT / "train.py",
-                           *arguments, "--out", folder / "whole"], stderr=subprocess.PIPE)
-    assert done.returncode == 0, done.stderr.decode()
+    process = with_ranks(*arguments, "--out", str(folder / "whole"))
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
     return arguments, folder / "whole"
 
 
@@ -170,6 +180,40 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path, beginning):
     assert process.exitcode == 130
     assert f"python train.py --resume --out {out}" in said.read_text()
     assert {path.name for path in out.glob("step-*")} == {"step-000002"}
+
+
+def test_torchrun_says_no_more_than_its_program_and_ends_with_its_code(monkeypatch, capsys):
+    """Ours in one process, with what torch's raises: its own page and exit code 1 are lost."""
+    def failing(error):
+        def run(_):
+            raise error
+        return run
+
+    monkeypatch.setattr("sys.argv", ["torchrun", "--nproc_per_node=2", "train.py", "--lr", "fast"])
+    for name in ("TORCHRUN_PID", "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+        monkeypatch.setenv(name, "1")                       # to be as they were afterwards
+    for code, wanted, line in ((2, 2, ""), (-9, 137, "torchrun: process 1 was ended by SIGKILL\n")):
+        failure = errors.ProcessFailure(1, 99, code, "")
+        error = errors.ChildFailedError("train.py", {1: failure})
+        monkeypatch.setattr(parts_torchrun.run, "run", failing(error))
+        with pytest.raises(SystemExit) as end:
+            parts_torchrun.main()
+        assert end.value.code == wanted and capsys.readouterr().err == line
+    monkeypatch.setattr(parts_torchrun.run, "run", failing(api.SignalException("", signal.SIGINT)))
+    with pytest.raises(SystemExit) as end:
+        parts_torchrun.main()
+    assert end.value.code == 130 and not capsys.readouterr().err
+
+
+def test_a_rank_ends_with_its_torchrun():
+    """Else it would write on into the folder of the run that goes on."""
+    parent = subprocess.Popen(["sleep", "60"])
+    rank = FORKS.Process(target=runs.end_with, args=(parent.pid,))
+    rank.start()                    # by another: as if its own parent had gone while it imported
+    rank.join(20)
+    parent.kill()
+    parent.wait()
+    assert rank.exitcode == 1
 
 
 # ---- What is refused, by name, and what goes on
@@ -330,3 +374,60 @@ def test_machines_that_see_different_folders_are_stopped(tmp_path, monkeypatch, 
 def test_durations():
     assert [runs.duration(n) for n in (12, 150, 7200 * 2, 86400 * 3)] == [
         "12 seconds", "2 minutes", "4.0 hours", "3.0 days"]
+
+
+# ---- Folders of runs that are broken by chance
+
+def spoil(rng, out):
+    """Spoil one thing of a run's folder as a seeded rng has it; returns what."""
+    last, path = out / "step-000006", rng.choice([
+        "run.json", "log.jsonl", "step-000006/run.json", "step-000006/config.json",
+        "step-000006/tokenizer.json", "step-000006/model.safetensors", f"step-000006/{MOMENTS}"])
+    how = rng.choice(["cut", "bytes", "random", "empty", "gone", "tensor", "alien", "folder"])
+    path = out / path
+    if how == "tensor":
+        path = rng.choice([last / MOMENTS, last / "model.safetensors"])
+        damaged(path, rng.choice(["misshapen", "other keys", "not finite", "another type"])
+                if path.name == MOMENTS else "truncated")
+    elif how == "alien":
+        name = rng.choice(["step-best", "step-000009.partial", "step-7", "step-", "step-000099x"])
+        (out / name).mkdir()
+        (out / name / "model.safetensors").write_bytes(rng.randbytes(50))
+    elif how == "folder":
+        path.unlink()
+        path.mkdir()
+    elif how == "gone":
+        path.unlink()
+    else:
+        old = bytearray(path.read_bytes())
+        for _ in range(rng.randint(1, 8)):
+            old[rng.randrange(min(len(old), 3000))] = rng.randrange(256)
+        path.write_bytes({"cut": old[:rng.randrange(len(old))], "empty": b"", "bytes": old,
+                          "random": rng.randbytes(rng.randint(1, 5000))}[how])
+    return f"{how} {path.name}"
+
+
+def test_a_run_in_a_broken_folder_goes_on_or_is_refused_in_one_line(done, tmp_path, monkeypatch,
+                                                                    capsys):
+    """Exit 0, or exit 2 and one line of a fault: STREAMO_FUZZ=2000 for a long run."""
+    monkeypatch.setattr(train, "CURRICULUM", ((1.0, 200, {"one": 1.0}),))
+    monkeypatch.setattr("parts.checkpoints.about_run", lambda *_: {})
+    seen = Counter()
+    for seed in range(int(os.environ.get("STREAMO_FUZZ", 14))):
+        rng, out = random.Random(seed), tmp_path / f"run{seed}"
+        shutil.copytree(done / "out", out)
+        what, code = spoil(rng, out), 0
+        others = {p: p.read_bytes() for p in out.glob("step-000005/*")}
+        try:
+            train.main(["--resume", "--out", str(out), "--steps", "7", "--keep", "3", "--workers",
+                        "0"])
+        except SystemExit as end:
+            code = end.code
+        said = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines()
+                if line.startswith("train.py: ")]
+        seen[what.split()[0], code] += 1
+        assert code in (0, 2) and (code == 0 or len(said) == 1), (seed, what, code, said)
+        assert {p: p.read_bytes() for p in others} == others, (seed, what)
+        assert code == 2 or (out / "model" / "model.safetensors").exists(), (seed, what)
+        shutil.rmtree(out)
+    assert {code for _, code in seen} == {0, 2}

@@ -211,9 +211,11 @@ def test_a_rank_ends_with_its_torchrun():
     rank = FORKS.Process(target=runs.end_with, args=(parent.pid,))
     rank.start()                    # by another: as if its own parent had gone while it imported
     rank.join(20)
-    parent.kill()
+    ended = rank.exitcode
+    for process in (rank, parent):
+        process.kill()
     parent.wait()
-    assert rank.exitcode == 1
+    assert ended == 1
 
 
 # ---- What is refused, by name, and what goes on

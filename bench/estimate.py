@@ -67,6 +67,8 @@ def activations(o, model, batch, gpu):
         kept += 4 * B * T * c.hidden_size * c.num_hidden_layers
     else:
         kept *= c.num_hidden_layers
+    if o.train == "states":                         # no layer keeps anything: see only_states
+        kept = 4 * B * T * c.hidden_size
     kept += a * patches * (eye.hidden_size + 2 * c.hidden_size)             # the connector
     kept += rounded(model.multi_modal_projector, getattr(model.language_model, "lm_head",
                                                          parts.embed_tokens))

@@ -6,6 +6,7 @@
     python eval.py run mvbench --offline --data json/ --videos FOLDER --model DIR --out mv.jsonl
     torchrun --nproc_per_node=8 eval.py run ovo ... --out ovo.jsonl     writes ovo.rank0.jsonl, ...
     python eval.py score ovo ovo.rank*.jsonl --out ovo.json             official result files too
+    python eval.py threshold --model DIR --data held-out.json --videos-folder FOLDER --out t.json
     python eval.py score vispeak vs.jsonl --judged vs.judge.jsonl --out vs.json
 
 `toy` and `run` write a JSON line per item, and go on where they stopped. A video that is missing or
@@ -35,9 +36,10 @@ from tqdm import tqdm
 from bench import proactive, public
 from bench.answers import run_group
 from bench.report import READERS, SIZES, failures, lacking, named_scores, read_answers, report, say
-from bench.streams import TASKS
+from bench.streams import TASKS, threshold_curve
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
-from parts.files import MISSHAPEN, check_outputs, read_records, write_text
+from parts.files import (MISSHAPEN, check_outputs, read_json, read_records, write_json,
+                         write_text)
 from parts.workers import share
 from toy import dialogues
 
@@ -188,7 +190,8 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(dest="command", required=True)
-    commands = {name: subparsers.add_parser(name) for name in ("toy", "run", "score")}
+    commands = {name: subparsers.add_parser(name)
+                for name in ("toy", "run", "score", "threshold")}
     workers = 1 if torch.cuda.is_available() else min(2, os.cpu_count())
 
     def add(names, flag, **settings):
@@ -197,21 +200,23 @@ def parse(argv):
 
     add("run score", "bench", choices=("raw", *READERS))
     add("score", "files", nargs="+", type=Path)
-    add("toy run", "--model", type=Path, required=True, help="checkpoint folder")
+    add("toy run threshold", "--model", type=Path, required=True, help="checkpoint folder")
     add("run", "--data", type=Path, required=True, help="annotation file")
     add("score", "--data", type=Path, help="annotations, for what answers lack and do not hold")
     add("score", "--judged", type=Path, help="vispeak: the file for a judge, with its marks")
     add("run", "--videos", type=Path, required=True, dest="folder")
-    add("toy", "--data", type=Path, help="raw records, in place of the toy videos")
-    add("toy", "--videos-folder", type=Path, dest="folder", default=Path())
-    add("toy", "--videos", type=int, default=300, help="how many")
-    add("toy run", "--seed", type=int, default=10**6, help="of toy videos")
-    add("toy run score", "--out", type=Path, required=True)
-    add("toy run", "--workers", type=int, default=workers)
-    add("toy run", "--fps", type=int, default=1, help="frames in a turn, a second")
+    add("toy threshold", "--data", type=Path, help="raw records, in place of the toy videos")
+    add("toy threshold", "--videos-folder", type=Path, dest="folder", default=Path())
+    add("toy threshold", "--videos", type=int, default=300, help="how many")
+    add("toy run threshold", "--seed", type=int, default=10**6, help="of toy videos")
+    add("toy run score threshold", "--out", type=Path, required=True)
+    add("toy run threshold", "--workers", type=int, default=workers)
+    add("toy run threshold", "--fps", type=int, default=1, help="frames in a turn, a second")
     add("toy run", "--threshold", type=float, help="of P(Response)")
-    add("toy run", "--window", type=int, help="seconds kept in the context")
-    add("toy run", "--strict", action="store_true", help="end at the first video that fails")
+    add("toy run threshold", "--window", type=int, help="seconds kept in the context")
+    add("toy run threshold", "--strict", action="store_true", help="end at the first video that fails")
+    add("threshold", "--write", action="store_true",
+        help="put the best one into the checkpoint's config.json, from where infer.py takes it")
     add("toy run", "--polled", action="store_true",
         help="ask in every second, not by states; what says the same as before is silence")
     add("toy run", "--every", type=int, default=5,
@@ -224,7 +229,7 @@ def parse(argv):
     for flag in {"fps", "videos", "max_frames", "workers"} & vars(args).keys():
         if isinstance(n := getattr(args, flag), int) and n < 1:
             raise ValueError(f"--{flag.replace('_', '-')} {n}: at least 1")
-    if args.command == "toy" and args.out.suffix == ".jsonl":
+    if args.command in ("toy", "threshold") and args.out.suffix == ".jsonl":
         raise ValueError(f"--out {args.out}: the scores' file, .json; answers lie beside")
     if args.command == "run" and args.offline and args.bench in proactive.READERS:
         raise ValueError(f"--offline: {args.bench} asks when to speak, which only a stream tells")
@@ -232,7 +237,7 @@ def parse(argv):
         raise ValueError("--data: the answers to raw records hold their annotations")
     if args.command == "score" and args.judged and args.bench != "vispeak":
         raise ValueError(f"--judged: nothing of {args.bench} is for a judge")
-    if args.command == "toy":
+    if args.command in ("toy", "threshold"):
         args.bench = "raw" if args.data else "toy"
     return args
 
@@ -283,12 +288,32 @@ def run(args):
         report(args.bench, scores, args.out, run=settings, failed=failed)
 
 
+def threshold(args):
+    """Find the P(Response) from which on to respond: the best F1 of Response turns within 1 s. Read
+    off the probabilities of one run, whose context stays as its own decisions made it."""
+    rows, settings, _ = run_bench(args, args.out)
+    good, failed = ([row for row in rows if ("failed" in row) == bad] for bad in (False, True))
+    curve = [{"threshold": t, "precision": p, "recall": r, "f1": 2 * p * r / max(p + r, 1e-9)}
+             for t, p, r in threshold_curve(good)]
+    if not curve:
+        raise ValueError(f"{args.data or 'the toy world'}: nothing is ever to be said there")
+    best = max(curve, key=lambda point: point["f1"])
+    say("threshold  precision  recall     F1",
+        *("{threshold:9g} {precision:10.1f} {recall:7.1f} {f1:6.1f}".format(**point)
+          + " <" * (point is best) for point in curve), *failures(failed))
+    write_json(args.out, {"best": best, "curve": curve, "run": settings})
+    if args.write:
+        path = args.model / "config.json"
+        write_json(path, read_json(path) | {"threshold": best["threshold"]})
+        say(f"{path}: threshold {best['threshold']:g}")
+
+
 def main(argv=None):
     """Exit code: 0; 2 for bad input, with one line on stderr; 130 after Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         args = parse(argv)
-        score(args) if args.command == "score" else run(args)
+        {"score": score, "threshold": threshold}.get(args.command, run)(args)
     except KeyboardInterrupt:
         print("eval.py: interrupted; what was finished is kept", file=sys.stderr)
         raise SystemExit(130) from None

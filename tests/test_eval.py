@@ -153,6 +153,26 @@ def test_a_row_is_what_the_stream_said_and_the_records_turns_say(folder, monkeyp
     assert got["gold"]["answers"] == [[t.second, t.text] for t in turns if t.state == RESPONSE]
 
 
+def test_the_best_threshold_is_found_and_written(folder, tmp_path, capsys, monkeypatch):
+    """Worked by hand: P(Response) is .9 at an event, .6 a turn late, .3 elsewhere."""
+    copy = shutil.copytree(folder, tmp_path / "model")
+    gold = [[5, "a"], [9, "b"]]
+
+    def row(number):
+        p = [0.3] * 20
+        p[5], p[9], p[14] = 0.9, 0.6, 0.55
+        said = {"answers": gold, "states": "0" * 20}
+        return {"id": f"11/{number}", "task": "narration", "gold": said, "pred": said | {"p": p}}
+    monkeypatch.setattr(ev, "run_bench", lambda args, also: ([row(0), row(1)], {}, None))
+    ev.main(["threshold", "--model", str(copy), "--out", str(tmp_path / "t.json"), "--write"])
+    found = json.loads((tmp_path / "t.json").read_text())
+    assert found["best"] == {"threshold": 0.6, "precision": 100, "recall": 100, "f1": 100}
+    assert json.loads((copy / "config.json").read_text())["threshold"] == 0.6
+    assert "0.6      100.0   100.0  100.0 <" in capsys.readouterr().out
+    at_half = next(point for point in found["curve"] if point["threshold"] == 0.5)
+    assert at_half["precision"] == pytest.approx(200 / 3) and at_half["recall"] == 100
+
+
 def toy_run(**more):
     return {"bench": "toy", "seed": 11, "fps": 1, "threshold": None, "window": None, "every": 5,
             "offline": False, "polled": False, "patience": 0, **more}

@@ -214,7 +214,8 @@ def parse(argv):
     add("toy run threshold", "--fps", type=int, default=1, help="frames in a turn, a second")
     add("toy run", "--threshold", type=float, help="of P(Response)")
     add("toy run threshold", "--window", type=int, help="seconds kept in the context")
-    add("toy run threshold", "--strict", action="store_true", help="end at the first video that fails")
+    add("toy run threshold", "--strict", action="store_true",
+        help="end at the first video that fails")
     add("threshold", "--write", action="store_true",
         help="put the best one into the checkpoint's config.json, from where infer.py takes it")
     add("toy run", "--polled", action="store_true",

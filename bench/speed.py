@@ -5,6 +5,7 @@
     python -m bench.speed train                           tokens/s and memory of a training step
     python -m bench.speed stream --shape 7b               on a GPU: bfloat16, 196 tokens a frame
     python -m bench.speed train --shape 7b
+    python -m bench.speed streams --shape 0.5b            8 streams in one forward, beside one
 
 stream: milliseconds per silent second and per token of an answer, at stream ages of 1, 10 and 60
 minutes. The weights are random, so a script decides: silence, and every tenth second an answer.
@@ -21,104 +22,28 @@ import argparse
 import ctypes
 import math
 import statistics
-import time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
 
 import data
 import infer
 import streamo
+from bench.measuring import (SHAPES, build, cache_bytes, machine, noise, p, peak_memory, plot,
+                             stopwatch)
 from loss import state_counts, state_focal_loss
 from parts.devices import autocast, in_bfloat16
-from parts.render import COLOURS, FAINT, INK, PAPER
-from streamo import RESPONSE, SILENCE, Streamo
-from toy.pretrain import new_tokenizer, tiny_config
+from parts.render import COLOURS, FAINT
+from streamo import RESPONSE, SILENCE
 from train import Options
 
 ANSWER, EVERY = 16, 10      # tokens of a scripted answer, seconds from one answer to the next
 QUESTION = "Describe every event."
 M_MMAP_THRESHOLD = -3       # of glibc's malloc.h
-SHAPES = {                  # vision, decoder, grid, window in seconds: SigLIP and Qwen2.5 shapes
-    "tiny": None,
-    "0.5b": (dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-                  num_attention_heads=12, image_size=224, patch_size=16),
-             dict(vocab_size=151936, hidden_size=896, intermediate_size=4864,
-                  num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2, head_dim=64,
-                  tie_word_embeddings=True, attention_bias=True), 7, 60),
-    "7b": (dict(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27,
-                num_attention_heads=16, image_size=384, patch_size=14),
-           dict(vocab_size=152064, hidden_size=3584, intermediate_size=18944,
-                num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, head_dim=128,
-                tie_word_embeddings=False, attention_bias=True), 14, 120)}
-
-
-def build(args):
-    """(tokenizer, model of the shape with random weights). The toy tokenizer serves all shapes."""
-    torch.manual_seed(0)
-    tokenizer = new_tokenizer()
-    config = tiny_config(tokenizer)
-    if SHAPES[args.shape]:
-        vision, decoder, grid, window = SHAPES[args.shape]
-        config = replace(config, vision=streamo.VisionConfig(**vision), pooling="bilinear",
-                         decoder=streamo.DecoderConfig(**decoder, rope_theta=1e6, rms_norm_eps=1e-6,
-                                                       max_position_embeddings=32768),
-                         grid=grid, coarse_grid=(grid + 1) // 2, window=window)
-    torch.set_default_dtype(args.torch_dtype)                # made in place: no float32 copy of 7B
-    with torch.device(args.device):
-        model = Streamo(config)
-    torch.set_default_dtype(torch.float32)
-    return tokenizer, model.eval()
-
-
-def synchronize(device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-@contextmanager
-def stopwatch(device, times):
-    """Appends the milliseconds that the block took to `times`."""
-    synchronize(device)
-    began = time.perf_counter()
-    yield
-    synchronize(device)
-    times.append(1000 * (time.perf_counter() - began))
-
-
-def noise(seconds, size):
-    """(second, image) for each of `seconds`: 16 pictures in turn, none like the one before."""
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (16, size, size, 3), np.uint8)
-    for second in seconds:
-        yield second, pictures[second % 16]
-
-
-def p(values, share):
-    """The `share` quantile of the values; nan for none."""
-    return float(np.quantile(values, share)) if values else math.nan
-
-
-def machine(device, dtype):
-    """(bytes/s, operations/s) that this machine reaches: copying memory, a large product."""
-    n, size = (8192, 2 ** 30) if device == "cuda" else (1536, 2 ** 27)
-    a, b = torch.randn(2, n, n, device=device).to(dtype)
-    source, target = torch.ones(2, size, dtype=torch.uint8, device=device)
-    copies, products = [], []
-    for _ in range(8):
-        with stopwatch(device, copies):
-            target.copy_(source)
-        with stopwatch(device, products):
-            a @ b
-    return 2 * size / min(copies) * 1000, 2 * n ** 3 / min(products) * 1000
-
-
 # ---- stream
 
 def ours(args, tokenizer, model, seconds):
@@ -291,13 +216,6 @@ def stream(args):
              f"ms per silent second against stream age, {args.shape}")
 
 
-def cache_bytes(model):
-    """Bytes of keys and values of one token."""
-    c = model.config.decoder
-    return 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * \
-        next(model.parameters()).element_size()
-
-
 def floors(args, model, silent, token, mib):
     """What the machine's memory and arithmetic allow, and the share of it that is reached."""
     bandwidth, peak = machine(args.device, args.torch_dtype)
@@ -315,40 +233,48 @@ def floors(args, model, silent, token, mib):
           f"{read / bandwidth * 1000:.2f} ms ({read / bandwidth * 1000 / token:.0%}).")
 
 
-def plot(path, series, title):
-    """(name, colour, [(second, ms)]) series as dots on two logarithmic axes -> PNG."""
-    width, height, left, top, right, bottom = 1200, 640, 90, 70, 30, 60
-    font = ImageFont.load_default(20)
-    image = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(image)
-    points = [point for *_, many in series for point in many]
-    low, high = (math.log10(f(ms for _, ms in points)) for f in (min, max))
-    low, high = low - 0.1, high + 0.1
-    ends = math.log10(max(s for s, _ in points) + 1) * 1.02
+# ---- streams
 
-    def place(second, ms):
-        return (left + (width - left - right) * math.log10(second + 1) / ends,
-                height - bottom - (height - top - bottom) * (math.log10(ms) - low) / (high - low))
-    draw.text((left, 18), title, INK, font)
-    for ms in (digit * 10 ** power for power in range(-2, 6) for digit in (1, 2, 5)):
-        if low <= math.log10(ms) <= high:
-            _, y = place(0, ms)
-            draw.line((left, y, width - right, y), (225, 229, 234))
-            draw.text((left - 10, y), f"{ms:g}", FAINT, font, anchor="rm")
-    for second, name in ((0, "1 s"), (9, "10 s"), (59, "1 min"), (599, "10 min"), (3599, "1 h")):
-        if math.log10(second + 1) <= ends:
-            x, _ = place(second, 1)
-            draw.line((x, height - bottom, x, height - bottom + 8), FAINT)
-            draw.text((x, height - bottom + 12), name, FAINT, font, anchor="ma")
-    x = width - right
-    for name, colour, many in reversed(series):
-        for second, ms in many:
-            u, v = place(second, ms)
-            draw.ellipse((u - 3, v - 3, u + 3, v + 3), colour)
-        if many:
-            draw.text((x, 18), name, colour, font, anchor="ra")
-            x -= 30 + font.getlength(name)
-    image.save(path)
+def full_session(args, tokenizer, model):
+    """A session whose window is full; what its slots hold does not matter to the time."""
+    session = infer.Session(model, tokenizer, window=args.window, max_new_tokens=ANSWER)
+    second = [0] * data.silent_second(tokenizer, model.config, 1)
+    infer.read([session], [[infer.Piece(session.system, -1, infer.PINNED)]])
+    for session.last in range(session.window - 1):
+        session.slots.note([infer.Piece(second, session.last)])
+        session.cache.length += len(second)
+    return session
+
+
+def streams(args):
+    """A second of many streams together, beside that of one: silent, and with an answer."""
+    tokenizer, model = build(args)
+    pictures = noise(range(10 ** 9), model.config.vision.image_size)
+    speak, state, times = [False], infer.Decision.state, {}
+
+    def scripted(decision, probs):                          # the true work, then the script's word
+        state(decision, probs)
+        return 2 * speak[0]
+    infer.Decision.state = scripted
+    try:
+        sessions = [full_session(args, tokenizer, model) for _ in range(args.streams)]
+        for n in (1, args.streams):
+            for speak[0] in (False, True):
+                for _ in range(args.steps + 1):             # the first one warms up
+                    images = [[next(pictures)[1]] for _ in range(n)]
+                    with stopwatch(args.device, times.setdefault((n, speak[0]), [])):
+                        turns = infer.step(sessions[:n], images)
+                    assert all(bool(turn.text) == speak[0] for turn in turns)
+    finally:
+        infer.Decision.state = state
+    silent = {n: p(times[n, False][1:], 0.5) for n in (1, args.streams)}
+    token = {n: (p(times[n, True][1:], 0.5) - silent[n]) / ANSWER for n in silent}
+    print(f"{args.shape}, {args.torch_dtype}, {args.device}, {torch.get_num_threads()} threads; "
+          f"medians of {args.steps}, ms\n\n| | one | {args.streams} together | share of "
+          f"{args.streams} times one |\n|---|---:|---:|---:|")
+    for what, ms in (("a silent second", silent), ("a token of an answer", token)):
+        print(f"| {what} | {ms[1]:.1f} | {ms[args.streams]:.1f} | "
+              f"{ms[args.streams] / args.streams / ms[1]:.2f} |")
 
 
 # ---- train
@@ -366,22 +292,6 @@ def batch(args, tokenizer, model):
                             name=str(i), counts=Counter()))
     found = data.collate(samples, tokenizer.pad_id)
     return {**data.model_inputs(found, args.device), "labels": found["labels"].to(args.device)}
-
-
-def peak_memory(device):
-    """Forgets the highest memory so far, and returns a function: MiB above what is in use now."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        return lambda: (torch.cuda.max_memory_allocated() - before) / 2 ** 20
-
-    def status(key):
-        text = Path("/proc/self/status").read_text()
-        return int(text.split(key + ":")[1].split()[0]) / 1024
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")           # Linux: VmHWM starts again from here
-    before = status("VmRSS")
-    return lambda: status("VmHWM") - before
 
 
 @contextmanager
@@ -494,7 +404,7 @@ def train(args):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("stream", "train"))
+    parser.add_argument("what", choices=("stream", "streams", "train"))
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None,
@@ -506,12 +416,13 @@ def main(argv=None):
     parser.add_argument("--png", default=None, help="ms against stream age")
     parser.add_argument("--batch", type=int, default=4, help="train: dialogues of a step")
     parser.add_argument("--seconds", type=int, default=60, help="train: of the longest dialogue")
-    parser.add_argument("--steps", type=int, default=3, help="train: steps timed, after one")
+    parser.add_argument("--steps", type=int, default=3, help="train, streams: timed, after one")
+    parser.add_argument("--streams", type=int, default=8, help="streams: how many")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads or torch.get_num_threads())
     args.dtype = args.dtype or ("bfloat16" if args.shape == "7b" else "float32")
     args.torch_dtype = getattr(torch, args.dtype)
-    stream(args) if args.what == "stream" else train(args)
+    {"stream": stream, "streams": streams, "train": train}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -378,11 +378,12 @@ def collate(samples, pad_id):
     for key, pad in (("input_ids", pad_id), ("labels", -100)):
         rows = [sample[key] + [pad] * (width - len(sample[key])) for sample in samples]
         batch[key] = torch.tensor(rows)                                         # (B, T)
-    first, index = 0, []                # of a sample's frames among those of the batch
+    first, index = 0, []                # first: of a sample's frames among those of the batch
     for sample in samples:
         index += [first + own for own in sample["frames"]]
         first += len(sample["pixels"])
-    batch["pixels"] = torch.from_numpy(np.concatenate([s["pixels"] for s in samples]))
+    pixels = np.concatenate([sample["pixels"] for sample in samples])           # (U, H, W, 3)
+    batch["pixels"] = torch.from_numpy(pixels)
     batch["frames"] = torch.tensor(index)                                       # (F,)
     batch["grids"] = torch.tensor([side for s in samples for side in s["grids"]])       # (F,)
     batch["names"] = [sample["name"] for sample in samples]
@@ -426,7 +427,7 @@ class EpochSteps:
         while len(groups) % self.world:             # it ends: batch is a multiple of world
             large = max(groups, key=len)
             groups.remove(large)
-            groups += [large[::2], large[1::2]]
+            groups += [large[::2], large[1::2]]     # every other one: halves of like length
         return groups
 
 

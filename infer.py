@@ -121,12 +121,12 @@ class Session:
         self.model, self.tokenizer, self.policy = model, tokenizer, policy
         self.decision = Decision(config.threshold if threshold is None else threshold, patience,
                                  no_repeat)
-        self.fps, self.max_new_tokens = fps, max_new_tokens
+        self.fps, self.max_new_tokens = fps, max_new_tokens      # of an answer
         self.window = config.window if window is None else window
         self.prune, self.compress, self.capacity = prune, compress, capacity
         checks.check_settings(self)
         self.system = data.system_part(tokenizer)
-        limit = config.decoder.max_position_embeddings
+        limit = config.decoder.max_position_embeddings           # slots are positions
         if capacity is None:
             self.capacity = min(limit, self.slots_wanted()) if self.window else limit
         if not len(self.system) < self.capacity <= limit:
@@ -137,7 +137,7 @@ class Session:
         self.book, self.counts = Questions(), Counter() if counts is None else counts
         self.compressor = Compressor(config.grid, config.coarse_grid)
         self.bias, self.end = unspoken(model, tokenizer), tokenizer.encode("<|im_end|>\n")
-        self.on_word, self.interrupted = None, False
+        self.on_word, self.interrupted = None, False             # a question came meanwhile
 
     threshold = property(lambda self: self.decision.threshold,
                          lambda self, value: setattr(self.decision, "threshold", value))
@@ -192,6 +192,7 @@ class Session:
         """Before a turn of `need` slots: what the policy says leaves."""
         slots, counts = self.slots, self.counts
         need += len(self.pending) + self.max_new_tokens
+        # the seconds that are in the cache now, and those that have their frames
         turns, framed = slots.turns(), slots.turns((FRAME,))
         excess = self.cache.length + need - self.capacity
         if self.window and excess > 0 and turns and min(turns) > second - self.window:
@@ -248,6 +249,7 @@ class Session:
         if turn.text:
             self.decision.last = turn.text
             turn.notes += tuple(self.book.answer(turn.start))
+        # read with the next second: this one costs no forward for it
         self.pending = self.end if self.token == self.end[0] else [self.token, *self.end]
         turn.state, turn.kv = STATES[self.state], (self.cache.length, self.capacity)
         turn.ms = 1000 * (time.perf_counter() - began)

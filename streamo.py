@@ -366,6 +366,7 @@ class Decoder(nn.Module):
         dtype = (torch.get_autocast_dtype(x.device.type)
                  if torch.is_autocast_enabled(x.device.type) else x.dtype)
         cos, sin = rope(torch.cat(positions), config, dtype)                 # (T, head_dim/2)
+        # every layer has keys and values of its own, at the same slots
         for i, layer in enumerate(model.layers):
             x = layer(x, cos, sin, chunks if cache else None, i)             # (B, T, D)
         for chunk in chunks if cache else ():           # now all layers have written to the slots

@@ -56,3 +56,22 @@ def test_an_import_that_runs_up_is_found():
 def test_the_films_of_the_toy_world_import_nothing_of_ours():
     source = (ROOT / "toy/world.py").read_text(encoding="utf-8")
     assert [name for name in imported(ast.parse(source)) if floor(name) is not None] == []
+
+
+# ---- The reader's budget: lines of a file, columns of a line, and comments where one sticks
+
+BUDGETS = {"streamo.py": 500, "data.py": 500, "train.py": 500, "infer.py": 400, "loss.py": 80}
+PRODUCT = [path for path in FILES if path.parts[0] != "tests"]
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=str)
+def test_a_file_is_no_longer_than_a_reader_bears(path):
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= BUDGETS.get(str(path), 500)
+    assert [n for n, line in enumerate(lines, 1) if len(line) > 100] == []
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_one_line_in_eight_of_a_course_file_has_a_comment_or_a_shape(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    assert 8 * sum("#" in line for line in lines) >= len(lines)

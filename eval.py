@@ -112,7 +112,7 @@ def settings_of(args, world):
         run["data_sha256"] = sha256(args.data, "json")
     return run | {name: getattr(args, name, None) for name in (
         "bench", "model", "data", "folder", "seed", "fps", "threshold", "window", "offline",
-        "max_frames", "patience", "polled", "every")}
+        "max_frames", "patience", "polled", "every", "agreement", "no_repeat")}
 
 
 def done_before(out, header):
@@ -220,6 +220,10 @@ def parse(argv):
         help="put the best one into the checkpoint's config.json, from where infer.py takes it")
     add("toy run", "--polled", action="store_true",
         help="ask in every second, not by states; what says the same as before is silence")
+    add("toy", "--patience", type=int, default=1, dest="agreement", metavar="SECONDS",
+        help="on end that must want an answer before it is given")
+    add("toy", "--no-repeat", action="store_true",
+        help="no answer equal to the last one, unless a question came between")
     add("toy run", "--every", type=int, default=5,
         help="seconds from one asking of an offline model to the next")
     add("run", "--offline", action="store_true", help="all frames in one turn")
@@ -227,9 +231,10 @@ def parse(argv):
     add("run", "--patience", type=int, default=10,
         help="seconds that the last picture stands still until an answer comes")
     args = parser.parse_args(argv)
-    for flag in {"fps", "videos", "max_frames", "workers"} & vars(args).keys():
-        if isinstance(n := getattr(args, flag), int) and n < 1:
-            raise ValueError(f"--{flag.replace('_', '-')} {n}: at least 1")
+    for name in {"fps", "videos", "max_frames", "workers", "agreement"} & vars(args).keys():
+        if isinstance(n := getattr(args, name), int) and n < 1:
+            flag = "patience" if name == "agreement" else name.replace("_", "-")
+            raise ValueError(f"--{flag} {n}: at least 1")
     if args.command in ("toy", "threshold") and args.out.suffix == ".jsonl":
         raise ValueError(f"--out {args.out}: the scores' file, .json; answers lie beside")
     if args.command == "run" and args.offline and args.bench in proactive.READERS:

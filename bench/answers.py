@@ -90,6 +90,7 @@ def settings_of(model, tokenizer, prompt, run):
             model, prompt, unspoken(model, tokenizer), see, every=every,
             **{key: run[key] for key in ("fps", "threshold", "window")})}
     settings = {key: run[key] for key in ("fps", "threshold", "window")}
+    settings |= {"patience": run.get("agreement") or 1, "no_repeat": bool(run.get("no_repeat"))}
     return settings | ({"threshold": 0.0, "no_repeat": True} if run.get("polled") else {})
 
 

@@ -171,7 +171,9 @@ class Program:
         if name == "once" and rest:
             self.ask(rest, once=True)
         elif name == "questions":
-            lines = [f"{q.number} {q.text} ({self.when(q)})" for q in sessions[0].questions]
+            several = len(self.streams) > 1
+            lines = [f"{stream.name} " * several + f"{q.number} {q.text} ({self.when(q)})"
+                     for stream in self.streams for q in stream.session.questions]
             self.terminal.tell("\n".join(lines) or "no question is open")
         elif name == "close" and rest.isdecimal():
             closing = [q for session in sessions for q in session.questions
@@ -202,7 +204,7 @@ class Program:
     @staticmethod
     def when(question):
         if question.asked is None:
-            return f"waits for {clock(question.second)}"
+            return f"waits for {clock(question.second)}" if question.second else "comes next"
         answered = question.answered
         return (f"asked at {clock(question.asked)}, "
                 + ("not answered yet" if answered is None else f"answered at {clock(answered)}"))

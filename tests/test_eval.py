@@ -62,7 +62,8 @@ def ten_dialogues(monkeypatch):
 def toy_args(folder, out, **more):
     return Namespace(**{"bench": "toy", "model": folder, "data": None, "folder": Path(), "seed": 11,
                         "videos": 2, "fps": 1, "threshold": 0.5, "window": None, "workers": 1,
-                        "out": out, "polled": False, "every": 5} | more)
+                        "out": out, "polled": False, "every": 5, "agreement": 1,
+                        "no_repeat": False} | more)
 
 
 def answered_at_once(group, run):
@@ -217,7 +218,23 @@ def test_polled_asks_in_every_second(folder):
     """Threshold 0 and no answer twice; an offline model's session is asked every second."""
     model, tokenizer, _ = answers.load_model(str(folder), "cpu")
     settings = answers.settings_of(model, tokenizer, None, toy_run(polled=True, threshold=0.9))
-    assert settings == {"fps": 1, "threshold": 0.0, "window": None, "no_repeat": True}
+    assert settings == {"fps": 1, "threshold": 0.0, "window": None, "patience": 1,
+                        "no_repeat": True}
+
+
+def test_the_rules_of_speaking_are_options_of_the_toy_benchmark(folder, tmp_path):
+    model, tokenizer, _ = answers.load_model(str(folder), "cpu")
+    line = ["toy", "--model", str(folder), "--out", str(tmp_path / "t.json")]
+    args = ev.parse([*line, "--patience", "3", "--no-repeat"])
+    for world, rules in ((args, (3, True)), (ev.parse(line), (1, False))):
+        settings = answers.settings_of(model, tokenizer, None, ev.settings_of(world, 1))
+        assert (settings["patience"], settings["no_repeat"]) == rules
+    (tmp_path / "d.json").write_text("[]")                       # of `run`, --patience is another
+    run = ["run", "ovo", "--data", str(tmp_path / "d.json"), "--videos", "v", *line[1:]]
+    settings = answers.settings_of(model, tokenizer, None, ev.settings_of(ev.parse(run), 1))
+    assert (settings["patience"], settings["no_repeat"]) == (1, False)
+    with pytest.raises(ValueError, match="--patience 0: at least 1"):
+        ev.parse([*line, "--patience", "0"])
 
 
 def test_the_pictures_of_a_video_are_encoded_once(folder, monkeypatch):

@@ -3,6 +3,7 @@ rules, answers that are cut, what is refused. The models are tiny and random."""
 import errno
 import io
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from infer import Session, step, stream
 from parts import arguments, terminal
 from parts.decision import Decision
 from parts.outputs import Outputs
+from parts.program import Program
 from parts.questions import Agenda, Questions
 from streamo import STATES
 
@@ -349,3 +351,23 @@ def test_an_output_that_fails_takes_no_other_along(tmp_path, monkeypatch):
     outputs.close()
     assert (tmp_path / "o.vtt").read_text().count("-->") == 3
     assert len(told) == len(outputs.failed) == 2 and "o.jsonl" in told[0] and "o.srt" in told[1]
+
+
+def test_questions_of_several_sources_are_told_for_each():
+    """One may be open at one source and closed, for it was answered, at another."""
+    told, streams = [], []
+    for name, closed in (("door", False), ("yard", True)):
+        book = Questions()
+        what = book.ask("What?", 0, True)
+        book.ask("Who?", 12, False)
+        if closed:
+            what.close("answered")
+        streams.append(SimpleNamespace(name=name, session=SimpleNamespace(questions=book.open())))
+    program = Program(None, SimpleNamespace(tell=told.append), (None, None, None))
+    program.streams = streams
+    program.handle("/questions")
+    program.streams = streams[:1]
+    program.handle("/questions")
+    assert told == ["door 1 What? (comes next)\ndoor 2 Who? (waits for 00:12)\n"
+                    "yard 2 Who? (waits for 00:12)",
+                    "1 What? (comes next)\n2 Who? (waits for 00:12)"]

@@ -376,7 +376,7 @@ class Decoder(nn.Module):
             x = torch.cat([part[:, -1] for part in x.split(sizes, 1)])       # (B or streams, D)
         elif select is not None:
             x = x[select]                                                    # (n, D)
-        x = model.norm(x)
+        x = model.norm(x)                               # of these alone, too
         # tied: a token is as likely as its embedding is like x
         head = model.embed_tokens if config.tie_word_embeddings else self.lm_head
         return F.linear(x, head.weight)

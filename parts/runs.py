@@ -91,7 +91,9 @@ def recipe(o, origin, model, dataset, world):
                                  ("decoder", model.language_model))}
     sizes = ", ".join(f"{name} ({size:,} weights)" for name, size in learns.items() if size)
     frozen = ", ".join(name for name, size in learns.items() if not size)
-    each = f"{o.batch} sample{'s' * (o.batch > 1)}" if o.batch else f"{world} micro-batch{'es' * (world > 1)}"
+    each = f"{o.batch} sample{'s' * (o.batch > 1)}"
+    if not o.batch:
+        each = f"{world} micro-batch{'es' * (world > 1)}"
     return (f"start   {origin}\n"
             f"data    {of}\n"
             f"learns  {sizes}{'; frozen: ' * bool(frozen)}{frozen}\n"

@@ -36,8 +36,27 @@ def torchrun(background, tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def begin(request):
-    """Where all tests run, the long ones begin at once."""
+def begin(request, background, tmp_path_factory):
+    """Where all tests run, the long ones begin at once: those marked as such with what they were
+    given, (tmp_path, torchrun)."""
     if {"test_readme.py", "test_resume.py"} <= {item.path.name for item in request.session.items}:
-        request.getfixturevalue("torchrun")
+        torchrun = request.getfixturevalue("torchrun")
+        for item in request.session.items:
+            if item.get_closest_marker("long"):
+                folder = tmp_path_factory.mktemp(item.name[:30])
+                item.stash[FUTURE] = background.submit(item.function, folder, torchrun)
         request.getfixturevalue("readme_runs")
+
+
+FUTURE = pytest.StashKey()
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: waits for other processes; run in the background")
+
+
+def pytest_pyfunc_call(pyfuncitem):
+    """A test that runs in the background is waited for: it fails here as it failed there."""
+    if FUTURE in pyfuncitem.stash:
+        pyfuncitem.stash[FUTURE].result()
+        return True

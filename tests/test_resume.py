@@ -104,6 +104,7 @@ def run_by_torchrun(folder):
     return arguments, folder / "whole"
 
 
+@pytest.mark.long
 def test_two_ranks_killed_while_a_checkpoint_is_written_go_on_bit_for_bit(tmp_path, torchrun):
     arguments, whole = torchrun.result()
     codes = launch(2, one_rank, [*arguments, "--out", str(tmp_path)], "torn", 4)
@@ -123,6 +124,7 @@ def test_two_ranks_killed_while_a_checkpoint_is_written_go_on_bit_for_bit(tmp_pa
     assert model["knows"] == ""         # its start knew the toy world alone, these films are others
 
 
+@pytest.mark.long
 def test_replicas_go_on_in_shards_and_shards_on_one_rank(tmp_path, torchrun):
     """What is stored is the same: the weights end within 1e-6 of those of two replicas all along.
     And in shards, too, a step that is done again is the same to the last bit."""

@@ -27,8 +27,9 @@ class Outputs:
         try:
             yield
         except (OSError, ValueError, av.FFmpegError) as error:
-            text = str(error)
-            path = self.paths.pop(flag)
+            text, path = str(error), self.paths.pop(flag, None)
+            if path is None:                            # told before: what was left cannot go either
+                return
             self.failed.append(text if str(path) in text else f"--{flag} {path}: {text}")
             self.tell(f"infer.py: {self.failed[-1]}")
 

@@ -3,6 +3,7 @@ rules, answers that are cut, what is refused. The models are tiny and random."""
 import errno
 import io
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -351,6 +352,19 @@ def test_an_output_that_fails_takes_no_other_along(tmp_path, monkeypatch):
     outputs.close()
     assert (tmp_path / "o.vtt").read_text().count("-->") == 3
     assert len(told) == len(outputs.failed) == 2 and "o.jsonl" in told[0] and "o.srt" in told[1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_lines_on_a_full_disk_are_given_up_once_and_the_rest_is_written(tmp_path):
+    """What was left in the file's buffer failed again when it was closed: a traceback."""
+    told = []
+    outputs = Outputs({"jsonl": "/dev/full", "srt": tmp_path / "o.srt"}, told.append)
+    for second in range(3):
+        turn = infer.StreamTurn(second, second + 1, "response", (0, 0, 1), "A man.", None, 1.0)
+        outputs.add(turn)
+    outputs.close()
+    assert len(told) == 1 and "No space left" in told[0]
+    assert (tmp_path / "o.srt").read_text().count("-->") == 3
 
 
 def test_questions_of_several_sources_are_told_for_each():

@@ -162,9 +162,9 @@ def start(o):
     folder or two parts, else from its own start. With --estimate a model without weights."""
     torch.manual_seed(o.seed)                               # of a fresh connector
     folder = (o.resume and last_checkpoint(o.out)) or o.model
-    if not (folder or o.vision):
-        folder = own_start(o).out
-    if o.estimate and not o.vision and not Path(folder).exists():       # it would be made first
+    own = not (folder or o.vision)
+    folder = own_start(o).out if own else folder
+    if o.estimate and own and not Path(folder).exists():                # it would be made first
         tokenizer = pretrain.new_tokenizer()
         return tokenizer, on_meta(Streamo, pretrain.tiny_config(tokenizer))
     tokenizer = Tokenizer.from_pretrained(folder or o.decoder)

@@ -108,6 +108,10 @@ def enter(o, files):
     """(last checkpoint or None, what run.json records) of a run in --out that begins or goes on.
     Refuses what would spoil one that is there, and ranks that see different folders."""
     (rank, world), path = own_rank(), Path(o.out) / "run.json"
+    for flag in ("model", "vision", "decoder"):
+        read = getattr(o, flag)
+        check(not read or Path(read).resolve() != Path(o.out).resolve(),
+              f"--out {o.out}: would write over --{flag}, name another folder")
     check(o.resume or not checkpoints(o.out),
           f"{o.out} holds the checkpoints of a run: --resume it, or name another --out")
     if o.resume:

@@ -28,7 +28,7 @@ class Outputs:
             yield
         except (OSError, ValueError, av.FFmpegError) as error:
             text, path = str(error), self.paths.pop(flag, None)
-            if path is None:                            # told before: what was left cannot go either
+            if path is None:                            # told before; what was left cannot go
                 return
             self.failed.append(text if str(path) in text else f"--{flag} {path}: {text}")
             self.tell(f"infer.py: {self.failed[-1]}")
@@ -83,7 +83,7 @@ class Recorder:
         self.lock, self.last = threading.Lock(), -1
         self.file = av.open(str(path), "w", format="mp4",
                             options={"movflags": "frag_keyframe+empty_moov"})
-        self.stream = self.file.add_stream("libx264", rate=30, options={"crf": "23"})
+        self.stream = self.file.add_stream("libx264", rate=30, options={"crf": "23", "bf": "0"})
         self.stream.pix_fmt = "yuv420p"
         self.stream.codec_context.time_base = Fraction(1, 1000)
         self.size = None

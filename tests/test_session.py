@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ import infer
 from infer import Session, step, stream
 from parts import arguments, terminal
 from parts.decision import Decision
-from parts.outputs import Outputs
+from parts.outputs import Outputs, Recorder
 from parts.program import Program
 from parts.questions import Agenda, Questions
 from streamo import STATES
@@ -365,6 +366,16 @@ def test_lines_on_a_full_disk_are_given_up_once_and_the_rest_is_written(tmp_path
     outputs.close()
     assert len(told) == 1 and "No space left" in told[0]
     assert (tmp_path / "o.srt").read_text().count("-->") == 3
+
+
+def test_a_recording_has_the_frames_at_their_own_seconds(tmp_path):
+    """With frames that point forwards, a fragmented film began two pictures late."""
+    recorder = Recorder(tmp_path / "a.mp4")
+    for second in range(5):
+        recorder.add(float(second), np.full((32, 32, 3), 40 * second, np.uint8))
+    recorder.close()
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        assert [frame.time for frame in film.decode(video=0)] == [0, 1, 2, 3, 4]
 
 
 def test_questions_of_several_sources_are_told_for_each():

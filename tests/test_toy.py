@@ -514,6 +514,15 @@ def test_evaluation_clips_are_never_training_clips(monkeypatch):
 
 # ------------------------------------------------------------------------------------ the command
 
+def test_annotations_that_are_there_are_not_written_over(tmp_path, monkeypatch, capsys):
+    (tmp_path / "raw.json").write_text("mended by hand")
+    monkeypatch.setattr(sys, "argv", ["toy", "--out", str(tmp_path), "--n", "1", "--size", "32"])
+    with pytest.raises(SystemExit) as end:
+        toy_main()
+    assert end.value.code == 2 and "there is a raw.json already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["raw.json"]
+
+
 def test_the_command_writes_films_and_records_that_match(tmp_path):
     out = tmp_path / "new" / "films"
     done = subprocess.run([sys.executable, "-m", "toy", "--out", out, "--n", "2", "--seed", "51",

@@ -319,3 +319,22 @@ def test_training_the_states_alone_changes_their_rows_and_the_last_norm(tmp_path
     assert changed == {head, "language_model.model.norm.weight"}
     rows = (before[head] != after[head]).any(1).nonzero()[:, 0].tolist()
     assert rows == sorted(Tokenizer.from_pretrained(tiny).state_ids)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--out", "start"], "--out start: would write over --model"),
+    (["--out", "run", "--estimate"], None)])
+def test_a_run_writes_over_no_start_and_an_estimate_needs_one(tmp_path, monkeypatch, arguments,
+                                                              words, capsys):
+    monkeypatch.chdir(tmp_path)
+    if words:
+        saved_parts(tmp_path / "start")
+        before = (tmp_path / "start/config.json").read_bytes()
+        with pytest.raises(SystemExit) as end:
+            train.main(["--model", "start", *films(tmp_path), "--workers", "0", *arguments])
+        assert end.value.code == 2 and words in capsys.readouterr().err
+        assert (tmp_path / "start/config.json").read_bytes() == before
+        assert not (tmp_path / "start/run.json").exists()
+    else:
+        with pytest.raises((OSError, ValueError), match="gone"):
+            train.start(train.parse(["--model", "gone", *arguments]))

@@ -19,7 +19,7 @@ def write_film(path, clip, size, fps):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=__doc__,
+    parser = argparse.ArgumentParser("toy", usage=argparse.SUPPRESS, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     for flag, default, text in (("--n", 20, "number of films"), ("--seed", 1, "which films"),
@@ -31,6 +31,8 @@ def main():
         parser.error(f"--n {args.n} and --fps {args.fps} must be 1 or more")
     if args.size < 32 or args.size % 2:
         parser.error(f"--size {args.size} must be even, and 32 or more")
+    if (args.out / "raw.json").exists():                    # it may have been mended by hand
+        parser.error(f"--out {args.out}: there is a raw.json already, name another folder")
     records = []
     try:
         args.out.mkdir(parents=True, exist_ok=True)

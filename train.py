@@ -40,6 +40,7 @@ from parts.config import parts_config, whole_config
 from parts.devices import add_up, autocast, gathered, own_device, own_rank
 from parts.engine import exchange, only_states, spread, state_parts, whole, whole_weights
 from parts.files import check, write_json
+from parts.muon import Muon, layer_matrices
 from parts.options import at_least, option, parser_of
 from parts.runs import (Stopped, asked_to_stop, command, duration, evaluate, memory, program,
                         recipe, weighted, write_model)
@@ -83,6 +84,8 @@ class Options:
     fps: int = option(1, "frames in a second of stream")
     # the optimiser
     lr: float = option(0.0, "peak learning rate; 0: what fits the size of the model")
+    muon: float = option(0.0, "rate of Muon, which moves the decoder's matrices, in --lr; 0: AdamW "
+                              "moves all")
     warmup: float = option(0.05, "share of the steps in which the rate rises, to fall as a cosine")
     weight_decay: float = option(0.0, "of matrices")
     clip: float = option(1.0, "largest norm of the gradient")
@@ -106,7 +109,7 @@ class Options:
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 # of the toy world: small, quickly drawn, and the past is the model's own in each fourth step
-TOY = dict(lr=1e-3, warmup=0.01, weight_decay=0.05, vision_chunk=0, checkpoint_layers=False,
+TOY = dict(lr=1e-3, muon=2.0, warmup=0.01, weight_decay=0.05, vision_chunk=0, checkpoint_layers=False,
            own_every=4, save_every=500)
 # "own" is empty: fit() looks at the data; "paper" is section 5 of the paper
 PRESETS = {"hour": dict(TOY, steps=2000), "own": {},
@@ -116,7 +119,7 @@ PRESETS = {"hour": dict(TOY, steps=2000), "own": {},
 # the least value of an option
 LEAST = {"epochs": 0, "steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
          "own_every": 0, "max_tokens": 1, "fps": 1, "lr": 0, "warmup": 0, "weight_decay": 0,
-         "clip": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1, "eval_every": 0,
+         "clip": 0, "muon": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1, "eval_every": 0,
          "eval_videos": 1}
 # with --resume these alone may be other than they were: they change nothing that has been done
 MAY_CHANGE = {"out", "resume", "estimate", "steps", "shard", "workers", "save_every", "keep",
@@ -144,6 +147,9 @@ def parse(argv=None):
         parser.error("--tasks chooses among what the curriculum gives: it goes without --batch")
     if o.train == "states" and o.shard:
         parser.error("--train states: four rows and a norm learn, there is nothing to --shard")
+    if o.muon and (o.shard or o.train == "states"):
+        parser.error("--muon wants whole matrices of a decoder that learns: it goes without --shard "
+                     "and --train states")
     at_least(parser, o, LEAST)
     return o
 
@@ -256,14 +262,23 @@ class Learner:
             for layer in model.language_model.model.layers:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         self.spread = spread(model, o.shard)                # what is called in place of the model
+        self.learnt = [p for p in model.parameters() if p.requires_grad]
+        self.optimizers = self.own_optimizers()
+
+    def own_optimizers(self):
+        """AdamW and, with --muon, Muon for the matrices of the decoder's layers."""
+        o, matrices = self.o, layer_matrices(self.model) if self.o.muon else []
+        known = {id(p) for p in matrices}
         # weight decay is for matrices: biases, norms and embeddings are scales, not directions
-        learnt = [(p, p.ndim == 2 and "embed" not in name)
-                  for name, p in model.named_parameters() if p.requires_grad]
-        self.learnt = [p for p, _ in learnt]
-        groups = [{"params": [p for p, matrix in learnt if matrix == decays],
+        rest = [(p, p.ndim == 2 and "embed" not in name) for name, p
+                in self.model.named_parameters() if p.requires_grad and id(p) not in known]
+        groups = [{"params": [p for p, matrix in rest if matrix == decays],
                    "weight_decay": o.weight_decay * decays} for decays in (True, False)]
         # fused: no copy of all weights in a step
-        self.optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True)
+        found = [torch.optim.AdamW(groups, lr=o.lr, fused=True)]
+        if matrices:
+            found.append(Muon(matrices, weight_decay=o.weight_decay))
+        return found
 
     def total(self, tensor):
         """The sum over ranks."""
@@ -340,8 +355,9 @@ class Learner:
 
     def step(self, batches, rate, own=False):
         """One optimiser step; ValueError names a loss or gradient that is not finite."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (self.o.muon if isinstance(optimizer, Muon) else 1)
         log = self.backward(batches, own)
         # every rank has the same norm, for every rank has all gradients or a shard of them
         total = torch.nn.utils.get_total_norm([p.grad for p in self.learnt])
@@ -353,9 +369,10 @@ class Learner:
             raise ValueError(f"loss {log['loss']}, gradient norm {norm}; first bad parameter: "
                              f"{bad}; samples: {', '.join(names)}")
         torch.nn.utils.clip_grads_with_norm_(self.learnt, self.o.clip, total)
-        self.optimizer.step()
-        # replicas' gradients lie in the buffers that are sent, and stay there
-        self.optimizer.zero_grad(set_to_none=self.spread is self.model)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            # replicas' gradients lie in the buffers that are sent, and stay there
+            optimizer.zero_grad(set_to_none=self.spread is self.model)
         return {**log, "lr": rate, "gradient_norm": norm}
 
 
@@ -408,7 +425,7 @@ def prepare(o, stop):
     fit(o, model, dataset, world)
     about["config"] = asdict(o)
     learner = Learner(o, tokenizer, model)
-    first = load_checkpoint(resumed, model, learner.optimizer) if resumed else 0
+    first = load_checkpoint(resumed, model, learner.optimizers) if resumed else 0
     check(first <= o.steps, f"--steps {o.steps}: the run has done {first} already")
     if rank == 0:
         write_json(Path(o.out) / "run.json", about)
@@ -460,7 +477,7 @@ def train(o, stop, again, tokenizer, learner, dataset, about, first):
                 bar.write(f"time    about {duration(took * (o.steps - done))} to go, "
                           f"{took:.2g} s a step", file=sys.stdout)
         if done % o.save_every == 0 or done == o.steps or stopping or scored:
-            save_checkpoint(o, done, learner.model, learner.optimizer, tokenizer, about)
+            save_checkpoint(o, done, learner.model, learner.optimizers, tokenizer, about)
         if rank == 0 and scored and not stopping:
             evaluate(last_checkpoint(out), o.eval_videos, log)
         if stopping and done < o.steps:

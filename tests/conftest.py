@@ -1,7 +1,10 @@
 """What takes long runs in the background, on a core of its own, while the other tests go on."""
 import multiprocessing
 import os
+import traceback
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from inspect import signature
 
 import pytest
 
@@ -43,16 +46,40 @@ def begin(request, background, tmp_path_factory):
         torchrun = request.getfixturevalue("torchrun")
         for item in request.session.items:
             if item.get_closest_marker("long"):
-                folder = tmp_path_factory.mktemp(item.name[:30])
-                item.stash[FUTURE] = background.submit(item.function, folder, torchrun)
+                given = {"tmp_path": tmp_path_factory.mktemp(item.name[:30]), "torchrun": torchrun}
+                given = {name: given[name] for name in signature(item.function).parameters}
+                run = item.function if "torchrun" in given else partial(in_a_process, item.function)
+                item.stash[FUTURE] = background.submit(run, **given)
         request.getfixturevalue("readme_runs")
+
+
+def in_a_process(function, **given):
+    """A test that computes, beside those of this process; it fails with what it printed there."""
+    receiver, sender = FORKS.Pipe(False)
+    process = FORKS.Process(target=tried, args=(sender, function, given))
+    process.start()
+    sender.close()
+    try:
+        fault = receiver.recv()
+    except EOFError:
+        fault = "it ended without a word"
+    process.join()
+    assert not fault, fault
+
+
+def tried(sender, function, given):
+    try:
+        function(**given)
+        sender.send("")
+    except BaseException:
+        sender.send(traceback.format_exc())
 
 
 FUTURE = pytest.StashKey()
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "long: waits for other processes; run in the background")
+    config.addinivalue_line("markers", "long: is run in the background where all tests run")
 
 
 def pytest_pyfunc_call(pyfuncitem):

@@ -89,6 +89,7 @@ def test_tests_that_would_tell_go_with_all_that_uses_them():
 
 # ---- The hand-out
 
+@pytest.mark.long
 def test_no_hand_out_holds_a_line_of_its_solution():
     assert check.check_hand_out(ASSIGNMENTS) == []
 

@@ -31,7 +31,7 @@ def assert_within_15_percent(o, tokenizer, model, batch, parts):
     """The estimated parts of a process on the CPU, against what is measured."""
     learn = train.Learner(o, tokenizer, model)
     learn.step([batch], 1e-4)
-    states = [v for state in learn.optimizer.state.values() for v in state.values()]
+    states = [v for state in learn.optimizers[0].state.values() for v in state.values()]
     learn.backward([batch])                                 # makes the gradients
     measured = {"weights": sum(p.nbytes for p in model.parameters()),
                 "gradients": sum(p.grad.nbytes for p in model.parameters() if p.requires_grad),

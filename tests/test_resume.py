@@ -153,7 +153,7 @@ def asleep(rank, arguments, printed):
     step = train.Learner.step
 
     def slow(self, *arguments, **more):
-        if self.optimizer.state and len(told(Path(self.o.out))) == 2:
+        if self.optimizers[0].state and len(told(Path(self.o.out))) == 2:
             time.sleep(60)
         return step(self, *arguments, **more)
 

@@ -87,6 +87,7 @@ def shows(i, colour, verb, first, last):
             and still(i, last + 1, colour))
 
 
+@pytest.mark.long
 def test_captions_agree_with_the_pixels():
     """Each sentence of a dense caption comes true in frames st_time - 1..end_time - 1 exactly."""
     seen, wrong = collections.Counter(), []
@@ -154,6 +155,7 @@ def test_grounding_is_asked_before_or_after_the_event_and_gives_its_span():
                 assert said["time"] == question["time"]
 
 
+@pytest.mark.long
 def test_slides_show_what_is_said_of_them():
     """Each second is another picture; what is said of it on that second is measured in it."""
     told = collections.Counter()
@@ -265,6 +267,7 @@ def test_labels_and_sentences_of_a_busy_film_agree_with_its_pixels():
     assert len(told) == 6 and min(told.values()) >= 5, told
 
 
+@pytest.mark.long
 def test_what_turns_or_disappears_is_known_by_its_name_of_the_second_before():
     """Its middle has that colour in the picture before, and another in this one."""
     changes = [*map(world.CHANGES.index, ("turns", "disappears"))]
@@ -389,6 +392,7 @@ def everything():
                            samples("frame", 200), samples("one", 200), samples("busy", 200))
 
 
+@pytest.mark.long
 def test_every_task_appears_near_the_papers_share():
     paper = {"Time-sensitive QA": 34.8, "Event Grounding": 26.3 / 2, "Backward Grounding": 26.3 / 2,
              "Offline QA": 13.8, "Real-time Narration": 12.7, "Event Caption": 6.7,
@@ -406,6 +410,7 @@ def test_every_task_appears_near_the_papers_share():
         assert tasks >= {drawn.get(task, task) for task in dialogues.MIXES[kind]} - {"Grounding"}
 
 
+@pytest.mark.long
 def test_times_lie_in_the_clip_and_answers_follow_questions():
     lengths = {kind: {clip.seconds for clip, _ in samples(kind, n)} for kind, n in (
         ("full", 3000), ("long", 200), ("short", 200), ("busy", 200), ("frame", 200),
@@ -523,6 +528,7 @@ def test_annotations_that_are_there_are_not_written_over(tmp_path, monkeypatch, 
     assert [path.name for path in tmp_path.iterdir()] == ["raw.json"]
 
 
+@pytest.mark.long
 def test_the_command_writes_films_and_records_that_match(tmp_path):
     out = tmp_path / "new" / "films"
     done = subprocess.run([sys.executable, "-m", "toy", "--out", out, "--n", "2", "--seed", "51",

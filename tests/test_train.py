@@ -47,7 +47,7 @@ def gradients_of_rank(rank, out):
         held = sum(p.grad.to_local().nbytes if "--shard" in options else p.grad.nbytes
                    for p in learner.learnt)
         places = [engine.whole(p.grad).data_ptr() for p in learner.learnt]
-        learner.optimizer.zero_grad(set_to_none=learner.spread is learner.model)
+        learner.optimizers[0].zero_grad(set_to_none=learner.spread is learner.model)
         if not options:                                     # kept once: buffers hold them
             assert all(p.grad.untyped_storage().nbytes() > p.grad.nbytes for p in learner.learnt)
             assert places == [p.grad.data_ptr() for p in learner.learnt]
@@ -57,6 +57,7 @@ def gradients_of_rank(rank, out):
     dist.destroy_process_group()
 
 
+@pytest.mark.long
 def test_the_gradient_does_not_depend_on_how_a_step_is_split(tmp_path):
     """A mean of micro-batch means, or counts of a micro-batch alone, would change it."""
     whole, loss, _ = gradient(SPLITS[0])
@@ -152,6 +153,7 @@ def test_two_states_leave_no_standby():
     assert standby in plain["labels"] and standby not in item["labels"] + item["input_ids"]
 
 
+@pytest.mark.long
 def test_four_clips_are_learnt_in_30_steps_and_streamed_back():
     tokenizer, model = parts(
         dict(hidden_size=64, intermediate_size=128, image_size=32, patch_size=8),

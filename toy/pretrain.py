@@ -24,6 +24,7 @@ from parts.config import DecoderConfig, StreamoConfig, VisionConfig
 from parts.devices import add_up, autocast, gathered, own_device, own_rank, share_weights
 from parts.engine import flat, load_moments, read_state, whole_moments, write_state
 from parts.files import check, read_json, write_json
+from parts.muon import Muon, layer_matrices
 from parts.options import at_least, option, parser_of
 from parts.runs import Stopped, about_run, asked_to_stop, command, program, write_model
 from parts.tokenizer import FRAME, STATES, Tokenizer
@@ -336,17 +337,12 @@ def learn_to_watch(o, tokenizer, model, stop):
 
 def watching_optimizers(o, model, *heads):
     """AdamW and, unless --muon is 0, Muon for the matrices of the decoder's layers, which learn the
-    same in half the steps (Jordan et al., "Muon: An optimizer for hidden layers", 2024)."""
+    same in half the steps."""
     learnt = [p for module in (model, *heads) for p in module.parameters() if p.requires_grad]
-    layers = model.language_model.model.layers.parameters() if o.muon else ()
-    matrices = [p for p in layers if p.ndim == 2]
+    matrices = layer_matrices(model) if o.muon else []
     known = {id(p) for p in matrices}
-    rest = [p for p in learnt if id(p) not in known]
-    found = [torch.optim.AdamW(rest, weight_decay=0.01)]
-    if matrices:
-        found.append(torch.optim.Muon(matrices, momentum=0.95, weight_decay=0.05,
-                                      adjust_lr_fn="match_rms_adamw"))
-    return found
+    found = [torch.optim.AdamW([p for p in learnt if id(p) not in known], weight_decay=0.01)]
+    return found + [Muon(matrices, weight_decay=0.05)] * bool(matrices)
 
 
 def word_indices(words, size, gerunds=(), the=None):

@@ -40,7 +40,7 @@ from parts.config import parts_config, whole_config
 from parts.devices import add_up, autocast, gathered, own_device, own_rank
 from parts.engine import exchange, only_states, spread, state_parts, whole, whole_weights
 from parts.files import check, write_json
-from parts.muon import Muon, layer_matrices
+from parts.optimizers import own_optimizers
 from parts.options import at_least, option, parser_of
 from parts.runs import (Stopped, asked_to_stop, command, duration, evaluate, memory, program,
                         recipe, weighted, write_model)
@@ -109,8 +109,8 @@ class Options:
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 # of the toy world: small, quickly drawn, and the past is the model's own in each fourth step
-TOY = dict(lr=1e-3, muon=2.0, warmup=0.01, weight_decay=0.05, vision_chunk=0, checkpoint_layers=False,
-           own_every=4, save_every=500)
+TOY = dict(lr=1e-3, muon=2.0, warmup=0.01, weight_decay=0.05, vision_chunk=0,
+           checkpoint_layers=False, own_every=4, save_every=500)
 # "own" is empty: fit() looks at the data; "paper" is section 5 of the paper
 PRESETS = {"hour": dict(TOY, steps=2000), "own": {},
            "demo": dict(TOY, steps=5000, see_steps=2200, watch_steps=3800),
@@ -119,8 +119,8 @@ PRESETS = {"hour": dict(TOY, steps=2000), "own": {},
 # the least value of an option
 LEAST = {"epochs": 0, "steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
          "own_every": 0, "max_tokens": 1, "fps": 1, "lr": 0, "warmup": 0, "weight_decay": 0,
-         "clip": 0, "muon": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1, "eval_every": 0,
-         "eval_videos": 1}
+         "clip": 0, "muon": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1,
+         "eval_every": 0, "eval_videos": 1}
 # with --resume these alone may be other than they were: they change nothing that has been done
 MAY_CHANGE = {"out", "resume", "estimate", "steps", "shard", "workers", "save_every", "keep",
               "eval_every", "eval_videos"}
@@ -147,9 +147,6 @@ def parse(argv=None):
         parser.error("--tasks chooses among what the curriculum gives: it goes without --batch")
     if o.train == "states" and o.shard:
         parser.error("--train states: four rows and a norm learn, there is nothing to --shard")
-    if o.muon and (o.shard or o.train == "states"):
-        parser.error("--muon wants whole matrices of a decoder that learns: it goes without --shard "
-                     "and --train states")
     at_least(parser, o, LEAST)
     return o
 
@@ -263,22 +260,8 @@ class Learner:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         self.spread = spread(model, o.shard)                # what is called in place of the model
         self.learnt = [p for p in model.parameters() if p.requires_grad]
-        self.optimizers = self.own_optimizers()
-
-    def own_optimizers(self):
-        """AdamW and, with --muon, Muon for the matrices of the decoder's layers."""
-        o, matrices = self.o, layer_matrices(self.model) if self.o.muon else []
-        known = {id(p) for p in matrices}
-        # weight decay is for matrices: biases, norms and embeddings are scales, not directions
-        rest = [(p, p.ndim == 2 and "embed" not in name) for name, p
-                in self.model.named_parameters() if p.requires_grad and id(p) not in known]
-        groups = [{"params": [p for p, matrix in rest if matrix == decays],
-                   "weight_decay": o.weight_decay * decays} for decays in (True, False)]
-        # fused: no copy of all weights in a step
-        found = [torch.optim.AdamW(groups, lr=o.lr, fused=True)]
-        if matrices:
-            found.append(Muon(matrices, weight_decay=o.weight_decay))
-        return found
+        # after the spreading: the moments of shards are shards
+        self.optimizers = own_optimizers(model, o.lr, o.weight_decay, o.muon)
 
     def total(self, tensor):
         """The sum over ranks."""
@@ -357,7 +340,7 @@ class Learner:
         """One optimiser step; ValueError names a loss or gradient that is not finite."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * (self.o.muon if isinstance(optimizer, Muon) else 1)
+                group["lr"] = rate * group["scale"]         # Muon's is a multiple
         log = self.backward(batches, own)
         # every rank has the same norm, for every rank has all gradients or a shard of them
         total = torch.nn.utils.get_total_norm([p.grad for p in self.learnt])

@@ -19,6 +19,7 @@ from data import PLAIN, Example, collate, make_item, turns_from_record
 from parts.annotations import stated_seconds, task_of
 from parts.devices import in_bfloat16
 from parts.files import check
+from parts.optimizers import layer_matrices
 from parts.runs import duration
 from parts.weights import on_meta
 from streamo import BLOCK, Streamo
@@ -96,7 +97,8 @@ def kept(o, model, world, micro_batches=1):
     weights, learnt = size(model), size(model, True)
     if not o.shard:
         twice = 1 + (world > 1 and micro_batches > 1)
-        return {"weights": weights, "gradients": twice * learnt, "optimizer": 2 * learnt}
+        one = 4 * sum(p.numel() for p in layer_matrices(model)) if o.muon else 0    # not two
+        return {"weights": weights, "gradients": twice * learnt, "optimizer": 2 * learnt - one}
     layers, tower = model.language_model.model.layers, model.vision_tower
     aside = size(tower) if not size(tower, True) else 0             # what is frozen is not divided
     rest = weights - aside - size(layers)

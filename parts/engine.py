@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import (StateDictOptions, get_model
                                                      set_optimizer_state_dict)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.parallel import DistributedDataParallel
 
 from parts.devices import own_rank
@@ -67,6 +67,14 @@ def exchange(spread_model, last):
 def whole(tensor):
     """A tensor as it would be without shards; all ranks must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(tensor, shard):
+    """Of a whole tensor, the same on all ranks, the part that this one holds of `shard`."""
+    if not isinstance(shard, DTensor):
+        return tensor
+    same = DTensor.from_local(tensor, shard.device_mesh, [Replicate()])
+    return same.redistribute(placements=shard.placements)
 
 
 def whole_weights(model):

@@ -24,7 +24,7 @@ from parts.config import DecoderConfig, StreamoConfig, VisionConfig
 from parts.devices import add_up, autocast, gathered, own_device, own_rank, share_weights
 from parts.engine import flat, load_moments, read_state, whole_moments, write_state
 from parts.files import check, read_json, write_json
-from parts.muon import Muon, layer_matrices
+from parts.optimizers import Muon, layer_matrices
 from parts.options import at_least, option, parser_of
 from parts.runs import Stopped, about_run, asked_to_stop, command, program, write_model
 from parts.tokenizer import FRAME, STATES, Tokenizer
@@ -342,7 +342,7 @@ def watching_optimizers(o, model, *heads):
     matrices = layer_matrices(model) if o.muon else []
     known = {id(p) for p in matrices}
     found = [torch.optim.AdamW([p for p in learnt if id(p) not in known], weight_decay=0.01)]
-    return found + [Muon(matrices, weight_decay=0.05)] * bool(matrices)
+    return found + [Muon(some, weight_decay=0.05) for some in [matrices] if some]
 
 
 def word_indices(words, size, gerunds=(), the=None):

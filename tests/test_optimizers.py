@@ -1,0 +1,87 @@
+"""Muon against its definition and torch's, and which optimizer moves what."""
+import pytest
+import torch
+from small import parts
+
+import train
+from parts.optimizers import Muon, layer_matrices, orthogonal, own_optimizers
+
+
+@pytest.mark.parametrize("shape", [(48, 96), (96, 48), (40, 40)])
+def test_orthogonal_is_the_gradient_with_its_singular_values_near_one(shape):
+    torch.manual_seed(0)
+    matrices = torch.randn(3, *shape) * torch.tensor([1e-3, 1, 1e3])[:, None, None]
+    for matrix, found in zip(matrices, orthogonal(matrices), strict=True):
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        values = u.T @ found @ v.T                          # S' of found = U S' V^T
+        large = s > 0.02 * s[0]                             # the smallest have not arrived yet
+        assert (values - torch.diag(values.diag())).abs().max() < 1e-3
+        assert 0.6 < values.diag()[large].min() and values.diag().max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(24, 64), (64, 24), (24, 24)])
+def test_muon_is_torchs(shape):
+    """To the digits of bfloat16, in which torch's computes; over steps of several rates."""
+    torch.manual_seed(1)
+    start = torch.randn(shape)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    one = Muon([ours], lr=0.01, weight_decay=0.1)
+    other = torch.optim.Muon([theirs], lr=0.01, weight_decay=0.1, momentum=0.95,
+                             adjust_lr_fn="match_rms_adamw")
+    for rate in (0.01, 0.03, 0.002):
+        gradient = torch.randn(shape)
+        for p, optimizer in ((ours, one), (theirs, other)):
+            p.grad = gradient.clone()
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()
+
+
+def test_matrices_of_one_shape_move_as_if_they_were_alone():
+    torch.manual_seed(2)
+    starts, gradients = torch.randn(3, 8, 12), torch.randn(3, 8, 12)
+    together = [torch.nn.Parameter(start.clone()) for start in starts]
+    alone = [torch.nn.Parameter(start.clone()) for start in starts]
+    optimizers = [Muon(together), *(Muon([p]) for p in alone)]
+    for some in (together, alone):
+        for p, gradient in zip(some, gradients):
+            p.grad = gradient.clone()
+    for optimizer in optimizers:
+        optimizer.step()
+    torch.testing.assert_close(list(together), list(alone), rtol=1e-5, atol=1e-6)
+
+
+def test_muon_refuses_what_is_no_matrix():
+    with pytest.raises(ValueError, match=r"matrices.*\(3,\)"):
+        Muon([torch.nn.Parameter(torch.zeros(3))])
+
+
+def test_which_optimizer_moves_what():
+    """All that learns is moved once; what decays is a matrix and no embedding."""
+    _, model = parts()
+    model.vision_tower.requires_grad_(False)
+    names = {id(p): name for name, p in model.named_parameters()}
+    (adamw,), (both, muon) = (own_optimizers(model, 1e-3, 0.1, scale) for scale in (0, 2.0))
+    for optimizers in ((adamw,), (both, muon)):
+        moved = [id(p) for one in optimizers for g in one.param_groups for p in g["params"]]
+        assert sorted(moved) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    (matrices,) = muon.param_groups
+    assert {id(p) for p in matrices["params"]} == {id(p) for p in layer_matrices(model)}
+    assert matrices["scale"] == 2 and matrices["weight_decay"] == 0.1
+    for group in adamw.param_groups + both.param_groups:
+        assert group["scale"] == 1
+        for p in group["params"]:
+            plain = p.ndim != 2 or "embed" in names[id(p)]
+            assert group["weight_decay"] == (0 if plain else 0.1), names[id(p)]
+
+
+def test_a_step_gives_each_optimizer_its_rate(tmp_path, monkeypatch):
+    tokenizer, model = parts()
+    learner = train.Learner(train.parse(["--out", str(tmp_path), "--muon", "3"]), tokenizer, model)
+    monkeypatch.setattr(learner, "backward", lambda *_: {"loss": 1.0})
+    for p in learner.learnt:
+        p.grad = torch.ones_like(p)
+    learner.step([], 0.25)
+    adamw, muon = learner.optimizers
+    assert {g["lr"] for g in adamw.param_groups} == {0.25}
+    assert [g["lr"] for g in muon.param_groups] == [0.75]

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 
 from parts.tokenizer import RESPONSE, SILENCE, STANDBY, STATES
 
-KINDS = ("focal", "fixed", "ce")
+KINDS = ("focal", "alpha", "gamma", "fixed", "ce")
 FIXED = {SILENCE: 0.3, STANDBY: 1.3, RESPONSE: 2.0}     # the paper's baseline, in place of alpha
 
 
@@ -58,7 +58,8 @@ def state_focal_loss(logits, targets, state_ids, counts, num_items, kind="focal"
         optimiser step. A step is a sum over micro-batches, on several ranks: whoever runs it
         counts all of them before the first backward. With the counts of this micro-batch alone,
         alpha and the divisor, and so the gradient, would depend on how the step was split.
-    kind: "focal", or the paper's baselines: "fixed" weights (FIXED), "ce" plain cross entropy.
+    kind: "focal"; the paper's baselines, "fixed" weights (FIXED) and "ce", plain cross entropy; or
+        one half of focal: "alpha" alone (gamma is 0), "gamma" alone (alpha is 1).
     """
     if kind not in KINDS:
         raise ValueError(f"loss {kind!r} is none of {', '.join(KINDS)}")
@@ -66,9 +67,9 @@ def state_focal_loss(logits, targets, state_ids, counts, num_items, kind="focal"
     if kind != "ce":
         is_state = targets[:, None] == state_ids                                          # (n, 3)
         fixed = losses.new_tensor([FIXED[state] for state in STATES])                     # (3,)
-        alpha = state_alpha(counts) if kind == "focal" else fixed
+        alpha = {"fixed": fixed, "gamma": torch.ones_like(fixed)}.get(kind, state_alpha(counts))
         weight = (is_state * alpha).sum(dim=1)                                            # (n,)
-        if kind == "focal":
+        if kind in ("focal", "gamma"):
             weight = weight * (1 - torch.exp(-losses)) ** gamma      # p of the target: exp(-CE)
         # only here do the states differ from plain cross entropy; words keep it
         losses = torch.where(is_state.any(dim=1), weight * losses, losses)

@@ -48,7 +48,7 @@ from parts.tokenizer import FRAME, STATES, Tokenizer
 from parts.weights import on_meta
 from streamo import Streamo
 from toy import pretrain
-from toy.datasets import CURRICULUM, ToyDataset
+from toy.datasets import CURRICULUM, LEFT_OUT, ToyDataset
 from toy.steps import ToySteps
 
 
@@ -68,7 +68,7 @@ class Options:
                         choices=("states", "connector", "connector+decoder", "all"))
     loss: str = option("focal", "loss on the state tokens", choices=KINDS)
     states: int = option(3, "2: no Standby, only when to speak", choices=(2, 3))
-    tasks: str = option("all", "toy tasks", choices=("all", "grounding+caption"))
+    tasks: str = option("all", "toy tasks", choices=("all", "grounding+caption", *LEFT_OUT))
     # how much of it: what is 0 is filled in by fit()
     epochs: float = option(0, "passes over --data; 0: what fits its size")
     steps: int = option(0, "optimiser steps; 0: --epochs of --data")
@@ -156,7 +156,7 @@ def parse(argv=None):
 def own_start(o):
     """The options of the start that a run without one makes, in a folder of its own."""
     shared = {f.name: getattr(o, f.name) for f in fields(pretrain.Lessons)
-              if f.name in ("see_steps", "watch_steps", "seed", "workers", "autocast")}
+              if f.name in ("see_steps", "watch_steps", "tasks", "seed", "workers", "autocast")}
     return pretrain.Lessons(out=str(Path(o.out) / "start"), **shared)
 
 

@@ -55,20 +55,21 @@ def test_a_claim_trains_its_variants_alike_and_only_once(folder, tmp_path, train
     same = ["--steps", "150", "--seed"]
     assert [command[:command.index("--out")] for command in trained] == [
         [*loss, *same, seed]
-        for loss in ([], ["--loss", "fixed"], ["--loss", "ce"]) for seed in "01"]
+        for loss in ([], *(["--loss", kind] for kind in ("alpha", "gamma", "fixed", "ce")))
+        for seed in "01"]
     claim(tmp_path, "loss", "--seeds", "2")
     claim(tmp_path, "states")  # its first variant is the focal loss's
-    assert len(trained) == 7 and trained[6][:2] == ["--states", "2"]
+    assert len(trained) == 11 and trained[10][:2] == ["--states", "2"]
     claim(tmp_path, "states", "--model", folder)  # another start is another run
     folders = {command[command.index("--out") + 1] for command in trained}
-    assert len(trained) == len(folders) == 9
+    assert len(trained) == len(folders) == 13
     start = ["--model", str(folder)]
-    assert trained[7][:2] == start and trained[8][2:4] == start
-    unfinished = Path(trained[8][trained[8].index("--out") + 1])
+    assert trained[11][:2] == start and trained[12][2:4] == start
+    unfinished = Path(trained[12][trained[12].index("--out") + 1])
     shutil.rmtree(unfinished / "model")
     (unfinished / "step-000100").mkdir()
     claim(tmp_path, "states", "--model", folder)
-    assert len(trained) == 10 and trained[9] == [*trained[8], "--resume"]
+    assert len(trained) == 14 and trained[13] == [*trained[12], "--resume"]
 
 
 def test_a_claim_tells_every_score_and_how_to_repeat_it(tmp_path, trained):
@@ -87,14 +88,15 @@ def test_a_claim_tells_every_score_and_how_to_repeat_it(tmp_path, trained):
     precision = f"| response precision | {scores[0]:.1f} ± 0.0 |"
     assert lines["response precision"].startswith(precision)
     theirs = next(line for name, line in lines.items() if name.startswith("the paper, table 4"))
-    assert theirs.split(" | ")[1:3] == ["27.94 / 50.72 / 82.5", "18.62 / 41.02 / 49.17"]
-    threshold, precision, recall = focal["curve"][0]
+    assert theirs.split(" | ")[1:5] == ["27.94 / 50.72 / 82.5", "-", "-",
+                                        "18.62 / 41.02 / 49.17"]
+    threshold, precision, recall = next(p for p in focal["curve"] if p[0] in claims.SHOWN)
     row = lines[f"precision / recall, Response if p ≥ {threshold:g}"]
     assert row.split(" | ")[1] == f"{precision:.1f} / {recall:.1f}"
-    assert sum("Response if p ≥" in line for line in table.splitlines()) == len(streams.THRESHOLDS)
+    assert sum("Response if p ≥" in line for line in table.splitlines()) == len(claims.SHOWN)
     log = json.loads(next((tmp_path / "out" / "logs").glob("base-*seed-1.json")).read_text())
     assert len(log) == 50 and log[0] == {"step": 3, "recall_response": 0.002, "lr": 0.001}
-    assert len(list((tmp_path / "out" / "logs").iterdir())) == 6
+    assert len(list((tmp_path / "out" / "logs").iterdir())) == 10
 
 
 def test_the_mean_of_different_runs_and_its_spread(tmp_path, trained, monkeypatch):
@@ -118,7 +120,16 @@ def test_the_mean_of_different_runs_and_its_spread(tmp_path, trained, monkeypatc
     assert variant["curve"] == [list(point) for point in streams.threshold_curve(both)]
     assert variant["curve"] != [list(point) for point in streams.threshold_curve(both[:6])]
     assert f"| narration | {sum(scores) / 2:.1f} ± {(scores[0] - scores[1]) / 2:.1f} |" in table
-    assert "Response if p" not in table and not (tmp_path / "out" / "fps.png").exists()
+    assert "Response if p" in table and not (tmp_path / "out" / "fps.png").exists()
+
+
+def test_the_best_threshold_tells_calibration_from_knowledge():
+    """Two runs with one ranking have one best F1, wherever their probabilities lie."""
+    timid = [(0.01, 80.0, 90.0), (0.5, 90.0, 20.0)]
+    bold = [(0.01, 30.0, 95.0), (0.9, 80.0, 90.0)]
+    f1 = pytest.approx(2 * 80 * 90 / 170)
+    assert claims.best(timid) == (f1, 0.01) and claims.best(bold) == (f1, 0.9)
+    assert claims.best([]) == (0, 1)
 
 
 def test_the_claim_about_fps_tests_one_training_at_two_rates(tmp_path, trained):

@@ -125,6 +125,21 @@ def test_the_papers_two_baselines():
     torch.testing.assert_close(fixed, by_hand)
 
 
+def test_the_two_halves_of_the_focal_loss():
+    """alpha alone is gamma 0; gamma alone is alpha 1: by hand on the positions of one state."""
+    logits, targets = random_step()
+    n, counts = len(targets), state_counts(targets, STATES)
+    alpha = state_focal_loss(logits, targets, STATES, counts, n, kind="alpha")
+    torch.testing.assert_close(
+        alpha, state_focal_loss(logits, targets, STATES, counts, n, gamma=0))
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    by_hand = torch.where(targets < 3, losses * (1 - (-losses).exp()) ** 2, losses).sum() / n
+    gamma = state_focal_loss(logits, targets, STATES, counts, n, kind="gamma")
+    torch.testing.assert_close(gamma, by_hand)
+    assert len({round(float(x), 4) for x in (
+        alpha, gamma, state_focal_loss(logits, targets, STATES, counts, n))}) == 3
+
+
 def test_the_fixed_weights_belong_to_the_states_not_to_their_order(monkeypatch):
     logits, targets = random_step()
     args = state_counts(targets, STATES), len(targets), "fixed"
@@ -164,5 +179,5 @@ def test_half_precision_logits_are_weighed_in_float32():
 
 def test_an_unknown_kind_is_named():
     logits, targets = random_step()
-    with pytest.raises(ValueError, match="'focall'.*focal, fixed, ce"):
+    with pytest.raises(ValueError, match="'focall'.*focal, alpha, gamma, fixed, ce"):
         state_focal_loss(logits, targets, STATES, state_counts(targets, STATES), 1, kind="focall")

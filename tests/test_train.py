@@ -1,4 +1,5 @@
 """Training: the gradient however a step is split, one step, the recipe, clear errors."""
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from infer import stream
 from parts import devices, engine, runs
 from streamo import Streamo, Tokenizer
 from toy import datasets, dialogues
+from toy.dialogues import sample
 from toy.steps import ToySteps
+from toy.wordings import KNOWN
 
 SPLITS = [[0, 1, 2, 3, 4, 5, 6, 7]], [[0, 1], [2, 3], [4, 5], [6, 7]]
 
@@ -168,7 +171,7 @@ def test_four_clips_are_learnt_in_30_steps_and_streamed_back():
         log = learn.step([batch], train.learning_rate(o, step))
     assert log["loss"] < 0.01 and log["state_accuracy"] == log["text_accuracy"] == 1
     for i in range(4):
-        clip, record = dialogues.sample(10, i, "short")
+        clip, record = sample(10, i, "short")
         wanted = data.turns_from_record(record, clip.seconds)
         questions = [(turn.second, turn.question) for turn in wanted if turn.question]
         frames = ((second, clip.frame(second, 32)) for second in range(clip.seconds))
@@ -205,6 +208,21 @@ def test_what_a_step_reads_is_as_many_micro_batches_for_each_rank():
             for step in data.loaded(dataset, dataset.tokenizer, epoch, [3, 1], 0, 1, 3)]
     assert seen == [[[f"toy 3/full/{key}" for key in group] for group in epoch[n][1::3]]
                     for n in (3, 1)]
+
+
+@pytest.mark.parametrize("tasks, left_out", [("no-narration", "Real-time Narration"),
+                                             ("no-backward-grounding", "Backward Grounding")])
+def test_a_task_that_is_left_out_is_asked_for_in_no_dialogue(tasks, left_out):
+    """By the questions' words; with all tasks it is asked for."""
+    dataset, asked = learner()[1], {}
+    forms = [re.sub(r"\\{.*?\\}", ".*", re.escape(wording)) for wording in KNOWN[left_out]]
+    for which in ("all", tasks):
+        steps = ToySteps(dataset, ((1.0, 400, {"short": 1, "full": 1, "long": 1, "busy": 1}),), 8,
+                         0, 1, which)
+        keys = [key for n in range(8) for group in steps[n] for key in group]
+        asked[which] = sum(bool(re.fullmatch("|".join(forms), question["content"]))
+                           for key in keys for question in sample(3, key[1], key[0])[1]["question"])
+    assert asked["all"] >= 1 and asked[tasks] == 0
 
 
 # ---- The recipe

@@ -6,7 +6,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from data import SYSTEM, Augment, Example, make_item, turns_from_record
-from toy.dialogues import sample
+from toy.dialogues import sample, tasks_of
 from toy.drills import Slides
 from toy.world import CHANGES, COLOURS, DIRECTIONS, GERUNDS, SHAPES, Clip, labels
 
@@ -59,8 +59,13 @@ class ToyDataset(Dataset):
         return sample(self.seed, *self.split(key))[1]["task_type"]
 
     def wanted(self, key, tasks):
-        """Whether the item is of these tasks: "all", or "grounding+caption"."""
-        return tasks == "all" or self.task(key) in GROUNDING_AND_CAPTION
+        """Whether the item is of these tasks: "all", "grounding+caption", or all but one, that no
+        question of it asks for."""
+        if tasks == "all":
+            return True
+        if tasks in LEFT_OUT:
+            return LEFT_OUT[tasks] not in tasks_of(self.seed, *self.split(key))
+        return self.task(key) in GROUNDING_AND_CAPTION
 
     def estimate(self, key):
         """About how many tokens the item has, without drawing it."""
@@ -150,5 +155,7 @@ CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.14, "frame": 0.1, "short": 0.
                             "full": 0.15}),
               (1.00, 3072, {"one": 0.02, "busy": 0.08, "frame": 0.06, "short": 0.34, "long": 0.16,
                             "full": 0.34}))
+# what --tasks leaves out
+LEFT_OUT = {"no-backward-grounding": "Backward Grounding", "no-narration": "Real-time Narration"}
 GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Frame QA",
                          "Timed Caption", "Event Caption", "Event Grounding", "Backward Grounding")

@@ -179,6 +179,17 @@ def sample(seed, i, kind="full"):
     the paper's mix or several; "long", as long, with many questions about what is far back;
     "short", 6 to 12 s and dense, with many hits; "busy", everything does something every second;
     "frame", another picture every second; "one", a picture."""
+    dialogue = drawn(seed, i, kind)
+    return dialogue.clip, dialogue.record(i)
+
+
+def tasks_of(seed, i, kind):
+    """The tasks of the questions of a sample."""
+    return drawn(seed, i, kind).tasks
+
+
+def drawn(seed, i, kind):
+    """The dialogue of a sample, with its clip."""
     rng = random.Random(f"train/{kind}/{seed}/{i}")
     longest = rng.choices((20, 30, 60), (5, 3, 2))[0]
     lengths = {"short": (6, 12), "busy": (3, 10), "frame": (2, 8), "one": (1, 1)}
@@ -190,7 +201,7 @@ def sample(seed, i, kind="full"):
     TASKS["Mixed" if kind in ("short", "full") and rng.random() < 0.3 else name](dialogue)
     if not dialogue.questions:
         TASKS[{Slides: "Naming", Bustle: "Acting"}.get(film, "Event Caption")](dialogue)
-    return clip, dialogue.record(i)
+    return dialogue
 
 
 def bench(seed, i):

@@ -29,7 +29,7 @@ from parts.options import at_least, option, parser_of
 from parts.runs import Stopped, about_run, asked_to_stop, command, program, write_model
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from streamo import Streamo, normalised, pooling_matrix
-from toy.datasets import ToyFilms, ToyStills, toy_texts
+from toy.datasets import LEFT_OUT, ToyFilms, ToyStills, toy_texts
 from toy.steps import ToySteps
 
 
@@ -42,6 +42,7 @@ class Lessons:
     muon: float = option(2.0, "rate of Muon, which moves the decoder's matrices, in --lr; 0: AdamW "
                               "moves all")
     decay: float = option(0.3, "share of the watching, its last, in which the rates fall to 0")
+    tasks: str = option("all", "toy tasks", choices=("all", "grounding+caption", *LEFT_OUT))
     seed: int = option(0, "of the weights, the films and their order")
     workers: int = option(1, "processes that draw ahead, on each rank")
     autocast: bool = option(True, "multiply matrices in bfloat16 where the hardware does it")
@@ -300,7 +301,7 @@ def learn_to_watch(o, tokenizer, model, stop):
 
     def batches(first):
         (rank, world), config = own_rank(), model.config.decoder
-        steps = ToySteps(films, WATCHING, o.watch_steps, films.seed, world)
+        steps = ToySteps(films, WATCHING, o.watch_steps, films.seed, world, o.tasks)
         readable = Readable(films, config.max_position_embeddings)
         for (batch,) in loaded(readable, tokenizer, steps, range(first, o.watch_steps), o.workers,
                                rank, world):

@@ -217,8 +217,7 @@ def test_a_task_that_is_left_out_is_asked_for_in_no_dialogue(tasks, left_out):
     dataset, asked = learner()[1], {}
     forms = [re.sub(r"\\{.*?\\}", ".*", re.escape(wording)) for wording in KNOWN[left_out]]
     for which in ("all", tasks):
-        steps = ToySteps(dataset, ((1.0, 1500, {"short": 1, "long": 1}),), 8,
-                         0, 1, which)
+        steps = ToySteps(dataset, ((1.0, 2500, {"short": 9, "long": 1}),), 8, 0, 1, which)
         keys = [key for n in range(8) for group in steps[n] for key in group]
         asked[which] = sum(bool(re.fullmatch("|".join(forms), question["content"]))
                            for key in keys for question in sample(3, key[1], key[0])[1]["question"])

@@ -110,9 +110,12 @@ def settings_of(args, world):
            "sha256": sha256(args.model, "safetensors", "json", "txt")}
     if getattr(args, "data", None):
         run["data_sha256"] = sha256(args.data, "json")
+    if getattr(args, "decider", None):
+        run["decider_sha256"] = sha256(args.decider, "safetensors")
     return run | {name: getattr(args, name, None) for name in (
         "bench", "model", "data", "folder", "seed", "fps", "threshold", "window", "offline",
-        "max_frames", "patience", "polled", "every", "agreement", "no_repeat")}
+        "max_frames", "patience", "polled", "every", "agreement", "no_repeat",
+        "prune", "memory", "decider")}
 
 
 def done_before(out, header):
@@ -224,6 +227,10 @@ def parse(argv):
         help="on end that must want an answer before it is given")
     add("toy", "--no-repeat", action="store_true",
         help="no answer equal to the last one, unless a question came between")
+    add("toy", "--prune", type=int, help="seconds that keep their frames; of older ones the text "
+                                         "stays")
+    add("toy", "--memory", choices=("sinks",), help="in place of the window, StreamingVLM's")
+    add("toy", "--decider", type=Path, help="what says when to speak: python -m bench.baselines")
     add("toy run", "--every", type=int, default=5,
         help="seconds from one asking of an offline model to the next")
     add("run", "--offline", action="store_true", help="all frames in one turn")
@@ -231,12 +238,14 @@ def parse(argv):
     add("run", "--patience", type=int, default=10,
         help="seconds that the last picture stands still until an answer comes")
     args = parser.parse_args(argv)
-    for name in {"fps", "videos", "max_frames", "workers", "agreement"} & vars(args).keys():
-        if isinstance(n := getattr(args, name), int) and n < 1:
+    for name in ("fps", "videos", "max_frames", "workers", "agreement", "prune"):
+        if isinstance(n := getattr(args, name, None), int) and n < 1:
             flag = "patience" if name == "agreement" else name.replace("_", "-")
             raise ValueError(f"--{flag} {n}: at least 1")
     if args.command in ("toy", "threshold") and args.out.suffix == ".jsonl":
         raise ValueError(f"--out {args.out}: the scores' file, .json; answers lie beside")
+    if args.command == "toy" and args.decider and (args.polled or args.memory):
+        raise ValueError("--decider: it says when to speak, go without --polled and --memory")
     if args.command == "run" and args.offline and args.bench in proactive.READERS:
         raise ValueError(f"--offline: {args.bench} asks when to speak, which only a stream tells")
     if args.command == "score" and args.bench == "raw" and args.data:

@@ -14,6 +14,7 @@ import av
 import torch
 
 import data
+from bench import baselines
 from infer import STATES as NAMES
 from infer import Session, by_second, see, step, stream, unspoken
 from parts import offline
@@ -91,7 +92,26 @@ def settings_of(model, tokenizer, prompt, run):
             **{key: run[key] for key in ("fps", "threshold", "window")})}
     settings = {key: run[key] for key in ("fps", "threshold", "window")}
     settings |= {"patience": run.get("agreement") or 1, "no_repeat": bool(run.get("no_repeat"))}
+    for key in ("prune", "memory", "decider"):
+        settings |= {key: run[key]} if run.get(key) else {}
     return settings | ({"threshold": 0.0, "no_repeat": True} if run.get("polled") else {})
+
+
+def own_session(model, tokenizer, settings, features, questions):
+    """A stream with these settings and, where they say so, with the memory of a baseline, or its
+    decider, which has then seen these features and been asked these questions."""
+    settings = dict(settings)
+    decider, memory = settings.pop("decider", None), settings.pop("memory", None)
+    session = (baselines.SinksSession if memory else Session)(model, tokenizer, **settings)
+    if decider:
+        session.decision = baselines.Decided(baselines.seconds_to_speak(
+            load_decider(decider, model), model, tokenizer, features, questions))
+    return session
+
+
+@lru_cache(1)
+def load_decider(folder, model):
+    return baselines.Decider.load(folder, model)
 
 
 def refused(turn, counts):
@@ -103,11 +123,9 @@ def refused(turn, counts):
 
 def turns_of(model, tokenizer, features, questions, settings):
     """The turns of a stream. ValueError when it refuses a question."""
-    counts = Counter()
-    if "session" not in settings:
-        settings = settings | {"counts": counts}
-    for turn in stream(model, tokenizer, features, questions, **settings):
-        refused(turn, counts)
+    session = settings.get("session") or Session(model, tokenizer, **settings)
+    for turn in stream(model, tokenizer, features, questions, session):
+        refused(turn, session.counts)
         yield turn
 
 
@@ -119,7 +137,8 @@ def dialogue(record, features, fps, turns):
                      "answers": [[t.second, t.text] for t in gold if t.state == RESPONSE]},
             "pred": {"states": "".join(str(NAMES.index(turn.state)) for turn in turns),
                      "answers": [[t.start, t.text] for t in turns if t.state == "response"],
-                     "p": [round(turn.probs[2], 4) for turn in turns]}}
+                     "p": [round(turn.probs[2], 4) for turn in turns]},
+            "kv": max((turn.kv[0] for turn in turns), default=0)}
 
 
 def questions_of(record, features, fps):
@@ -131,15 +150,17 @@ def questions_of(record, features, fps):
 def streamed(model, tokenizer, features, record, settings, fps=1):
     """One dialogue, alone."""
     questions = questions_of(record, features, fps)
-    turns = list(turns_of(model, tokenizer, features, questions, settings))
+    session = settings.get("session") or own_session(model, tokenizer, settings, features,
+                                                     questions)
+    turns = list(turns_of(model, tokenizer, features, questions, {"session": session}))
     return dialogue(record, features, fps, turns)
 
 
 def streamed_together(model, tokenizer, features, records, settings):
     """Several dialogues of one film, each as if it were alone: one forward a second for all."""
     fps, n = settings["fps"], len(records)
-    sessions = [Session(model, tokenizer, **settings) for _ in records]
     asked = [questions_of(record, features, fps) for record in records]
+    sessions = [own_session(model, tokenizer, settings, features, mine) for mine in asked]
     turns = [[] for _ in records]
     for second, images in by_second(features, fps):
         for session, questions in zip(sessions, asked):

@@ -1,7 +1,8 @@
 """Scores of streamed dialogues: Streamo-Bench (paper, section 5), the states, and the timing.
 
-A row is a dialogue that was streamed: {"id", "task", "seconds", "compute", "gold": said, "pred":
-said}, said = {"states": "0012...", an index into STATES a second, "answers": [[second, text]...]}.
+A row is a dialogue that was streamed: {"id", "task", "seconds", "compute", "kv": the most slots of
+its cache in use, "gold": said, "pred": said}, said = {"states": "0012...", an index into STATES a
+second, "answers": [[second, text]...]}.
 """
 import re
 from collections import Counter, defaultdict
@@ -159,6 +160,7 @@ def score_stream(rows):
     speed = sum(row["seconds"] for row in rows) / max(sum(row["compute"] for row in rows), 1e-9)
     return scores | state_scores(first) | {
         "stream_seconds_per_compute_second": speed, "dialogues": len(rows),
+        "kv_slots": mean([row.get("kv", 0) for row in rows]),
         "timing": timing([(row["task"], [second for second, _ in row["pred"]["answers"]],
                            [second for second, _ in row["gold"]["answers"]]) for row in first])}
 

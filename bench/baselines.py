@@ -1,0 +1,199 @@
+"""The paper's baselines in miniature: what one pass with states of its own is compared with.
+
+    python eval.py toy --model assets/tiny --polled --out polled.json
+    python -m bench.baselines --model assets/tiny --out runs/decider
+    python eval.py toy --model assets/tiny --decider runs/decider --out decider.json
+    python eval.py toy --model assets/tiny --memory sinks --out sinks.json
+
+Polled: an offline model that is asked every second (see bench/answers.py). A decider: a separate
+module that reads the frozen features and says when to speak, as in Dispider (Qian et al., 2025);
+the language model then speaks, and decides nothing. Sinks: the memory of StreamingVLM (Xu et al.,
+2025), a few seconds of frames, more of text, and the beginning for good.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+
+from data import turns_from_record
+from infer import Session, see
+from parts.decision import RESPONSE, SILENCE, Decision
+from parts.files import check, check_outputs, read_json, replacing, write_json
+from parts.slots import FRAME, TEXT
+from parts.tokenizer import RESPONSE as RESPONSE_TOKEN
+from streamo import Streamo, Tokenizer
+from toy.datasets import CURRICULUM, ToyDataset
+from toy.dialogues import sample
+from toy.steps import ToySteps
+
+# ---- The memory of StreamingVLM
+
+RECENT_FRAMES = 16          # seconds
+RECENT_TEXT = 512           # tokens; its sinks are ours: the system part and the open questions
+
+
+def sinks(seconds, kinds, now, excess, window, prune):
+    """A policy of eviction, as infer.sliding_window: old frames leave, then the text of the oldest
+    turns, as much as is beyond RECENT_TEXT."""
+    gone = (kinds == FRAME) & (seconds <= now - RECENT_FRAMES)
+    text = kinds == TEXT
+    for second in np.unique(seconds[text]):                 # the oldest first
+        if (text & ~gone).sum() > RECENT_TEXT:
+            gone |= text & (seconds == second)
+    return gone
+
+
+class SinksSession(Session):
+    """A stream with this memory: also the frames of a second in which it spoke are only frames."""
+
+    def __init__(self, model, tokenizer, **settings):
+        super().__init__(model, tokenizer, **settings, policy=sinks)
+
+    def finish(self, began):
+        frames = np.flatnonzero((self.slots.second == self.last) & (self.slots.kind == FRAME))
+        turn = super().finish(began)
+        self.slots.kind[frames] = FRAME
+        return turn
+
+
+# ---- A decision module of its own
+
+class Decider(nn.Module):
+    """When to speak, by what is seen and was asked last: a GRU over the seconds of a stream."""
+
+    def __init__(self, hidden, tokens, size=256):
+        super().__init__()
+        self.asked = nn.GRU(hidden, size, batch_first=True)         # over the words of a question
+        self.look = nn.Linear(size, hidden)                         # where the question looks
+        self.picture = nn.Linear(tokens * hidden, size)
+        self.seconds = nn.GRU(2 * size + hidden, size, num_layers=2, batch_first=True)
+        self.head = nn.Linear(size, 1)
+
+    def forward(self, frames, questions):
+        """frames (T, tokens, hidden) of T seconds; questions: {second: (words, hidden)}, in order
+        -> logits (T,) of speaking at the end of each second. It looks back only."""
+        none = frames.new_zeros(1, frames.shape[2])
+        at = sorted({0, *questions})
+        words = [self.asked(questions.get(second, none)[None])[1][0] for second in at]
+        lasts = np.diff([*at, len(frames)]).tolist()                # seconds, until the next one
+        asked = torch.cat([word.expand(n, -1) for word, n in zip(words, lasts)])    # (T, size)
+        scores = (frames @ self.look(asked)[:, :, None])[:, :, 0]                   # (T, tokens)
+        found = (scores.softmax(1)[:, None] @ frames)[:, 0]                         # (T, hidden)
+        seen = torch.cat([self.picture(frames.flatten(1)), found, asked], 1)
+        return self.head(F.silu(self.seconds(seen[None])[0][0]))[:, 0]
+
+    def save(self, folder, about):
+        write_json(folder / "run.json", about)
+        with replacing(folder / "decider.safetensors") as path:
+            save_file(self.state_dict(), path)
+
+    @classmethod
+    def load(cls, folder, model):
+        """The decider that was trained beside this model. ValueError if that was another."""
+        about, config = read_json(Path(folder) / "run.json"), model.config
+        shape = config.decoder.hidden_size, config.tokens(config.grid)
+        check(about.get("shape") == [*shape], f"{folder}: not the decider of such a model, its "
+              f"features are {about.get('shape')}, the model's {[*shape]}")
+        found = cls(*shape)
+        found.load_state_dict(load_file(Path(folder) / "decider.safetensors"))
+        return found.eval()
+
+
+class Decided(Decision):
+    """The states of a stream that a decider has chosen: it speaks in these seconds."""
+
+    def __init__(self, speaks):
+        super().__init__()
+        self.speaks = iter(speaks)
+
+    def state(self, probs):
+        self.quiet = SILENCE
+        return RESPONSE if next(self.speaks) else SILENCE
+
+
+def embedded(model, tokenizer, questions):
+    """[(second, text)] -> {second: (words, hidden)}, the embeddings of what is asked in it."""
+    texts = {}
+    for second, text in questions:
+        texts[second] = f"{texts.get(second, '')}{text}\n"
+    words = model.language_model.model.embed_tokens.weight
+    return {second: words[tokenizer.encode(text)].float().cpu() for second, text in texts.items()}
+
+
+@torch.no_grad()
+def seconds_to_speak(decider, model, tokenizer, features, questions):
+    """features: [(second, (tokens, hidden))] of a stream -> [whether it speaks], a second each."""
+    frames = torch.stack([feature for _, feature in features]).float().cpu()
+    asked = embedded(model, tokenizer, [q for q in questions if q[0] < len(frames)])
+    return (decider(frames, asked) > 0).tolist()
+
+
+def lesson(dataset, model, tokenizer, key):
+    """(frames, questions, speaks) of a dialogue that a training also reads."""
+    clip, record = sample(dataset.seed, *dataset.split(key))
+    images = [clip.frame(t, model.config.vision.image_size) for t in range(clip.seconds)]
+    with torch.no_grad():
+        tokens, features = see(model, images)
+        turns = turns_from_record(record, clip.seconds)
+        asked = embedded(model, tokenizer, [(t.second, t.question) for t in turns if t.question])
+    speaks = torch.tensor([float(turn.state == RESPONSE_TOKEN) for turn in turns])
+    return torch.stack(features.split(tokens)), asked, speaks
+
+
+def train_decider(args):
+    """On the dialogues that train.py draws, as many steps of as many tokens."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    check_outputs({"--out": args.out / "decider.safetensors"}, {"--model": [*args.model.iterdir()]})
+    torch.manual_seed(args.seed)
+    tokenizer = Tokenizer.from_pretrained(args.model)
+    model = Streamo.from_pretrained(args.model, torch.float32).requires_grad_(False)
+    shape = model.config.decoder.hidden_size, model.config.tokens(model.config.grid)
+    decider, dataset = Decider(*shape), ToyDataset(tokenizer, model.config, args.seed)
+    optimizer = torch.optim.AdamW(decider.parameters(), weight_decay=0.01)
+    steps, bar = ToySteps(dataset, CURRICULUM, args.steps, args.seed, 1), tqdm(range(args.steps))
+    for step in bar:
+        lessons = [lesson(dataset, model, tokenizer, key) for key in steps[step][0]]
+        logits = torch.cat([decider(frames, asked) for frames, asked, _ in lessons])
+        speaks = torch.cat([speaks for *_, speaks in lessons])
+        loss = F.binary_cross_entropy_with_logits(logits, speaks)
+        loss.backward()
+        nn.utils.clip_grad_norm_(decider.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = 1e-3 * min(1, (step + 1) / 50, 1.02 - step / args.steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        right = ((logits > 0) == (speaks > 0.5)).float().mean()
+        bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right.item():.3f}")
+    size = sum(p.numel() for p in decider.parameters())
+    decider.save(args.out, {"shape": [*shape], "steps": args.steps, "seed": args.seed,
+                            "parameters": size})
+    print(f"{args.out}: a decider of {size} weights")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser("bench.baselines", usage=argparse.SUPPRESS,
+                                     description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the decider")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the dialogues")
+    args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error(f"--steps {args.steps}: at least 1")
+    try:
+        train_decider(args)
+    except KeyboardInterrupt:
+        print("bench.baselines: interrupted, nothing is written", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

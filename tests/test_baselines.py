@@ -1,0 +1,134 @@
+"""The paper's baselines: a decider of its own, StreamingVLM's memory, and how they are run."""
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from test_eval import folder  # noqa: F401 (a fixture)
+
+import eval as ev
+from bench import answers, baselines
+from infer import Session, step
+from parts.slots import FRAME, PINNED, TEXT
+from toy import dialogues
+
+
+@pytest.fixture(autouse=True)
+def two_dialogues(monkeypatch):
+    bench = dialogues.bench
+    monkeypatch.setattr(dialogues, "BENCH", {"": lambda *of: (bench(*of)[0], bench(*of)[1][:2])})
+
+
+# ---- The memory of StreamingVLM
+
+def test_which_slots_leave_the_sinks_memory(monkeypatch):
+    """Frames after 2 seconds; of text whole turns, the oldest, until 4 tokens are left."""
+    monkeypatch.setattr(baselines, "RECENT_FRAMES", 2)
+    monkeypatch.setattr(baselines, "RECENT_TEXT", 4)
+    slots = [(-1, PINNED), (0, TEXT), (0, FRAME), (1, TEXT), (1, TEXT), (1, PINNED), (2, FRAME),
+             (2, TEXT), (3, FRAME), (3, TEXT), (3, TEXT)]
+    seconds, kinds = map(np.array, zip(*slots))
+    gone = baselines.sinks(seconds, kinds, 4, 0, 60, None)
+    assert [slots[k] for k in np.flatnonzero(gone)] == [
+        (0, TEXT), (0, FRAME), (1, TEXT), (1, TEXT), (2, FRAME)]
+    assert not baselines.sinks(seconds[5:], kinds[5:], 3, 0, 60, None)[2:].any()
+
+
+def test_a_stream_with_sinks_holds_a_few_seconds_of_frames_and_more_of_text(folder):
+    """Also frames of seconds in which it spoke, which a window of ours keeps."""
+    model, tokenizer, _ = answers.load_model(folder, "cpu")
+    pictures = np.random.default_rng(0).integers(0, 256, (90, 32, 32, 3), np.uint8)
+    sinks, ours = (kind(model, tokenizer, threshold=0.02, max_new_tokens=2, window=60)
+                   for kind in (baselines.SinksSession, Session))
+    spoke = 0
+    for second, picture in enumerate(pictures):
+        turn, _ = step([sinks, ours], [[picture], [picture]])
+        spoke += turn.state == "response"
+        held = sinks.slots.turns((FRAME,))
+        assert held and min(held) > second - 16
+        assert (sinks.slots.kind == TEXT).sum() <= 512 + 40         # and what this second brought
+    assert spoke > 10 and len(held) == 16
+    assert 20 < len(sinks.slots.turns((TEXT,))) < 60 <= len(ours.slots.turns((TEXT,))) + 8
+
+
+# ---- A decision module of its own
+
+def decider(hidden=32, tokens=4):
+    torch.manual_seed(0)
+    return baselines.Decider(hidden, tokens, size=24)
+
+
+def test_a_decider_looks_back_only_at_what_was_seen_and_asked():
+    torch.manual_seed(1)
+    frames, words = torch.randn(9, 4, 32), torch.randn(5, 32)
+    base = decider()(frames, {2: words})
+    assert base.shape == (9,)
+    later = frames.clone()
+    later[6] += 1
+    assert [k for k, (a, b) in enumerate(zip(base, decider()(later, {2: words}))) if a != b
+            ] == [6, 7, 8]
+    asked = decider()(frames, {2: words, 5: words.flip(0)})
+    assert [k for k, (a, b) in enumerate(zip(base, asked)) if a != b] == [5, 6, 7, 8]
+    assert not torch.equal(base[2:], decider()(frames, {2: words.flip(0)})[2:])     # their order
+    assert not torch.equal(base[:2], decider()(frames, {0: words})[:2])
+
+
+def test_a_stream_speaks_where_its_decider_says_so(folder, monkeypatch):
+    model, tokenizer, _ = answers.load_model(folder, "cpu")
+    wanted = [k in (3, 4, 11) for k in range(16)]
+    monkeypatch.setattr(answers, "load_decider", lambda *_: None)
+    monkeypatch.setattr(baselines, "seconds_to_speak", lambda *_: wanted)
+    clip, [(_, record), *_] = dialogues.bench(11, 0)
+    features = answers.encode(model, enumerate(
+        [clip.frame(t, 32) for t in range(16)]))
+    settings = {"fps": 1, "window": 60, "decider": "somewhere"}
+    alone = answers.streamed(model, tokenizer, features, record, settings)
+    both = answers.streamed_together(model, tokenizer, features, [record, record], settings)
+    assert both == [alone, alone]
+    assert alone["pred"]["states"] == "".join("2" if said else "0" for said in wanted)
+
+
+def test_a_decider_is_trained_saved_and_asked(folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "decider"
+    monkeypatch.setattr(baselines, "CURRICULUM", ((1.0, 300, {"short": 1.0}),))
+    baselines.main(["--model", str(folder), "--out", str(out), "--steps", "9"])
+    model, tokenizer, _ = answers.load_model(folder, "cpu")
+    found = baselines.Decider.load(out, model)
+    assert json.loads((out / "run.json").read_text())["parameters"] == sum(
+        p.numel() for p in found.parameters())
+    scores = tmp_path / "s.json"
+    run = ["toy", "--model", str(folder), "--videos", "1", "--seed", "11", "--workers", "1",
+           "--out", str(scores), "--strict"]
+    ev.main([*run, "--decider", str(out)])
+    saved = json.loads(scores.read_text())
+    assert len(saved["run"]["decider_sha256"]["decider.safetensors"]) == 64
+    first = saved["kv_slots"]
+    scores.with_suffix(".jsonl").unlink()
+    ev.main([*run, "--memory", "sinks"])
+    assert 0 < json.loads(scores.read_text())["kv_slots"] != first
+    capsys.readouterr()
+    for more in (["--polled"], ["--memory", "sinks"]):
+        with pytest.raises(SystemExit):
+            ev.main([*run, "--decider", str(out), *more])
+        assert "--decider" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        ev.main([*run, "--decider", str(tmp_path)])
+    assert f"{tmp_path}: no safetensors file" in capsys.readouterr().err
+    (out / "run.json").write_text('{"shape": [8, 4]}')
+    with pytest.raises(ValueError, match=r"features are \[8, 4\], the model's \[32, 4\]"):
+        baselines.Decider.load(out, model)
+
+
+def test_a_decider_learns(folder, tmp_path, monkeypatch):
+    """Where what is asked can be answered at once, it is to speak at once."""
+    losses, own = [], torch.nn.functional.binary_cross_entropy_with_logits
+    monkeypatch.setattr(baselines.F, "binary_cross_entropy_with_logits",
+                        lambda *of: losses.append(own(*of)) or losses[-1])
+    monkeypatch.setattr(baselines, "CURRICULUM", ((1.0, 60, {"one": 1.0}),))
+    baselines.main(["--model", str(folder), "--out", str(tmp_path), "--steps", "80"])
+    first, last = (sum(x.item() for x in some) / 10 for some in (losses[:10], losses[-10:]))
+    assert last < 0.5 * first

@@ -128,8 +128,10 @@ def embedded(model, tokenizer, questions):
 
 @torch.no_grad()
 def seconds_to_speak(decider, model, tokenizer, features, questions):
-    """features: [(second, (tokens, hidden))] of a stream -> [whether it speaks], a second each."""
-    frames = torch.stack([feature for _, feature in features]).float().cpu()
+    """features: [(seconds, (tokens, hidden))] of a stream -> [whether it speaks], a second each,
+    by its last frame."""
+    latest = {int(at + 1e-6): feature for at, feature in features}
+    frames = torch.stack([*latest.values()]).float().cpu()
     asked = embedded(model, tokenizer, [q for q in questions if q[0] < len(frames)])
     return (decider(frames, asked) > 0).tolist()
 

@@ -92,6 +92,19 @@ def test_a_stream_speaks_where_its_decider_says_so(folder, monkeypatch):
     assert alone["pred"]["states"] == "".join("2" if said else "0" for said in wanted)
 
 
+def test_a_decider_reads_the_last_frame_of_each_second(folder):
+    model, tokenizer, _ = answers.load_model(folder, "cpu")
+    torch.manual_seed(2)
+    whole, between = torch.randn(6, 4, 32), torch.randn(6, 4, 32)
+    asked = [(1, "What?"), (1, "Where?"), (40, "Too late?")]
+    one = [(float(k), frame) for k, frame in enumerate(whole)]
+    two = sorted([*((k, f) for k, f in enumerate(between)), *((k + 0.5, f) for k, f in one)],
+                 key=lambda pair: pair[0])
+    found = baselines.seconds_to_speak(decider(), model, tokenizer, one, asked)
+    assert len(found) == 6
+    assert found == baselines.seconds_to_speak(decider(), model, tokenizer, two, asked)
+
+
 def test_a_decider_is_trained_saved_and_asked(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "decider"
     monkeypatch.setattr(baselines, "CURRICULUM", ((1.0, 300, {"short": 1.0}),))

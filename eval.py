@@ -33,13 +33,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bench import proactive, public
+from bench import baselines, proactive, public
 from bench.answers import run_group
 from bench.report import READERS, SIZES, failures, lacking, named_scores, read_answers, report, say
 from bench.streams import TASKS, threshold_curve
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
 from parts.files import (MISSHAPEN, check_outputs, read_json, read_records, write_json,
                          write_text)
+from parts.offline import has_states
 from parts.workers import share
 from toy import dialogues
 
@@ -111,6 +112,7 @@ def settings_of(args, world):
     if getattr(args, "data", None):
         run["data_sha256"] = sha256(args.data, "json")
     if getattr(args, "decider", None):
+        baselines.check_decider(args.decider, run["sha256"].get("model.safetensors"))
         run["decider_sha256"] = sha256(args.decider, "safetensors")
     return run | {name: getattr(args, name, None) for name in (
         "bench", "model", "data", "folder", "seed", "fps", "threshold", "window", "offline",
@@ -155,6 +157,7 @@ def run_bench(args, also=None):
     groups = groups_of(args)
     check_outputs({"the answers": out, "--out": also}, {
         "--data": files_in(getattr(args, "data", None)), "--model": files_in(args.model),
+        "--decider": files_in(getattr(args, "decider", None)),
         "video": [group["video"] for group in groups if args.bench != "toy"]})
     run = settings_of(args, world)
     if args.bench != "toy":                             # so that scoring knows what is absent
@@ -244,8 +247,8 @@ def parse(argv):
             raise ValueError(f"--{flag} {n}: at least 1")
     if args.command in ("toy", "threshold") and args.out.suffix == ".jsonl":
         raise ValueError(f"--out {args.out}: the scores' file, .json; answers lie beside")
-    if args.command == "toy" and args.decider and (args.polled or args.memory):
-        raise ValueError("--decider: it says when to speak, go without --polled and --memory")
+    if args.command == "toy":
+        check_baselines(args)
     if args.command == "run" and args.offline and args.bench in proactive.READERS:
         raise ValueError(f"--offline: {args.bench} asks when to speak, which only a stream tells")
     if args.command == "score" and args.bench == "raw" and args.data:
@@ -255,6 +258,24 @@ def parse(argv):
     if args.command in ("toy", "threshold"):
         args.bench = "raw" if args.data else "toy"
     return args
+
+
+def check_baselines(args):
+    """ValueError where one option of `toy` would have another ignored."""
+    rules = {"--polled": args.polled, "--threshold": args.threshold is not None,
+             "--patience": args.agreement > 1, "--no-repeat": args.no_repeat}
+    memory = {"--window": args.window is not None, "--prune": args.prune, "--memory": args.memory}
+    for flag, on, others, why in (
+            ("--decider", args.decider, rules, "it alone says when to speak"),
+            ("--memory", args.memory, {k: memory[k] for k in ("--window", "--prune")},
+             "it has a length of its own")):
+        for other in (other for other, given in others.items() if on and given):
+            raise ValueError(f"{flag}: {why}; go without {other}")
+    given = {"--decider": args.decider, **rules, **memory}
+    known = {"--threshold", "--window", "--polled"}
+    for flag in (flag for flag, on in given.items() if on and flag not in known):
+        if not has_states(args.model):
+            raise ValueError(f"{flag}: {args.model} has no states, it is an offline model")
 
 
 def score(args):

@@ -87,7 +87,7 @@ class Options:
     muon: float = option(0.0, "rate of Muon, which moves the decoder's matrices, in --lr; 0: AdamW "
                               "moves all")
     warmup: float = option(0.05, "share of the steps in which the rate rises, to fall as a cosine")
-    weight_decay: float = option(0.0, "of matrices")
+    weight_decay: float = option(0.0, "of matrices, in the rate that moves them")
     clip: float = option(1.0, "largest norm of the gradient")
     seed: int = option(0, "of the weights, the data and their order")
     # time and memory
@@ -145,6 +145,11 @@ def parse(argv=None):
         parser.error("--steps is needed without --data: the toy world has no end")
     if o.batch and not o.data and o.tasks != "all":
         parser.error("--tasks chooses among what the curriculum gives: it goes without --batch")
+    if o.tasks != "all" and o.data:
+        parser.error("--tasks chooses among the toy world's: it goes without --data")
+    if given.get("muon") and o.train in ("states", "connector"):        # not by a preset
+        parser.error(f"--train {o.train}: no matrix of the decoder learns, there is nothing to "
+                     "--muon")
     if o.train == "states" and o.shard:
         parser.error("--train states: four rows and a norm learn, there is nothing to --shard")
     at_least(parser, o, LEAST)
@@ -156,7 +161,8 @@ def parse(argv=None):
 def own_start(o):
     """The options of the start that a run without one makes, in a folder of its own."""
     shared = {f.name: getattr(o, f.name) for f in fields(pretrain.Lessons)
-              if f.name in ("see_steps", "watch_steps", "tasks", "seed", "workers", "autocast")}
+              if f.name in ("see_steps", "watch_steps", "tasks", "muon", "seed", "workers",
+                            "autocast")}
     return pretrain.Lessons(out=str(Path(o.out) / "start"), **shared)
 
 
@@ -338,7 +344,7 @@ class Learner:
 
     def step(self, batches, rate, own=False):
         """One optimiser step; ValueError names a loss or gradient that is not finite."""
-        for optimizer in self.optimizers:
+        for optimizer in self.optimizers:                   # of groups that decay, or do not
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]         # Muon's is a multiple
         log = self.backward(batches, own)

@@ -5,10 +5,10 @@
     python eval.py toy --model assets/tiny --decider runs/decider --out decider.json
     python eval.py toy --model assets/tiny --memory sinks --out sinks.json
 
-Polled: an offline model that is asked every second (see bench/answers.py). A decider: a separate
-module that reads the frozen features and says when to speak, as in Dispider (Qian et al., 2025);
-the language model then speaks, and decides nothing. Sinks: the memory of StreamingVLM (Xu et al.,
-2025), a few seconds of frames, more of text, and the beginning for good.
+Polled: asked in every second, as an offline model is; what says the same as before is silence. A
+decider: a separate module that reads the frozen features and says when to speak, as in Dispider
+(Qian et al., 2025); the language model then speaks, and decides nothing. Sinks: the memory of
+StreamingVLM (Xu et al., 2025), a few seconds of frames, more of text, and the beginning for good.
 """
 import argparse
 import sys
@@ -17,14 +17,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from data import turns_from_record
-from infer import Session, see
+from data import turns_from_record, user_part
+from infer import ANSWER, QUESTIONS, Session, see
 from parts.decision import RESPONSE, SILENCE, Decision
-from parts.files import check, check_outputs, read_json, replacing, write_json
+from parts.files import check, read_json, replacing, write_json
+from parts.runs import digests
 from parts.slots import FRAME, TEXT
 from parts.tokenizer import RESPONSE as RESPONSE_TOKEN
 from streamo import Streamo, Tokenizer
@@ -52,8 +54,15 @@ def sinks(seconds, kinds, now, excess, window, prune):
 class SinksSession(Session):
     """A stream with this memory: also the frames of a second in which it spoke are only frames."""
 
-    def __init__(self, model, tokenizer, **settings):
+    def __init__(self, model, tokenizer, policy=sinks, **settings):
         super().__init__(model, tokenizer, **settings, policy=sinks)
+
+    def slots_wanted(self):
+        """What the memory, the turn that is being read and the longest answer need."""
+        frames = [self.model.config.tokens(self.model.config.grid)] * self.fps
+        turn = len(user_part(self.tokenizer, 99_999, frames)) + ANSWER
+        return (len(self.system) + QUESTIONS + RECENT_FRAMES * sum(frames) + RECENT_TEXT
+                + 2 * (turn + self.max_new_tokens))
 
     def finish(self, began):
         frames = np.flatnonzero((self.slots.second == self.last) & (self.slots.kind == FRAME))
@@ -95,14 +104,27 @@ class Decider(nn.Module):
 
     @classmethod
     def load(cls, folder, model):
-        """The decider that was trained beside this model. ValueError if that was another."""
-        about, config = read_json(Path(folder) / "run.json"), model.config
-        shape = config.decoder.hidden_size, config.tokens(config.grid)
-        check(about.get("shape") == [*shape], f"{folder}: not the decider of such a model, its "
-              f"features are {about.get('shape')}, the model's {[*shape]}")
-        found = cls(*shape)
-        found.load_state_dict(load_file(Path(folder) / "decider.safetensors"))
+        """The decider of this model. ValueError if its file is damaged."""
+        path, found = Path(folder) / "decider.safetensors", cls(*features_of(model.config))
+        try:
+            found.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:    # RuntimeError: misshapen
+            raise ValueError(f"{path}: not a decider of this model ({error})") from error
         return found.eval()
+
+
+def features_of(config):
+    """(hidden_size, visual tokens of a frame): what a decider reads of a model."""
+    return config.decoder.hidden_size, config.tokens(config.grid)
+
+
+def check_decider(folder, digest):
+    """ValueError unless a folder is that of a decider of the model with this digest."""
+    path = Path(folder) / "run.json"
+    was = path.exists() and read_json(path).get("model_sha256")
+    check(was, f"{folder}: no decider, see python -m bench.baselines")
+    check(was == digest, f"{folder}: the decider of other weights than --model's; train one beside "
+          "these")
 
 
 class Decided(Decision):
@@ -123,7 +145,8 @@ def embedded(model, tokenizer, questions):
     for second, text in questions:
         texts[second] = f"{texts.get(second, '')}{text}\n"
     words = model.language_model.model.embed_tokens.weight
-    return {second: words[tokenizer.encode(text)].float().cpu() for second, text in texts.items()}
+    return {second: words[tokenizer.encode(text, special=False)].float().cpu()
+            for second, text in texts.items()}
 
 
 @torch.no_grad()
@@ -149,14 +172,15 @@ def lesson(dataset, model, tokenizer, key):
 
 
 def train_decider(args):
-    """On the dialogues that train.py draws, as many steps of as many tokens."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    check_outputs({"--out": args.out / "decider.safetensors"}, {"--model": [*args.model.iterdir()]})
+    """On the dialogues that train.py draws, a micro-batch of them in a step."""
+    if (args.out / "run.json").exists():
+        check("model_sha256" in read_json(args.out / "run.json"),
+              f"--out {args.out}: there is something else in it, name another folder")
     torch.manual_seed(args.seed)
     tokenizer = Tokenizer.from_pretrained(args.model)
     model = Streamo.from_pretrained(args.model, torch.float32).requires_grad_(False)
-    shape = model.config.decoder.hidden_size, model.config.tokens(model.config.grid)
-    decider, dataset = Decider(*shape), ToyDataset(tokenizer, model.config, args.seed)
+    decider = Decider(*features_of(model.config))
+    dataset = ToyDataset(tokenizer, model.config, args.seed)
     optimizer = torch.optim.AdamW(decider.parameters(), weight_decay=0.01)
     steps, bar = ToySteps(dataset, CURRICULUM, args.steps, args.seed, 1), tqdm(range(args.steps))
     for step in bar:
@@ -172,7 +196,8 @@ def train_decider(args):
         right = ((logits > 0) == (speaks > 0.5)).float().mean()
         bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right.item():.3f}")
     size = sum(p.numel() for p in decider.parameters())
-    decider.save(args.out, {"shape": [*shape], "steps": args.steps, "seed": args.seed,
+    (digest,) = digests([args.model / "model.safetensors"]).values()
+    decider.save(args.out, {"model_sha256": digest, "steps": args.steps, "seed": args.seed,
                             "parameters": size})
     print(f"{args.out}: a decider of {size} weights")
 

@@ -36,7 +36,7 @@ CLAIMS = {  # what the paper shows, and the variants: options of train.py, fps o
     "fps": (f"table 2, 7B: {OVO_MEANS}", {
         "tested at 1 fps": ("", 1, "65.98 / 46.10 / 54.77 / 55.61"),
         "tested at 2 fps": ("", 2, "67.44 / 49.18 / 56.96 / 57.86")}),
-    # without --model: what a start of its own is left out of its lessons, too
+    # each from a start of its own, which is left the task, too
     "generalisation": ("not in it", {
         "all tasks": ("", 1, "-"),
         "no backward grounding": ("--tasks no-backward-grounding", 1, "-"),
@@ -199,6 +199,11 @@ def main(argv=None):
     add("--threshold", type=float, help="of P(Response)")
     add("--window", type=int, help="seconds kept in the context")
     args = parser.parse_args(argv)
+    if args.claim == "generalisation" and args.model:
+        parser.error("generalisation: --model knows the tasks that are to be left out; without it "
+                     "each variant makes a start of its own")
+    if min(args.seeds, args.videos) < 1:
+        parser.error(f"--seeds {args.seeds}, --videos {args.videos}: at least 1")
     args.bench, line = "toy", sys.argv[1:] if argv is None else argv
     args.line = " ".join(["python -m bench.claims", *line])
     try:

@@ -95,16 +95,16 @@ def kept(o, model, world, micro_batches=1):
         return 4 * sum(p.numel() for p in module.parameters() if p.requires_grad or not learns)
 
     weights, learnt = size(model), size(model, True)
+    one = 4 * sum(p.numel() for p in layer_matrices(model)) if o.muon else 0    # moment, not two
     if not o.shard:
         twice = 1 + (world > 1 and micro_batches > 1)
-        one = 4 * sum(p.numel() for p in layer_matrices(model)) if o.muon else 0    # not two
         return {"weights": weights, "gradients": twice * learnt, "optimizer": 2 * learnt - one}
     layers, tower = model.language_model.model.layers, model.vision_tower
     aside = size(tower) if not size(tower, True) else 0             # what is frozen is not divided
     rest = weights - aside - size(layers)
     rest_learns = learnt - size(layers, True)
     return {"weights": aside + (weights - aside) / world, "gradients": learnt / world,
-            "optimizer": 2 * learnt / world,
+            "optimizer": (2 * learnt - one) / world,
             "gathered": rest + 2 * size(layers[0]) + 2 * max(rest_learns, size(layers[0], True))}
 
 

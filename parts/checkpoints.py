@@ -87,7 +87,8 @@ def run_options(cls, given, may_change):
     for name, value in given.items():
         value = tuple(value) if known[name] is tuple else value
         flag = f"--{name.replace('_', '-')}"
-        check(name in may_change or value == was[name], f"--resume: {flag} was {was[name]!r}, and "
+        before = getattr(found, name)                       # also of what the run did not know yet
+        check(name in may_change or value == before, f"--resume: {flag} was {before!r}, and "
               f"the run goes on with it; only {', '.join(sorted(may_change))} may be given anew")
     return cls(**{**was, **given})
 

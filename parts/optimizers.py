@@ -14,10 +14,11 @@ import torch
 from parts.engine import part_of, whole
 
 ROUNDS, A, B, C = 5, 3.4445, -4.7750, 2.0315        # a X + b (X X^T) X + c (X X^T)^2 X, five times
+TOGETHER = 1 << 24      # numbers that are moved together; their products take 7 times as much
 
 
 def orthogonal(m):
-    """Matrices (n, rows, columns) with singular values between 0.7 and 1.2 in place of theirs."""
+    """Matrices (n, rows, columns) whose singular values, but for the very small, are near 1."""
     if m.shape[1] > m.shape[2]:
         return orthogonal(m.mT).mT                          # the products are smaller
     x = m / m.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
@@ -29,7 +30,8 @@ def orthogonal(m):
 
 class Muon(torch.optim.Optimizer):
     """For matrices of hidden layers; embeddings, heads, biases and norms want AdamW. The rate
-    is AdamW's too: a step is as long as one of its (0.2 of lr for each weight, root mean square).
+    is AdamW's too: a step is as long as one of its, 0.2 of lr for each weight, root mean square
+    (Liu et al., "Muon is Scalable for LLM Training", 2025).
     ValueError for what is no matrix."""
 
     def __init__(self, params, lr=1e-3, momentum=0.95, weight_decay=0.05):
@@ -46,12 +48,18 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     alike[p.shape].append(p)
-            for (rows, columns), params in alike.items():
-                ahead = torch.stack([whole(self.ahead(p, group["momentum"])) for p in params])
-                length = 0.2 * max(rows, columns) ** 0.5
-                for p, direction in zip(params, orthogonal(ahead)):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.sub_(part_of(direction, p), alpha=group["lr"] * length)
+            for shape, params in alike.items():
+                most = max(1, TOGETHER // shape.numel())
+                for k in range(0, len(params), most):
+                    self.move(params[k:k + most], group)
+
+    def move(self, params, group):
+        """A step of matrices of one shape."""
+        ahead = torch.stack([whole(self.ahead(p, group["momentum"])) for p in params])
+        length = 0.2 * max(ahead.shape[1:]) ** 0.5
+        for p, direction in zip(params, orthogonal(ahead)):
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.sub_(part_of(direction, p), alpha=group["lr"] * length)
 
     def ahead(self, p, momentum):
         """The running mean of p's gradients, one more step towards the newest (Nesterov's)."""

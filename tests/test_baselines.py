@@ -1,5 +1,6 @@
 """The paper's baselines: a decider of its own, StreamingVLM's memory, and how they are run."""
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -124,16 +125,49 @@ def test_a_decider_is_trained_saved_and_asked(folder, tmp_path, monkeypatch, cap
     ev.main([*run, "--memory", "sinks"])
     assert 0 < json.loads(scores.read_text())["kv_slots"] != first
     capsys.readouterr()
-    for more in (["--polled"], ["--memory", "sinks"]):
-        with pytest.raises(SystemExit):
-            ev.main([*run, "--decider", str(out), *more])
-        assert "--decider" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        ev.main([*run, "--decider", str(tmp_path)])
-    assert f"{tmp_path}: no safetensors file" in capsys.readouterr().err
-    (out / "run.json").write_text('{"shape": [8, 4]}')
-    with pytest.raises(ValueError, match=r"features are \[8, 4\], the model's \[32, 4\]"):
+    for more in (["--polled"], ["--threshold", "0.3"], ["--patience", "2"], ["--no-repeat"]):
+        assert f"--decider: it alone says when to speak; go without {more[0]}" in refused(
+            [*run, "--decider", str(out), *more], capsys)
+    for more in (["--window", "9"], ["--prune", "9"]):
+        assert f"go without {more[0]}" in refused([*run, "--memory", "sinks", *more], capsys)
+    assert "no decider" in refused([*run, "--decider", str(tmp_path)], capsys)
+    assert "is the --decider" in refused(
+        [*run[:-2], str(out / "run.json"), "--strict", "--decider", str(out)], capsys)
+    words = (out / "decider.safetensors").read_bytes()
+    (out / "decider.safetensors").write_bytes(words[:-9])
+    with pytest.raises(ValueError, match="decider.safetensors: not a decider of this model"):
         baselines.Decider.load(out, model)
+    about = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(about | {"model_sha256": "other"}))
+    assert "other weights" in refused([*run, "--decider", str(out)], capsys)
+
+
+def refused(arguments, capsys):
+    """What `eval.py` says to these, in a line, before anything runs."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        ev.main(arguments)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1
+    return error
+
+
+def test_an_offline_model_has_no_states_to_decide(folder, tmp_path, capsys):
+    model = tmp_path / "offline"
+    shutil.copytree(folder, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "llava_onevision"}))
+    for more in (["--memory", "sinks"], ["--prune", "3"], ["--patience", "2"], ["--no-repeat"]):
+        assert f"{more[0]}: {model} has no states" in refused(
+            ["toy", "--model", str(model), "--out", str(tmp_path / "s.json"), *more], capsys)
+
+
+def test_a_decider_is_not_written_over_something_else(folder, tmp_path, capsys):
+    (tmp_path / "run.json").write_text('{"config": {}}')
+    with pytest.raises(SystemExit):
+        baselines.main(["--model", str(folder), "--out", str(tmp_path), "--steps", "1"])
+    assert "there is something else in it" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run.json").read_text()) == {"config": {}}
 
 
 def test_a_decider_learns(folder, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ same command goes on after a stop; train.py without a start makes one in its own
 """
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +129,9 @@ def check_same(o):
     if not path.exists():
         return
     was, now = read_json(path), {**asdict(o), "processes": own_rank()[1]}
-    was = {**was.get("config", {}), "processes": was.get("processes")}
+    # one that was begun before an option was there has its neutral value
+    was = {"tasks": "all", "muon": 0.0, "decay": 0.0, **was.get("config", {}),
+           "processes": was.get("processes")}
     for name in now.keys() - MAY_DIFFER:
         check(was.get(name) == now[name] or name == "processes" and is_made(o.out),
               f"{path}: {name} was {was.get(name)}, is {now[name]}: take another folder, or "
@@ -170,8 +172,10 @@ def run(parser, argv):
     if is_made(o.out):
         check_same(o)
     else:
-        again = command(f"-m toy.pretrain --out {o.out} --see-steps {o.see_steps} "
-                        f"--watch-steps {o.watch_steps}", world)
+        given = [f"--{f.name.replace('_', '-')} {getattr(o, f.name)}" for f in fields(o)
+                 if getattr(o, f.name) not in (f.default, False)]
+        words = " ".join(["-m toy.pretrain", *given, *["--no-autocast"] * (not o.autocast)])
+        again = command(words, world)
         with asked_to_stop("toy.pretrain", o.out, again) as stop:
             make(o, stop)
     if rank == 0:
@@ -343,7 +347,9 @@ def watching_optimizers(o, model, *heads):
     matrices = layer_matrices(model) if o.muon else []
     known = {id(p) for p in matrices}
     found = [torch.optim.AdamW([p for p in learnt if id(p) not in known], weight_decay=0.01)]
-    return found + [Muon(some, weight_decay=0.05) for some in [matrices] if some]
+    if matrices:
+        found.append(Muon(matrices, weight_decay=0.05))
+    return found
 
 
 def word_indices(words, size, gerunds=(), the=None):

@@ -130,8 +130,8 @@ def test_a_decider_is_trained_saved_and_asked(folder, tmp_path, monkeypatch, cap
             [*run, "--decider", str(out), *more], capsys)
     for more in (["--window", "9"], ["--prune", "9"]):
         assert f"go without {more[0]}" in refused([*run, "--memory", "sinks", *more], capsys)
-    assert "no decider" in refused([*run, "--decider", str(tmp_path)], capsys)
-    assert "is the --decider" in refused(
+    assert "no decider" in refused([*run, "--decider", str(tmp_path / "none")], capsys)
+    assert "would write over --decider" in refused(
         [*run[:-2], str(out / "run.json"), "--strict", "--decider", str(out)], capsys)
     words = (out / "decider.safetensors").read_bytes()
     (out / "decider.safetensors").write_bytes(words[:-9])

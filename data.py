@@ -52,13 +52,15 @@ class Turn:
 #     instant 8                                   R
 
 def turn_of(time):
-    """The turn in which the stated second lies; turn 0 where none is stated."""
+    """The turn in which the stated second lies: 8 and 8.9 are turn 7. 0, and None, where none is
+    stated, are turn 0."""
     return max(int(time or 0) - 1, 0)
 
 
 def placed(said):
-    """Where all that a record says stands (said: see read_record): questions and responses, each
-    a list of (turn, text), and the list of the turns of each event that is waited for."""
+    """Where all that a record says stands (said: see read_record), also after the video's end:
+    questions and responses, each a list of (turn, text), and a list of the turns of each event
+    that is waited for, [2, 3, 4, 5, 6] of the span 3 to 7; of a stream record each Standby."""
     questions = [(turn_of(entry.time), entry.text) for entry in said.questions]
     responses, waits = [], []
     for entry in said.responses:
@@ -89,8 +91,8 @@ def turns_from_record(record, seconds, counts=None):
     """The turns of a raw or stream record on a video of `seconds` seconds: a list of Turn.
 
     A Response beats a Standby; what falls after the last turn moves to it; two questions of a turn
-    are joined by a newline, two responses as sentences. counts: a Counter of all that. Raises
-    ValueError for a broken field."""
+    are joined by a newline, two responses as sentences, in the order of the record. counts: a
+    Counter of all that, by the words below, and of said.mended. ValueError: a broken field."""
     counts = Counter() if counts is None else counts
     said = read_record(record)
     if said.wrong or seconds < 1:
@@ -110,6 +112,7 @@ def turns_from_record(record, seconds, counts=None):
     for n, text in responses:
         turn = turns[min(n, seconds - 1)]
         counts["response after the end moved to the last turn"] += n >= seconds
+        # where it was due: one that is moved may come to lie in its own Standby
         counts["response in the Standby of another event"] += n < seconds and turn.state == STANDBY
         counts["responses joined"] += turn.state == RESPONSE
         turn.state = RESPONSE

@@ -295,6 +295,7 @@ def step(sessions, images, seconds=None):
         return [session.step(some, second)
                 for session, some, second in zip(sessions, images, seconds, strict=True)]
     began, model = time.perf_counter(), sessions[0].model
+    checks.check_apart(sessions)
     seconds = [session.last + 1 for session in sessions] if seconds is None else seconds
     flat, compressors = [], []
     for session, second, some in zip(sessions, seconds, images, strict=True):

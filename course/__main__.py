@@ -68,6 +68,11 @@ def main(argv=None):
                 measure.task(args.name, args.model, args.out, args.films)
             else:
                 measure.connector(args.out, args.steps, args.videos)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "course":
+            raise
+        print(f"course: {args.command} is the teacher's, and not in a hand-out", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"course: {error}", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ from course.assignments import ROOT
 
 # not handed out: what holds solutions, or is no part of the repository
 LEFT = ("runs", "__pycache__", ".git", ".venv", "venv", "node_modules", "bodies", "test_course.py")
+MEASURES = ("README.md", "__init__.py", "__main__.py", "assignments.py", "measure.py")  # of course/
 MADE = (".pytest_cache", ".ruff_cache", ".mypy_cache", ".DS_Store")
 
 
@@ -14,7 +15,7 @@ def kept(path):
     """Whether a path, relative to the repository, goes into a hand-out."""
     if path.name in (*LEFT, *MADE) or (ROOT / path / "pyvenv.cfg").exists():
         return False
-    return path.parts[0] != "course" or path == Path("course") or path.name == "README.md"
+    return path.parts[0] != "course" or path == Path("course") or path.name in MEASURES
 
 
 def files():

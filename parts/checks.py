@@ -41,6 +41,12 @@ def check_question(text, second=0):
         raise ValueError(f"question {text!r}: second {second!r} is no time")
 
 
+def check_apart(sessions):
+    """Before any of them changes."""
+    if len({id(session) for session in sessions}) < len(sessions):
+        raise ValueError("a stream is given twice: its seconds come one after the other")
+
+
 def check_pair(kind, n, pair):
     """A (second, question) or (second, image) -> the pair."""
     try:

@@ -16,7 +16,11 @@ class Decision:
     quiet: int = SILENCE                 # what is said instead
 
     def state(self, probs):
-        """Probabilities of the three states -> index into STATES."""
+        """Probabilities of the three states -> index into STATES.
+
+        A second wants an answer when P(response) reaches the threshold or, without one, is the
+        largest. It is given when `patience` seconds on end wanted it; after it, and after one that
+        did not, they are counted anew. Else `quiet` is said, the likelier of the other two."""
         self.quiet = probs.index(max(probs[:RESPONSE]))
         if self.threshold is None:
             speak = probs[RESPONSE] > probs[self.quiet]

@@ -173,6 +173,13 @@ def test_a_second_is_answered_with_its_last_frame(tokenizer):
     assert list(infer.by_second(groups, 2)) == [(0, ["a", "b"]), (2, ["d"]), (4, ["e"])]
 
 
+def test_a_probability_that_reaches_the_threshold_is_enough():
+    """Else the likelier of the quiet states is said, and known in any case."""
+    decision = infer.Decision(0.3)
+    assert decision.state([0.2, 0.5, 0.3]) == 2 and decision.quiet == 1
+    assert decision.state([0.4, 0.31, 0.29]) == 0
+
+
 def test_threshold_trades_silence_for_answers():
     assert infer.Decision().state([0.2, 0.5, 0.3]) == 1
     assert infer.Decision(0.25).state([0.2, 0.5, 0.3]) == 2

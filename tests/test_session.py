@@ -81,8 +81,9 @@ def test_a_step_of_two_models_or_twice_of_one_stream_is_refused(tokenizer):  # n
     with pytest.raises(ValueError, match="one model"):
         step([Session(one, tokenizer), Session(other, tokenizer)], [[image], [image]])
     session = Session(one, tokenizer)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="given twice"):
         step([session, session], [[image], [image]])
+    assert session.cache.length == 0 and session.last == -1         # as it was
 
 
 # ---- Questions

@@ -123,9 +123,11 @@ def refused(turn, counts):
 
 def turns_of(model, tokenizer, features, questions, settings):
     """The turns of a stream. ValueError when it refuses a question."""
-    session = settings.get("session") or Session(model, tokenizer, **settings)
-    for turn in stream(model, tokenizer, features, questions, session):
-        refused(turn, session.counts)
+    counts = settings["session"].counts if "session" in settings else Counter()
+    if "session" not in settings:
+        settings = settings | {"counts": counts}
+    for turn in stream(model, tokenizer, features, questions, **settings):
+        refused(turn, counts)
         yield turn
 
 
@@ -150,9 +152,9 @@ def questions_of(record, features, fps):
 def streamed(model, tokenizer, features, record, settings, fps=1):
     """One dialogue, alone."""
     questions = questions_of(record, features, fps)
-    session = settings.get("session") or own_session(model, tokenizer, settings, features,
-                                                     questions)
-    turns = list(turns_of(model, tokenizer, features, questions, {"session": session}))
+    if settings.keys() & {"memory", "decider"}:
+        settings = {"session": own_session(model, tokenizer, settings, features, questions)}
+    turns = list(turns_of(model, tokenizer, features, questions, settings))
     return dialogue(record, features, fps, turns)
 
 

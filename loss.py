@@ -66,8 +66,11 @@ def state_focal_loss(logits, targets, state_ids, counts, num_items, kind="focal"
     losses = F.cross_entropy(logits.float(), targets, reduction="none")                   # (n,)
     if kind != "ce":
         is_state = targets[:, None] == state_ids                                          # (n, 3)
-        fixed = losses.new_tensor([FIXED[state] for state in STATES])                     # (3,)
-        alpha = {"fixed": fixed, "gamma": torch.ones_like(fixed)}.get(kind, state_alpha(counts))
+        alpha = state_alpha(counts)                                                       # (3,)
+        if kind == "fixed":
+            alpha = losses.new_tensor([FIXED[state] for state in STATES])
+        if kind == "gamma":
+            alpha = torch.ones_like(alpha)
         weight = (is_state * alpha).sum(dim=1)                                            # (n,)
         if kind in ("focal", "gamma"):
             weight = weight * (1 - torch.exp(-losses)) ** gamma      # p of the target: exp(-CE)

@@ -92,8 +92,7 @@ def settings_of(model, tokenizer, prompt, run):
             **{key: run[key] for key in ("fps", "threshold", "window")})}
     settings = {key: run[key] for key in ("fps", "threshold", "window")}
     settings |= {"patience": run.get("agreement") or 1, "no_repeat": bool(run.get("no_repeat"))}
-    for key in ("prune", "memory", "decider"):
-        settings |= {key: run[key]} if run.get(key) else {}
+    settings |= {key: run[key] for key in ("prune", "memory", "decider") if run.get(key)}
     return settings | ({"threshold": 0.0, "no_repeat": True} if run.get("polled") else {})
 
 

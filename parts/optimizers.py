@@ -76,14 +76,19 @@ def layer_matrices(model):
     return [p for p in layers if p.requires_grad and p.ndim == 2]
 
 
+def others(parameters, matrices):
+    """The (name, parameter) pairs of what learns and is none of the matrices."""
+    known = {id(p) for p in matrices}
+    return [(name, p) for name, p in parameters if p.requires_grad and id(p) not in known]
+
+
 def own_optimizers(model, lr, weight_decay, muon):
     """[AdamW] of what learns of a model or, unless muon is 0, [AdamW, Muon], Muon for the matrices
     of the decoder's layers. group["scale"]: of a group's rate, in the run's."""
     matrices = layer_matrices(model) if muon else []
-    known = {id(p) for p in matrices}
     # weight decay is for matrices: biases, norms and embeddings are scales, not directions
-    rest = [(p, p.ndim == 2 and "embed" not in name) for name, p in model.named_parameters()
-            if p.requires_grad and id(p) not in known]
+    rest = [(p, p.ndim == 2 and "embed" not in name)
+            for name, p in others(model.named_parameters(), matrices)]
     groups = [{"params": [p for p, matrix in rest if matrix == decays], "scale": 1.0,
                "weight_decay": weight_decay * decays} for decays in (True, False)]
     # fused: no copy of all weights in a step

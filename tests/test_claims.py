@@ -162,3 +162,22 @@ def test_the_figure_shows_recall_in_training_and_the_curve(tmp_path):
     assert near(0, 0.53, 90, blue) and near(0, 0.53, 40, red)
     assert not near(0, 0.53, 40, blue) and not near(0, 0.53, 65, blue)
     assert near(1, 0.8, 20, blue) and not near(1, 0.8, 20, red)
+
+
+@pytest.mark.parametrize("words, what", [
+    (["generalisation", "--model", "assets/tiny"], "makes a start of its own"),
+    (["loss", "--seeds", "0"], "--seeds 0"), (["fps", "--videos", "0"], "--videos 0")])
+def test_what_would_measure_nothing_is_refused(words, what, capsys):
+    with pytest.raises(SystemExit) as end:
+        claims.main(words)
+    assert end.value.code == 2 and what in capsys.readouterr().err
+
+
+def test_the_figure_has_room_for_five_losses(tmp_path):
+    found = {name: {"curve": [(0.1, 20 + 9 * k, 50)], "mean": {"response_recall": 50,
+                                                             "response_precision": 20 + 9 * k}}
+             for k, name in enumerate(claims.CLAIMS["loss"][1])}
+    claims.loss_figure(found, {name: [[{"step": 9, "recall_response": .5}]] for name in found},
+                       tmp_path / "x.png")
+    picture = np.asarray(claims.Image.open(tmp_path / "x.png")).astype(int)
+    assert len(found) == 5 and (picture[-60:, -16:] == 255).all()       # no name runs out of it

@@ -110,6 +110,11 @@ def test_the_hand_out_is_a_copy_without_the_chosen_bodies_the_grader_and_the_his
     names = {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.rglob("*")}
     assert not [name for name in names if name.startswith((".git/", "course/b", "course/g"))
                 or name == "tests/test_course.py"]
+    for words, code, said in (("list", 0, ""), ("grade x", 2, "grade is the teacher's"),
+                              ("check", 2, "check is the teacher's")):
+        done = subprocess.run([sys.executable, "-m", "course", *words.split()], text=True,
+                              cwd=tmp_path / "out", capture_output=True)
+        assert done.returncode == code and said in done.stderr and done.stderr.count("\n") < 2
     with pytest.raises(ValueError, match="is there already"):
         handout.hand_out(tmp_path, [FOCAL])
     with pytest.raises(ValueError, match="inside the repository"):

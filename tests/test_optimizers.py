@@ -4,6 +4,7 @@ import torch
 from small import parts
 
 import train
+from parts import optimizers
 from parts.optimizers import Muon, layer_matrices, orthogonal, own_optimizers
 
 
@@ -37,18 +38,20 @@ def test_muon_is_torchs(shape):
     assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()
 
 
-def test_matrices_of_one_shape_move_as_if_they_were_alone():
+@pytest.mark.parametrize("together", [1 << 24, 1, 200])
+def test_matrices_of_one_shape_move_as_if_they_were_alone(monkeypatch, together):
+    """However many of them are moved at a time."""
+    monkeypatch.setattr(optimizers, "TOGETHER", together)
     torch.manual_seed(2)
     starts, gradients = torch.randn(3, 8, 12), torch.randn(3, 8, 12)
-    together = [torch.nn.Parameter(start.clone()) for start in starts]
-    alone = [torch.nn.Parameter(start.clone()) for start in starts]
-    optimizers = [Muon(together), *(Muon([p]) for p in alone)]
-    for some in (together, alone):
+    all_three, alone = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    moving = [Muon(all_three), *(Muon([p]) for p in alone)]
+    for some in (all_three, alone):
         for p, gradient in zip(some, gradients):
             p.grad = gradient.clone()
-    for optimizer in optimizers:
+    for optimizer in moving:
         optimizer.step()
-    torch.testing.assert_close(list(together), list(alone), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(all_three, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_muon_refuses_what_is_no_matrix():

@@ -1,7 +1,9 @@
 """The demo's lessons: what they move, that they go on, and what their extra losses measure."""
+import json
 import os
 import signal
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,6 +164,27 @@ def test_muon_moves_the_matrices_of_the_decoders_layers_at_a_rate_that_falls(tmp
     learnt = {id(p) for p in model.parameters() if p.requires_grad}
     assert learnt - muon <= adamw and len(adamw | muon) == len(learnt) + 6     # of the two heads
     assert len(pretrain.watching_optimizers(pretrain.Lessons("x", muon=0), model)) == 1
+
+
+def test_the_command_that_goes_on_says_what_was_said():
+    """Also a 0, which is no False, and a False."""
+    parser = pretrain.parser_of(pretrain.Lessons, "")
+    for o in (pretrain.Lessons(), pretrain.Lessons("x", muon=0.0, decay=0.0, workers=0, seed=0),
+              pretrain.Lessons("y", 3, 4, 0.5, 1.0, 0.1, "no-narration", 7, 2, False, 9)):
+        words = " ".join(pretrain.spoken(o)).split()
+        assert pretrain.Lessons(**vars(parser.parse_args(words))) == o
+    assert list(pretrain.spoken(pretrain.Lessons())) == []
+
+
+def test_a_start_of_before_an_option_was_is_what_it_was(tmp_path):
+    """It had all tasks, and no Muon."""
+    o = pretrain.Lessons(str(tmp_path), muon=0.0, decay=0.0)
+    was = {name: value for name, value in vars(o).items() if name not in ("tasks", "muon", "decay")}
+    (tmp_path / "run.json").write_text(json.dumps({"config": was, "processes": 1}))
+    pretrain.check_same(o)
+    for other in ({"muon": 2.0}, {"tasks": "no-narration"}):
+        with pytest.raises(ValueError, match=f"{[*other][0]} was .* take another folder"):
+            pretrain.check_same(replace(o, **other))
 
 
 def test_what_a_token_is_to_say():

@@ -280,6 +280,9 @@ def test_the_recipe_fits_the_number_of_records(records, world, batch, steps):
     (["--save-every", "-1"], "--save-every -1: at least 0"),
     (["--vision-chunk", "-1"], "--vision-chunk -1: at least 0"),
     (["--batch", "8", "--tasks", "grounding+caption"], "--tasks"),
+    (["--data", "x.json", "--videos", "x", "--tasks", "no-narration"], "without --data"),
+    (["--muon", "2", "--train", "states"], "nothing to --muon"),
+    (["--muon", "2", "--train", "connector"], "nothing to --muon"),
     (["--shard", "--model", "assets/tiny"], "--shard: there is one process"),
     (["--model", "nowhere"], "nowhere")])
 def test_bad_options_end_with_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):

@@ -24,7 +24,7 @@ from parts.config import DecoderConfig, StreamoConfig, VisionConfig
 from parts.devices import add_up, autocast, gathered, own_device, own_rank, share_weights
 from parts.engine import flat, load_moments, read_state, whole_moments, write_state
 from parts.files import check, read_json, write_json
-from parts.optimizers import Muon, layer_matrices
+from parts.optimizers import Muon, layer_matrices, others
 from parts.options import at_least, option, parser_of
 from parts.runs import Stopped, about_run, asked_to_stop, command, program, write_model
 from parts.tokenizer import FRAME, STATES, Tokenizer
@@ -160,6 +160,16 @@ def make(o, stop):
     gathered(None)                                          # the others wait until it is there
 
 
+def spoken(o):
+    """The options that are not as they are by default, as one says them."""
+    for f in fields(o):
+        flag, value = f.name.replace("_", "-"), getattr(o, f.name)
+        if isinstance(value, bool) and value != f.default:
+            yield f"--{flag}" if value else f"--no-{flag}"
+        elif value != f.default:
+            yield f"--{flag} {value}"
+
+
 def main(argv=None):
     program("toy.pretrain", lambda: run(parser_of(Lessons, __doc__), argv))
 
@@ -172,10 +182,7 @@ def run(parser, argv):
     if is_made(o.out):
         check_same(o)
     else:
-        given = [f"--{f.name.replace('_', '-')} {getattr(o, f.name)}" for f in fields(o)
-                 if getattr(o, f.name) not in (f.default, False)]
-        words = " ".join(["-m toy.pretrain", *given, *["--no-autocast"] * (not o.autocast)])
-        again = command(words, world)
+        again = command(" ".join(["-m toy.pretrain", *spoken(o)]), world)
         with asked_to_stop("toy.pretrain", o.out, again) as stop:
             make(o, stop)
     if rank == 0:
@@ -343,10 +350,9 @@ def learn_to_watch(o, tokenizer, model, stop):
 def watching_optimizers(o, model, *heads):
     """AdamW and, unless --muon is 0, Muon for the matrices of the decoder's layers, which learn the
     same in half the steps."""
-    learnt = [p for module in (model, *heads) for p in module.parameters() if p.requires_grad]
     matrices = layer_matrices(model) if o.muon else []
-    known = {id(p) for p in matrices}
-    found = [torch.optim.AdamW([p for p in learnt if id(p) not in known], weight_decay=0.01)]
+    rest = others(torch.nn.ModuleList([model, *heads]).named_parameters(), matrices)
+    found = [torch.optim.AdamW([p for _, p in rest], weight_decay=0.01)]
     if matrices:
         found.append(Muon(matrices, weight_decay=0.05))
     return found

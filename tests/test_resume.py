@@ -437,3 +437,17 @@ def test_a_run_in_a_broken_folder_goes_on_or_is_refused_in_one_line(done, tmp_pa
         assert code == 2 or (out / "model" / "model.safetensors").exists(), (seed, what)
         shutil.rmtree(out)
     assert {code for _, code in seen} == {0, 2}
+
+
+def test_a_run_of_before_an_option_was_goes_on_as_it_was(tmp_path):
+    """It says so of the option's neutral value, and refuses another."""
+    config = vars(train.parse(["--out", str(tmp_path), "--muon", "0", "--steps", "5"]))
+    was = {name: value for name, value in config.items() if name not in ("muon", "tasks")}
+    (tmp_path / "run.json").write_text(json.dumps({"config": was}))
+    again = ["--resume", "--out", str(tmp_path)]
+    for more in ([], ["--muon", "0"], ["--tasks", "all"]):
+        o = train.parse([*again, *more])
+        assert (o.muon, o.tasks, o.steps) == (0, "all", 5)
+    for more in (["--muon", "2"], ["--tasks", "no-narration"]):
+        with pytest.raises(ValueError, match=f"--resume: {more[0]} was .*goes on with it"):
+            train.parse([*again, *more])

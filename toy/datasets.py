@@ -151,10 +151,10 @@ def asked(cells, question):
     return np.float32(named) + (named & np.isin(cells[:, 5], does))
 
 # The toy curriculum: until this part of the steps, so many tokens a step, this mix of samples.
-CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.14, "frame": 0.1, "short": 0.44, "long": 0.15,
-                            "full": 0.15}),
-              (1.00, 3072, {"one": 0.02, "busy": 0.08, "frame": 0.06, "short": 0.34, "long": 0.16,
-                            "full": 0.34}))
+CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.20, "frame": 0.08, "short": 0.44, "long": 0.14,
+                            "full": 0.12}),
+              (1.00, 3072, {"one": 0.02, "busy": 0.12, "frame": 0.05, "short": 0.38, "long": 0.16,
+                            "full": 0.27}))
 # what --tasks leaves out
 LEFT_OUT = {"no-backward-grounding": "Backward Grounding", "no-narration": "Real-time Narration"}
 GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Frame QA",

@@ -8,7 +8,7 @@ import random
 from functools import partial
 
 from toy.drills import Bustle, Slides
-from toy.telling import ABSENT, NOT_SO, Dialogue
+from toy.telling import ABSENT, NOT_SO, VAIN, Dialogue
 from toy.wordings import FIRST, UNSEEN
 from toy.world import EVENTS, Clip, an, listed, placed, seen, there
 
@@ -103,21 +103,20 @@ def action_caption(d):
             d.say(e.caption, e.last + 1, since=e.first)
 
 
-@task("Recalling", busy=15, long=35)
+@task("Recalling", short=20, busy=25, long=35)
 def recalling(d):
     """Again and again an event of the past."""
     for turn in sorted(d.rng.sample(range(d.clip.seconds), min(d.clip.seconds, 15))):
         d.recall(turn)
 
 
-@task("Waiting", busy=10, long=20)
+@task("Waiting", short=40, busy=40, long=35)
 def waiting(d):
-    """For one event after the other; some never come."""
+    """For one event after the other; some never come, while something like it does."""
     turn, end = 0, d.clip.seconds
     while later := [e for e in d.unique(end, instants=True) if e.first > turn]:
-        if d.rng.random() < NOT_SO:
-            d.vain(turn)
-            turn += d.rng.randint(1, 6)
+        if d.rng.random() < VAIN:
+            turn = d.tempt(turn) or turn + d.rng.randint(1, 6)
         else:
             event = d.rng.choice(later)
             d.ground(event, turn)

@@ -9,6 +9,7 @@ from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, count, seen, t
 
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 NOT_SO = 0.25           # of the questions are after an event that never comes or never came
+VAIN = 0.4              # of those asked one after the other, while things like it happen
 ABSENT = 0.15           # of those about the picture are after something that is not in it
 WHY = ("another", "absent", "elsewhen")     # why an event is missing, see Dialogue.missing
 
@@ -108,6 +109,20 @@ class Dialogue:
                 self.ask("Event Grounding", event, turn)
                 return True
         return False
+
+    def tempt(self, turn):
+        """As vain, of an event that something like it comes for: its thing does something else, or
+        another thing does the same. The turn after that; None: the film has no such thing, and
+        what is asked never comes either."""
+        tries = [self.missing(turn, max(0, turn - 1), self.clip.seconds, why) for why in 2 * WHY]
+        self.rng.shuffle(tries)
+        for event in filter(None, tries):
+            alike = [e.last + 2 for e in self.clip.events if e.first > turn
+                     and (e.thing == event.thing or e.does == event.does)]
+            if alike:
+                self.ask("Event Grounding", event, turn)
+                return min(alike)
+        self.vain(turn)
 
     def deny(self, turn):
         """Ask when something happened that did not happen before a turn, and say so."""

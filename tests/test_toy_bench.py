@@ -11,6 +11,7 @@ import pytest
 from bench import streams
 from toy import dialogues, telling, world
 from toy.datasets import asked
+from toy.wordings import FIRST
 
 FILMS = 40
 NAMED = re.compile(rf"\b({'|'.join(world.COLOURS)}) ({'|'.join(world.SHAPES)})\b")
@@ -166,6 +167,33 @@ def test_waits_in_vain_and_denials_are_true_in_all_films():
                                 and e.first <= turn + 1], record
                     seen[kind] += 1
     assert min(seen[kind] for kind in ("full", "short", "busy", "long")) >= 2, seen
+
+
+def test_among_waits_one_after_the_other_many_are_in_vain_and_something_like_it_happens():
+    for kind in ("short", "busy", "long"):
+        vain = tempted = asked_for = 0
+        for i in range(60):
+            clip = dialogues.sample(33, i, kind)[0]
+            dialogue = telling.Dialogue(clip, random.Random(i), FIRST)
+            dialogues.TASKS["Waiting"](dialogue)
+            turns = [int(question["time"]) - 1 for question in dialogue.questions]
+            assert turns == sorted(turns)
+            for question, turn, next_turn in zip(
+                    dialogue.questions, turns, [*turns[1:], math.inf]):
+                caption = EVENT.search(question["content"])[0]
+                _, name, does = EVENT.fullmatch(caption).groups()
+                answers = [said for said in dialogue.responses
+                           if turn < int(said["time"] or said["end_time"] + 1) - 1 < next_turn]
+                asked_for += 1
+                if answers:
+                    assert [said["content"].split(",")[0] for said in answers] == [caption[:-1]]
+                    continue
+                later = [e for e in clip.events if e.last >= turn - 1]
+                assert caption not in [e.caption for e in later]        # not after it either
+                vain += 1
+                tempted += any(e.does == does or e.name == name for e in later
+                               if turn < e.first and e.last + 2 <= next_turn)
+        assert 0.2 < vain / asked_for < 0.7 and tempted / vain > 0.5, (kind, vain, tempted)
 
 
 def test_what_is_told_to_be_absent_is_not_there_on_that_second():

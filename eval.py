@@ -24,6 +24,7 @@ if __name__ == "__main__":          # Ctrl-C while PyTorch is being imported, wh
 import argparse
 import hashlib
 import json
+import math
 from collections import Counter, defaultdict
 from contextlib import closing
 from functools import partial
@@ -122,7 +123,9 @@ def settings_of(args, world):
 
 def done_before(out, header):
     """{id: row} of a run's file; a last line that was cut short is none of it."""
-    lines = out.read_text(encoding="utf-8").split("\n")[:-1] if out.exists() else [header]
+    lines = [header]
+    if out.exists():                                    # bytes that are no UTF-8: a broken line
+        lines = out.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     if lines[:1] != [header]:
         raise ValueError(f"{out}: of another run, see its first line; remove it, or change --out")
     rows = {}
@@ -213,8 +216,8 @@ def parse(argv):
     add("run", "--videos", type=Path, required=True, dest="folder")
     add("toy threshold", "--data", type=Path, help="raw records, in place of the toy videos")
     add("toy threshold", "--videos-folder", type=Path, dest="folder", default=Path())
-    add("toy threshold", "--videos", type=int, default=300, help="how many")
-    add("toy run threshold", "--seed", type=int, default=10**6, help="of toy videos")
+    add("toy threshold", "--videos", type=int, help="how many toy videos (300)")
+    add("toy run threshold", "--seed", type=int, help="of toy videos (1000000)")
     add("toy run score threshold", "--out", type=Path, required=True)
     add("toy run threshold", "--workers", type=int, default=workers)
     add("toy run threshold", "--fps", type=int, default=1, help="frames in a turn, a second")
@@ -241,10 +244,19 @@ def parse(argv):
     add("run", "--patience", type=int, default=10,
         help="seconds that the last picture stands still until an answer comes")
     args = parser.parse_args(argv)
-    for name in ("fps", "videos", "max_frames", "workers", "agreement", "prune"):
+    for name, default in (("videos", 300), ("seed", 10**6)):
+        if getattr(args, "data", None) and isinstance(getattr(args, name, None), int):
+            raise ValueError(f"--{name}: of the toy world, go without it where --data is given")
+        if getattr(args, name, default) is None:
+            setattr(args, name, default)
+    for name in ("fps", "videos", "max_frames", "workers", "agreement", "prune", "every"):
         if isinstance(n := getattr(args, name, None), int) and n < 1:
             flag = "patience" if name == "agreement" else name.replace("_", "-")
             raise ValueError(f"--{flag} {n}: at least 1")
+    for name in ("threshold", "window", "patience"):
+        n = getattr(args, name, None)
+        if n is not None and not 0 <= n < math.inf:     # also where it is no number
+            raise ValueError(f"--{name} {n}: at least 0")
     if args.command in ("toy", "threshold") and args.out.suffix == ".jsonl":
         raise ValueError(f"--out {args.out}: the scores' file, .json; answers lie beside")
     if args.command == "toy":
@@ -329,7 +341,8 @@ def threshold(args):
     off the probabilities of one run, whose context stays as its own decisions made it."""
     rows, settings, _ = run_bench(args, args.out)
     good, failed = ([row for row in rows if ("failed" in row) == bad] for bad in (False, True))
-    curve = [{"threshold": t, "precision": p, "recall": r, "f1": 2 * p * r / max(p + r, 1e-9)}
+    due = any(row["gold"]["answers"] for row in good)
+    curve = due and [{"threshold": t, "precision": p, "recall": r, "f1": 2 * p * r / max(p + r, 1e-9)}
              for t, p, r in threshold_curve(good)]
     if not curve:
         raise ValueError(f"{args.data or 'the toy world'}: nothing is ever to be said there")

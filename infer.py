@@ -378,7 +378,13 @@ def open_sessions(args, counts):
         args.hints.append(f"{args.model}: this model knows {model.config.knows} only")
     tokenizer = Tokenizer.from_pretrained(args.model)
     settings = {name: getattr(args, name) for name in checks.LEAST} | {"no_repeat": args.no_repeat}
-    return [Session(model, tokenizer, counts=own, **settings) for own in counts]
+    sessions = [Session(model, tokenizer, counts=own, **settings) for own in counts]
+    config, capacity = model.config, sessions[0].capacity
+    need = args.fps * config.tokens(config.grid if args.compress is None else config.coarse_grid)
+    if need >= capacity:
+        raise ValueError(f"--fps {args.fps}: the frames of a second need {need} slots of the "
+                         f"cache, which has {capacity}")
+    return sessions
 
 
 def main(argv=None):

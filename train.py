@@ -88,7 +88,7 @@ class Options:
                               "moves all")
     warmup: float = option(0.05, "share of the steps in which the rate rises, to fall as a cosine")
     weight_decay: float = option(0.0, "of matrices, in the rate that moves them")
-    clip: float = option(1.0, "largest norm of the gradient")
+    clip: float = option(1.0, "largest norm of the gradient; 0: any")
     seed: int = option(0, "of the weights, the data and their order")
     # time and memory
     workers: int = option(1, "processes that decode and draw ahead, on each rank")
@@ -153,6 +153,18 @@ def parse(argv=None):
     if o.train == "states" and o.shard:
         parser.error("--train states: four rows and a norm learn, there is nothing to --shard")
     at_least(parser, o, LEAST)
+    if not o.out:
+        parser.error("--out: a folder is wanted")
+    if o.warmup > 1:
+        parser.error(f"--warmup {o.warmup}: a share of the steps, at most 1")
+    if not -2**63 <= o.seed < 2**63:
+        parser.error(f"--seed {o.seed}: 64 bits at most")
+    lessons = {"see_steps": "--see-steps", "watch_steps": "--watch-steps"}
+    for name in lessons.keys() & given.keys() if o.model or o.vision else ():
+        if not o.resume:
+            parser.error(f"{lessons[name]}: of the lessons that make a start, where none is given")
+    if given.get("epochs") and given.get("steps") and not o.resume:
+        parser.error("--epochs and --steps: one of them says how long")
     return o
 
 
@@ -357,7 +369,8 @@ class Learner:
             names = sum(gathered([name for b in batches for name in b["names"]]), [])
             raise ValueError(f"loss {log['loss']}, gradient norm {norm}; first bad parameter: "
                              f"{bad}; samples: {', '.join(names)}")
-        torch.nn.utils.clip_grads_with_norm_(self.learnt, self.o.clip, total)
+        if self.o.clip:
+            torch.nn.utils.clip_grads_with_norm_(self.learnt, self.o.clip, total)
         for optimizer in self.optimizers:
             optimizer.step()
             # replicas' gradients lie in the buffers that are sent, and stay there

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data import turns_from_record, user_part
 from infer import ANSWER, QUESTIONS, Session, see
 from parts.decision import RESPONSE, SILENCE, Decision
-from parts.files import check, read_json, replacing, write_json
+from parts.files import check, read_json, reading, replacing, write_json
 from parts.runs import digests
 from parts.slots import FRAME, TEXT
 from parts.tokenizer import RESPONSE as RESPONSE_TOKEN
@@ -121,7 +121,8 @@ def features_of(config):
 def check_decider(folder, digest):
     """ValueError unless a folder is that of a decider of the model with this digest."""
     path = Path(folder) / "run.json"
-    was = path.exists() and read_json(path).get("model_sha256")
+    with reading(path):
+        was = path.exists() and read_json(path).get("model_sha256")
     check(was, f"{folder}: no decider, see python -m bench.baselines")
     check(was == digest, f"{folder}: the decider of other weights than --model's; train one beside "
           "these")
@@ -174,7 +175,7 @@ def lesson(dataset, model, tokenizer, key):
 def train_decider(args):
     """On the dialogues that train.py draws, a micro-batch of them in a step."""
     if (args.out / "run.json").exists():
-        check("model_sha256" in read_json(args.out / "run.json"),
+        check("model_sha256" in str(read_json(args.out / "run.json")),
               f"--out {args.out}: there is something else in it, name another folder")
     torch.manual_seed(args.seed)
     tokenizer = Tokenizer.from_pretrained(args.model)

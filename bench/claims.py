@@ -202,8 +202,12 @@ def main(argv=None):
     if args.claim == "generalisation" and args.model:
         parser.error("generalisation: --model knows the tasks that are to be left out; without it "
                      "each variant makes a start of its own")
-    if min(args.seeds, args.videos) < 1:
-        parser.error(f"--seeds {args.seeds}, --videos {args.videos}: at least 1")
+    for name in ("videos", "seeds", "steps", "workers"):        # before hours of training
+        if (n := getattr(args, name)) is not None and n < 1:
+            parser.error(f"--{name} {n}: at least 1")
+    for name in ("threshold", "window"):
+        if (n := getattr(args, name)) is not None and not 0 <= n < float("inf"):
+            parser.error(f"--{name} {n}: at least 0")
     args.bench, line = "toy", sys.argv[1:] if argv is None else argv
     args.line = " ".join(["python -m bench.claims", *line])
     try:

@@ -9,16 +9,18 @@ takes time by its words, and one minute has more answers than another: medians a
 seconds without one.
 """
 import argparse
-import json
 import os
 import resource
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
 
 import data
 import infer
+from parts.checks import LEAST
+from parts.files import check, check_outputs, write_json
 from streamo import Streamo, Tokenizer
 from toy import dialogues
 
@@ -58,7 +60,7 @@ def resident():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=ROOT / "assets/tiny")
     parser.add_argument("--hours", type=int, default=24)
@@ -67,7 +69,21 @@ def main():
     parser.add_argument("--prune", type=int, default=None, help="as infer.py")
     parser.add_argument("--compress", type=float, default=None, help="as infer.py")
     parser.add_argument("--out", default=None, help="JSON of all that is measured")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    try:
+        for name, least in (("hours", 1), *LEAST.items()):
+            value = getattr(args, name, None)
+            check(value is None or value >= least, f"--{name} {value}: at least {least}")
+        check_outputs({"--out": args.out}, {"--model": [*Path(args.model).glob("*")]})
+        soak(args)
+    except KeyboardInterrupt:
+        print("bench.soak: interrupted, nothing is written", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+def soak(args):
     tokenizer = Tokenizer.from_pretrained(args.model)
     model = Streamo.from_pretrained(args.model).float()
     film, due = an_hour(args.seed, model.config.vision.image_size)
@@ -99,7 +115,7 @@ def main():
     for name, value in rows.items():
         print(f"{name:22}", value if not isinstance(value, float) else round(value, 3))
     if args.out:
-        Path(args.out).write_text(json.dumps(rows, indent=1))
+        write_json(args.out, rows)
 
 
 if __name__ == "__main__":

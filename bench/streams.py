@@ -154,7 +154,9 @@ def score_stream(rows):
             first.append(row)
         for name, part_and_whole in (marks | early_marks(row)).items():
             totals[name] += part_and_whole
-    scores = {name: percent(*totals[name]) for name in (*SIX, *totals) if name in totals}
+    due = any(row["gold"]["answers"] for row in first)  # else silence is right, and no F1 is 0
+    scores = {name: percent(*totals[name]) for name in (*SIX, *totals)
+              if name in totals and (due or totals[name][1])}
     if scores.keys() >= set(SIX):
         scores["average"] = mean([scores[name] for name in SIX])
     speed = sum(row["seconds"] for row in rows) / max(sum(row["compute"] for row in rows), 1e-9)

@@ -354,7 +354,8 @@ def table(results):
 
 def grade(folder, assignments, out=None, budget=MINUTE):
     """Grade a submission or a folder of them; print what came out, write `out` (CSV)."""
-    check_outputs({"--csv": out})
+    handed_in = [path for path in Path(folder).rglob("*") if path.suffix != ".csv"]
+    check_outputs({"--csv": out}, {"the submission's": handed_in})
     found, results = submissions(folder, assignments), {}
     with Sandbox() as sandbox:
         for name, place in found.items():

@@ -1,5 +1,6 @@
 """The options of infer.py: what can be wrong with them is found before anything else starts."""
 import argparse
+import math
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from parts.render import form_of
 from parts.video import local
 
 DEFAULT = "Describe every event."          # asked where nothing else is
+LARGEST = 1 << 27                          # pixels of a raw frame, 400 MB
 OUTPUTS = (("jsonl", "a line for each second, as it happens"), ("srt", "subtitles"),
            ("vtt", "subtitles"), ("timeline", "the whole stream as one picture, .png"),
            ("render", "the video with its answers, .mp4, .mkv, ..., .gif"),
@@ -52,8 +54,12 @@ def lines(path):
             text = line.decode()
         except UnicodeDecodeError:
             raise ValueError(f"{path}: line {n} is no UTF-8") from None
-        if text.strip():
-            questions.append(text)
+        try:
+            if text.strip():
+                ask(text)
+                questions.append(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: line {n}: {error}") from None
     return questions
 
 
@@ -146,14 +152,22 @@ def parse(argv, doc):
         raise ValueError(f"--reconnect {args.reconnect}: seconds, 0 or more")
     if "-" in args.sources and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size):
         raise ValueError("raw frames on standard input need --size WIDTHxHEIGHT")
+    if args.size and "-" not in args.sources:
+        raise ValueError(f"--size {args.size}: of raw frames on standard input, which is not a "
+                         "source here")
+    if args.size and math.prod(map(int, args.size.split("x"))) > LARGEST:
+        raise ValueError(f"--size {args.size}: at most {LARGEST} pixels")
     for source in args.sources:
         known = source == "-" or "://" in source or source.startswith(("camera:", "live:"))
         if not known and not os.path.exists(local(source)):
             raise FileNotFoundError(f"{source}: no such file or folder")
-    if len(set(args.sources)) < len(args.sources):
-        raise ValueError(f"{args.sources[0]}: each source once")
+    for source in args.sources:
+        if args.sources.count(source) > 1:
+            raise ValueError(f"{source}: each source once")
     if args.record and not args.record.lower().endswith(".mp4"):
         raise ValueError(f"--record {args.record}: an .mp4 is wanted")
+    if args.timeline and not args.timeline.lower().endswith(".png"):
+        raise ValueError(f"--timeline {args.timeline}: a .png is wanted")
     if args.render:
         form_of(args.render)
     args.names, args.paths = names(args.sources), []
@@ -165,9 +179,10 @@ def parse(argv, doc):
     check_outputs({f"--{flag}" + f" of {name}" * (len(args.names) > 1): path
                    for name, paths in zip(args.names, args.paths)
                    for flag, path in paths.items()}, inputs(args))
-    given = args.ask + (lines(args.ask_file) if args.ask_file else [])
-    args.hints = list(filter(None, map(hint, given + args.once)))
-    args.ask = [(*ask(text), False) for text in given] + [(*ask(text), True) for text in args.once]
+    read = lines(args.ask_file) if args.ask_file else []
+    args.hints = list(filter(None, map(hint, args.ask + read + args.once)))
+    args.ask = [(*ask(text), False) for text in args.ask + read] + [
+        (*ask(text), True) for text in args.once]
     return args
 
 

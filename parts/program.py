@@ -20,6 +20,7 @@ import av
 from parts import sources, video
 from parts.arguments import DEFAULT, ask, complain, parse
 from parts.outputs import Outputs
+from parts.questions import TOO_LONG
 from parts.render import clock
 from parts.terminal import Terminal
 
@@ -275,7 +276,8 @@ class Program:
         late = [text for when, text, _ in args.ask if all(ends)
                 and when > math.ceil(max(ends)) - 1]
         if late:
-            raise ValueError(f"--ask {late[0]!r}: the video ends after {max(ends):.1f} s")
+            raise ValueError(f"--ask {late[0]!r}: the video has no second that begins then or "
+                             f"later, it ends after {max(ends):.1f} s")
         self.terminal.status(f"loading {args.model} ...")
         sessions = self.open_sessions(args, [stream.counts for stream in self.streams])
         for stream, session in zip(self.streams, sessions):
@@ -343,10 +345,17 @@ class Program:
                 self.summary(stream)
 
     def unasked(self):
+        """What is wrong with a question of the command line that no stream was asked."""
+        flag = "--ask " if self.args.ask else ""
         for text, handles in self.asked:
-            if all(question.asked is None and not question.closed for question in handles):
-                longest = max(stream.n for stream in self.streams)
-                return [f"--ask {text!r}: never asked, the stream ended after {longest} s"]
+            closed = {question.closed for question in handles if question.asked is None}
+            if len(closed) == 1 and all(question.asked is None for question in handles):
+                (why,), name = closed, f"{flag}{text[:80]!r}"
+                if not why:
+                    longest = max(stream.n for stream in self.streams)
+                    return [f"{name}: never asked, the stream ended after {longest} s"]
+                if why.startswith(TOO_LONG):
+                    return [f"{name}: {why}"]
         return []
 
 

@@ -5,6 +5,8 @@ from itertools import count
 
 from parts.checks import check_pair, check_question
 
+TOO_LONG = "refused, too long"           # why a question was closed that never could be asked
+
 
 @dataclass
 class Question:
@@ -51,9 +53,9 @@ class Questions:
                 continue
             need = size(new)
             if need > room:
-                new.close(f"too long: {need} slots of the cache, which has {room} for questions")
+                new.close(f"{TOO_LONG}: {need} slots of the cache, which has {room} for questions")
                 counts["questions refused, for they were too long"] += 1
-                notes.append(f"question {new.number} refused, {new.closed}")
+                notes.append(f"question {new.number} {new.closed}")
                 continue
             while need + sum(map(size, self.open(asked=True))) > room:
                 old = min(self.open(asked=True), key=lambda q: (

@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from parts.annotations import stated_seconds
 from parts.devices import failures, gathered, in_bfloat16, own_rank
-from parts.files import write_json
+from parts.files import check, write_json
 
 
 def write_model(folder, model, tokenizer, about, weights=None):
@@ -53,8 +53,11 @@ def about_run(o, data=()):
 
 def weighted(names):
     """(files, weights) of "FILE" and "FILE:WEIGHT"."""
-    parts = [re.fullmatch(r"(.*?)(?::([0-9.]+))?", name).groups() for name in names]
-    return [file for file, _ in parts], [float(weight or 1) for _, weight in parts]
+    parts = [re.fullmatch(r"(.*?)(?::(\d+\.?\d*|\.\d+))?", name).groups() for name in names]
+    weights = [float(weight or 1) for _, weight in parts]
+    for name, weight in zip(names, weights):
+        check(weight > 0, f"--data {name}: a weight above 0")
+    return [file for file, _ in parts], weights
 
 
 def memory():

@@ -140,6 +140,8 @@ def test_a_decider_is_trained_saved_and_asked(folder, tmp_path, monkeypatch, cap
     about = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(about | {"model_sha256": "other"}))
     assert "other weights" in refused([*run, "--decider", str(out)], capsys)
+    (out / "run.json").write_text("[]")
+    assert "run.json: misshapen" in refused([*run, "--decider", str(out)], capsys)
 
 
 def refused(arguments, capsys):

@@ -225,6 +225,17 @@ def test_bad_input_is_one_line_and_code_2(arguments, words, capsys):
     assert words in err and err.count("\n") == 1
 
 
+def test_a_table_is_not_written_over_what_is_graded(tmp_path, capsys):
+    from course.__main__ import main
+    for folder in (tmp_path / "one", tmp_path / "all" / "ann"):     # a submission, a folder of them
+        folder.mkdir(parents=True)
+        (folder / "loss.py").write_text("mine")
+        place = folder if folder.name == "one" else folder.parent
+        assert main(["grade", str(place), "--only", "8", "--csv", str(folder / "loss.py")]) == 2
+        assert "would write over the submission's" in capsys.readouterr().err
+        assert (folder / "loss.py").read_text() == "mine"
+
+
 def test_the_syllabus_names_every_assignment_and_the_list_is_quick():
     done = subprocess.run([sys.executable, "-c", "import sys; from course.__main__ import main; "
                            "main(['list']); assert 'torch' not in sys.modules"], cwd=ROOT,

@@ -102,7 +102,11 @@ def test_a_shorter_run_keeps_the_answers_of_a_longer_one(folder, tmp_path, monke
 @pytest.mark.parametrize("arguments, words", [
     (["toy", "--out", "s.jsonl"], "--out s.jsonl"), (["toy", "--videos", "0"], "--videos 0"),
     (["run", "ovo", "--data", "x", "--videos", "x", "--max-frames", "0"], "--max-frames 0"),
-    (["toy", "--fps", "0"], "--fps 0")])
+    (["toy", "--fps", "0"], "--fps 0"), (["toy", "--threshold", "nan"], "--threshold nan"),
+    (["toy", "--window", "-1"], "--window -1"), (["toy", "--every", "0"], "--every 0"),
+    (["run", "raw", "--data", "x", "--videos", "x", "--patience", "-3"], "--patience -3"),
+    (["toy", "--data", "x", "--seed", "4"], "--seed: of the toy world"),
+    (["threshold", "--data", "x", "--videos", "4"], "--videos: of the toy world")])
 def test_bad_arguments_are_named_before_anything_runs(folder, arguments, words, capsys):
     with pytest.raises(SystemExit) as end:
         ev.main([*arguments[:-2], "--model", str(folder), "--out", "s.json", *arguments[-2:]])
@@ -170,6 +174,12 @@ def test_the_best_threshold_is_found_and_written(folder, tmp_path, capsys, monke
     assert found["best"] == {"threshold": 0.6, "precision": 100, "recall": 100, "f1": 100}
     assert json.loads((copy / "config.json").read_text())["threshold"] == 0.6
     assert "0.6      100.0   100.0  100.0 <" in capsys.readouterr().out
+    silent = row(0) | {"gold": {"answers": [], "states": "0" * 20}}
+    monkeypatch.setattr(ev, "run_bench", lambda args, also: ([silent], {}, None))
+    with pytest.raises(SystemExit):             # no threshold is best where nothing is to be said
+        ev.main(["threshold", "--model", str(copy), "--out", str(tmp_path / "u.json"), "--write"])
+    assert "nothing is ever to be said there" in capsys.readouterr().err
+    assert json.loads((copy / "config.json").read_text())["threshold"] == 0.6
     at_half = next(point for point in found["curve"] if point["threshold"] == 0.5)
     assert at_half["precision"] == pytest.approx(200 / 3) and at_half["recall"] == 100
 
@@ -408,6 +418,15 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, capsys
         ev.main([str(names.get(a, a)) for a in arguments])
     error = capsys.readouterr().err
     assert caught.value.code == 2 and error.count("\n") == 1 and says in error
+
+
+def test_bytes_of_a_broken_disk_are_named_by_file_and_line(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ev, "run_group", answered_at_once)
+    _, _, out = ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
+    lines = out.read_bytes().split(b"\n")
+    out.write_bytes(b"\n".join([*lines[:3], b'\xff\xfe{"id"', *lines[4:]]))
+    with pytest.raises(ValueError, match=f"{out}: line 4 is no answer"):
+        ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
 
 
 def rows_of(*videos):

@@ -448,7 +448,13 @@ BAD = {
     "--colour": ["{clip}", "--colour", "red"],
     "no such folder": ["{clip}", "--jsonl", "{tmp}/none/o.jsonl"],
     "--render": ["{clip}", "--render", "{tmp}/o.doc"],
-    "--size": ["-"],
+    "--size WIDTHxHEIGHT": ["-"],
+    "--size 99999x99999": ["-", "--size", "99999x99999"],
+    "--size 8x8: of raw frames": ["{clip}", "--size", "8x8"],
+    "--fps 3000: the frames of a second need 12000 slots": ["{clip}", "--fps", "3000"],
+    "o.jpg: a .png": ["{clip}", "--timeline", "{tmp}/o.jpg"],
+    "{clip}: each source once": ["{tmp}/text.mp4", "{clip}", "{clip}"],
+    "asks-2.txt: line 2: '5:' is not": ["{clip}", "--ask-file", "{tmp}/asks-2.txt"],
     "video9": ["camera:97"],
 }
 
@@ -457,11 +463,20 @@ BAD = {
 def test_bad_input_is_one_line_and_code_2(folder, tmp_path, capsys, message):
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "asks-2.txt").write_text("What?\n5:\n")
     (tmp_path / "cut.mp4").write_bytes((folder / "clip.mp4").read_bytes()[:900])
     names = {"tmp": tmp_path, "clip": folder / "clip.mp4"}
     assert run(folder, *(word.format(**names) for word in BAD[message])) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and message.format(**names) in err, err
+
+
+def test_a_question_that_no_cache_holds_is_bad_input(folder, capsys):
+    long = "word " * 5000
+    assert run(folder, folder / "clip.mp4", "--ask", long, "--quiet") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "--ask 'word word" in said and "refused, too long" in said and len(said) < 300
+    assert run(folder, folder / "clip.mp4", "--ask", long, "--ask", "What?", "--quiet") == 2
 
 
 @pytest.mark.parametrize("change", [

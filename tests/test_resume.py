@@ -245,6 +245,14 @@ def test_only_the_last_checkpoints_are_kept_and_no_run_is_written_over(out, monk
     assert [p.name for p in checkpoints(out)] == ["step-000005", "step-000006"]
     with pytest.raises(ValueError, match="holds the checkpoints of a run"):
         run_here(monkeypatch, "--out", str(out))
+    for path in checkpoints(out):                           # to save room: the model is left
+        shutil.rmtree(path)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for folder in (out, out / "model"):
+        for more in ([], ["--resume"]):
+            with pytest.raises(ValueError, match="holds a trained model"):
+                run_here(monkeypatch, "--steps", "6", "--out", str(folder), *more)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -327,6 +335,18 @@ def test_a_broken_record_of_the_options_is_named(out, monkeypatch, text):
         run_here(monkeypatch, "--resume", "--out", str(out))
     with pytest.raises(ValueError, match="there is no run in nowhere"):
         run_here(monkeypatch, "--resume", "--out", "nowhere")
+
+
+@pytest.mark.parametrize("name, value", [
+    ("train", "foo"), ("states", 7), ("loss", "foo"), ("data", [5]), ("preset", "none")])
+def test_an_edited_option_is_named(out, monkeypatch, name, value):
+    about = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(about | {"config": about["config"] | {name: value}}))
+    with pytest.raises(ValueError, match=f"run.json: not the options .*{name} is "):
+        run_here(monkeypatch, "--resume", "--out", str(out))
+    (out / "run.json").write_text(json.dumps(about | {"data": None}))
+    with pytest.raises(ValueError, match="run.json: .*data is no object"):
+        run_here(monkeypatch, "--resume", "--out", str(out))
 
 
 def test_a_broken_line_of_the_log_is_told_and_left_out(tmp_path, capsys):

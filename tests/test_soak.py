@@ -1,4 +1,7 @@
 """The day-long soak's own arithmetic; what it streams is tested in test_infer.py."""
+import pytest
+
+from bench import soak
 from bench.soak import told
 
 
@@ -10,3 +13,15 @@ def test_an_hours_recall_and_precision_by_hand():
                (3609, "A red cross appears."), (3610, "A red star appears."), (3620, "It stops.")]
     assert told(due, answers, 0) == (1 / 2, 1 / 3)
     assert told(due, answers, 3600) == (1, 2 / 3)
+
+
+@pytest.mark.parametrize("words, what", [
+    (["--hours", "0"], "--hours 0"), (["--window", "-1"], "--window -1"), (["--prune", "0"],
+    "--prune 0"), (["--model", "nowhere"], "nowhere"), (["--out", "none/x.json"], "no such folder"),
+    (["--model", "MODEL", "--out", "MODEL/config.json"], "would write over --model")])
+def test_what_would_be_found_after_hours_is_refused_at_once(words, what, tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit) as end:
+        soak.main([word.replace("MODEL", str(tmp_path)) for word in words])
+    assert end.value.code == 2 and what in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == "{}"

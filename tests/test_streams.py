@@ -153,6 +153,14 @@ def test_timing_by_hand():
     assert len(table) == 4 and "2 x 2.0 ± 1.0" in table[1] and table[1].split()[0] == "a"
 
 
+def test_silence_where_silence_is_right_is_not_scored_as_a_fault():
+    scores = streams.score_stream([dialogue("narration", [], []), dialogue("dense_caption", [], [])])
+    assert not scores.keys() & {"narration", "dense_caption", "response_f1", "response_recall"}
+    assert scores["state_f1"] == 100
+    spoke = streams.score_stream([dialogue("narration", [], [(7, "x")])])
+    assert spoke["narration"] == spoke["response_f1"] == spoke["response_precision"] == 0
+
+
 def test_timing_stands_beside_the_scores_of_a_stream():
     """Whatever was said: the text counts elsewhere."""
     scores = streams.score_stream([dialogue("narration", [(5, "a"), (9, "b")], [(7, "x")])])

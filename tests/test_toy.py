@@ -570,6 +570,16 @@ def test_bad_arguments_end_in_one_line(bad, named, tmp_path, monkeypatch, capsys
     assert not Path("films").exists()
 
 
+def test_no_film_is_written_over(tmp_path, monkeypatch, capsys):
+    (tmp_path / "000001.mp4").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["toy.py", "--out", str(tmp_path), "--n", "2"])
+    with pytest.raises(SystemExit) as stop:
+        toy_main()
+    assert stop.value.code == 2 and "there is a 000001.mp4 already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["000001.mp4"]
+    assert (tmp_path / "000001.mp4").read_text() == "mine"
+
+
 @pytest.mark.parametrize("stop, code, line", [
     (OSError(28, "No space left on device"), 2, "No space left on device"),
     (KeyboardInterrupt(), 130, "toy: interrupted; .* holds 1 of 3 films")])

@@ -33,6 +33,9 @@ def main():
         parser.error(f"--size {args.size} must be even, and 32 or more")
     if (args.out / "raw.json").exists():                    # it may have been mended by hand
         parser.error(f"--out {args.out}: there is a raw.json already, name another folder")
+    taken = [name for i in range(args.n) if (args.out / (name := f"{i:06d}.mp4")).exists()]
+    if taken:                                               # by whomever
+        parser.error(f"--out {args.out}: there is a {taken[0]} already, name another folder")
     records = []
     try:
         args.out.mkdir(parents=True, exist_ok=True)

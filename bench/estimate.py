@@ -172,11 +172,12 @@ def estimate(o):
     mine = [steps[step][::world] for step in range(first, last)]        # of the first rank
     groups = [group for step in mine for group in step]
     lengths = {key: dataset.estimate(key) for group in groups for key in group}
-    # the micro-batch with the most tokens, and the one whose attention takes most
+    # the micro-batch with the most tokens, and the one whose attention takes most; of the toy world
+    # all, for they are few, quickly drawn, and their lengths are guessed by their words
     largest = [max(groups, key=lambda group: len(group) * max(lengths[key] for key in group) ** n)
                for n in (1, 2)]
     batches = [collate([foretold(dataset, key) if o.data else dataset[key] for key in group],
-                       tokenizer.pad_id) for group in largest]
+                       tokenizer.pad_id) for group in (largest if o.data else [*largest, *groups])]
     each = o.batch or round(sum(map(len, groups)) * world / len(mine))
     weights = sum(p.numel() for p in model.parameters())
     learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)

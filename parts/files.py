@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,20 +84,24 @@ def write_text(path, text):
 def replacing(path):
     """A temporary path beside `path`, renamed to it when all went well, else removed.
 
-    A link is followed: what it leads to is replaced, not the link. What is no regular file, as
-    /dev/null or a FIFO, is written into. An OSError without a file's name gets this one's."""
+    The mode is the old file's, or what the umask says. A link is followed: what it leads to is
+    replaced, not the link. What is no regular file, as /dev/null or a FIFO, is written into. An
+    OSError without a file's name gets this one's."""
     target = Path(os.path.realpath(path))
     stream = os.path.abspath(path).startswith(STANDARD) or target.exists() and not target.is_file()
     folder = Path(tempfile.gettempdir()) if stream else target.parent
     partial = folder / f"{os.fsdecode(os.fsencode(target.name)[:LONGEST_NAME])}.partial"
     try:
+        partial.unlink(missing_ok=True)                         # of a process that was killed
+        partial.touch()
+        mode = (target if target.is_file() else partial).stat().st_mode
         yield partial
         if stream:
             with open(partial, "rb") as made, open(path, "ab") as into:
                 shutil.copyfileobj(made, into)
         else:
-            if target.exists():
-                shutil.copymode(target, partial)
+            if partial.stat().st_mode != mode:          # some libraries make it one's own alone
+                partial.chmod(stat.S_IMODE(mode))
             partial.replace(target)
     except OSError as error:
         if error.filename not in (None, str(partial)):

@@ -6,6 +6,8 @@ import threading
 from functools import partial
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from parts.config import DecoderConfig, hf_config, whole_config
 from parts.files import check_outputs, parse_json, replacing, write_json, write_text
@@ -31,6 +33,18 @@ def test_a_link_is_followed_and_a_mode_is_kept(tmp_path):
         write_json(tmp_path / name, [1])
         assert (tmp_path / name).is_symlink() and json.loads((tmp_path / name).read_text()) == [1]
     assert stat.S_IMODE((tmp_path / "real.json").stat().st_mode) == 0o600
+
+
+def test_weights_may_be_read_by_whom_the_umask_lets(tmp_path):
+    """safetensors makes files that are their owner's alone."""
+    before = os.umask(0o027)
+    try:
+        for _ in range(2):
+            with replacing(tmp_path / "w.safetensors") as made:
+                save_file({"a": torch.ones(1)}, made)
+            assert stat.S_IMODE((tmp_path / "w.safetensors").stat().st_mode) == 0o640
+    finally:
+        os.umask(before)
 
 
 def test_what_is_no_regular_file_is_written_into(tmp_path):

@@ -342,9 +342,9 @@ def threshold(args):
     rows, settings, _ = run_bench(args, args.out)
     good, failed = ([row for row in rows if ("failed" in row) == bad] for bad in (False, True))
     due = any(row["gold"]["answers"] for row in good)
-    curve = due and [{"threshold": t, "precision": p, "recall": r, "f1": 2 * p * r / max(p + r, 1e-9)}
+    curve = [{"threshold": t, "precision": p, "recall": r, "f1": 2 * p * r / max(p + r, 1e-9)}
              for t, p, r in threshold_curve(good)]
-    if not curve:
+    if not (curve and due):
         raise ValueError(f"{args.data or 'the toy world'}: nothing is ever to be said there")
     best = max(curve, key=lambda point: point["f1"])
     say("threshold  precision  recall     F1",

@@ -41,9 +41,9 @@ from parts.devices import add_up, autocast, gathered, own_device, own_rank
 from parts.engine import exchange, only_states, spread, state_parts, whole, whole_weights
 from parts.files import check, write_json
 from parts.optimizers import own_optimizers
-from parts.options import at_least, option, parser_of
-from parts.runs import (Stopped, asked_to_stop, command, duration, evaluate, memory, program,
-                        recipe, weighted, write_model)
+from parts.options import option, parser_of
+from parts.runs import (Stopped, asked_to_stop, check_options, command, duration, evaluate, memory,
+                        program, recipe, weighted, write_model)
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from parts.weights import on_meta
 from streamo import Streamo
@@ -116,11 +116,6 @@ PRESETS = {"hour": dict(TOY, steps=2000), "own": {},
            "demo": dict(TOY, steps=5000, see_steps=2200, watch_steps=3800),
            "paper": dict(epochs=1, batch=512, micro_tokens=16384, lr=1e-5, checkpoint_layers=True,
                          workers=4, save_every=50)}
-# the least value of an option
-LEAST = {"epochs": 0, "steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
-         "own_every": 0, "max_tokens": 1, "fps": 1, "lr": 0, "warmup": 0, "weight_decay": 0,
-         "clip": 0, "muon": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1,
-         "eval_every": 0, "eval_videos": 1}
 # with --resume these alone may be other than they were: they change nothing that has been done
 MAY_CHANGE = {"out", "resume", "estimate", "steps", "shard", "workers", "save_every", "keep",
               "eval_every", "eval_videos"}
@@ -137,34 +132,7 @@ def parse(argv=None):
     else:
         given.setdefault("preset", "own" if given.get("data") else "hour")
         o = Options(**{**PRESETS[given["preset"]], **given})
-    if bool(o.vision) != bool(o.decoder) or o.vision and o.model:
-        parser.error("start from --model alone, or from --vision and --decoder together")
-    if bool(o.data) != bool(o.videos):
-        parser.error("--data and --videos go together")
-    if not o.data and not o.steps:
-        parser.error("--steps is needed without --data: the toy world has no end")
-    if o.batch and not o.data and o.tasks != "all":
-        parser.error("--tasks chooses among what the curriculum gives: it goes without --batch")
-    if o.tasks != "all" and o.data:
-        parser.error("--tasks chooses among the toy world's: it goes without --data")
-    if given.get("muon") and o.train in ("states", "connector"):        # not by a preset
-        parser.error(f"--train {o.train}: no matrix of the decoder learns, there is nothing to "
-                     "--muon")
-    if o.train == "states" and o.shard:
-        parser.error("--train states: four rows and a norm learn, there is nothing to --shard")
-    at_least(parser, o, LEAST)
-    if not o.out:
-        parser.error("--out: a folder is wanted")
-    if o.warmup > 1:
-        parser.error(f"--warmup {o.warmup}: a share of the steps, at most 1")
-    if not -2**63 <= o.seed < 2**63:
-        parser.error(f"--seed {o.seed}: 64 bits at most")
-    lessons = {"see_steps": "--see-steps", "watch_steps": "--watch-steps"}
-    for name in lessons.keys() & given.keys() if o.model or o.vision else ():
-        if not o.resume:
-            parser.error(f"{lessons[name]}: of the lessons that make a start, where none is given")
-    if given.get("epochs") and given.get("steps") and not o.resume:
-        parser.error("--epochs and --steps: one of them says how long")
+    check_options(parser, o, given)
     return o
 
 

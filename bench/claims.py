@@ -16,7 +16,8 @@ from bench.public import mean
 from bench.report import VERSIONS
 from bench.streams import JUDGE, SIX, score_stream, threshold_curve
 from eval import run_bench, sha256
-from parts.files import read_records, write_json, write_text
+from parts.files import read_records, replacing, write_json, write_text
+from parts.options import at_least
 
 OVO_MEANS = "OVO-Bench real-time / backward / forward / total"
 CLAIMS = {  # what the paper shows, and the variants: options of train.py, fps of the test, paper's
@@ -180,7 +181,8 @@ def loss_figure(found, training, path, sharp=4):
         x, y = (60 + 210 * k) * sharp, 408 * sharp
         pen.line((x, y, x + 24 * sharp, y), colour, 4 * sharp)
         pen.text((x + 32 * sharp, y), name, ink, large, "lm")
-    image.reduce(2).save(path)
+    with replacing(path) as partial:
+        image.reduce(2).save(partial, "PNG")
 
 
 def main(argv=None):
@@ -202,12 +204,8 @@ def main(argv=None):
     if args.claim == "generalisation" and args.model:
         parser.error("generalisation: --model knows the tasks that are to be left out; without it "
                      "each variant makes a start of its own")
-    for name in ("videos", "seeds", "steps", "workers"):        # before hours of training
-        if (n := getattr(args, name)) is not None and n < 1:
-            parser.error(f"--{name} {n}: at least 1")
-    for name in ("threshold", "window"):
-        if (n := getattr(args, name)) is not None and not 0 <= n < float("inf"):
-            parser.error(f"--{name} {n}: at least 0")
+    at_least(parser, args, {"videos": 1, "seeds": 1, "steps": 1, "workers": 1, "threshold": 0,
+                            "window": 0})               # before hours of training
     args.bench, line = "toy", sys.argv[1:] if argv is None else argv
     args.line = " ".join(["python -m bench.claims", *line])
     try:

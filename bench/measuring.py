@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import streamo
+from parts.files import replacing
 from parts.render import FAINT, INK, PAPER
 from streamo import Streamo
 from toy.pretrain import new_tokenizer, tiny_config
@@ -130,7 +131,8 @@ def plot(path, series, title):
         if many:
             draw.text((x, 18), name, colour, font, anchor="ra")
             x -= 30 + font.getlength(name)
-    image.save(path)
+    with replacing(path) as partial:
+        image.save(partial, "PNG")
 
 
 def peak_memory(device):

@@ -19,8 +19,8 @@ import numpy as np
 
 import data
 import infer
-from parts.checks import LEAST
-from parts.files import check, check_outputs, write_json
+from parts.files import check_outputs, write_json
+from parts.options import at_least
 from streamo import Streamo, Tokenizer
 from toy import dialogues
 
@@ -70,10 +70,8 @@ def main(argv=None):
     parser.add_argument("--compress", type=float, default=None, help="as infer.py")
     parser.add_argument("--out", default=None, help="JSON of all that is measured")
     args = parser.parse_args(argv)
+    at_least(parser, args, {"hours": 1, "window": 0, "prune": 1, "compress": 0})
     try:
-        for name, least in (("hours", 1), *LEAST.items()):
-            value = getattr(args, name, None)
-            check(value is None or value >= least, f"--{name} {value}: at least {least}")
         check_outputs({"--out": args.out}, {"--model": [*Path(args.model).glob("*")]})
         soak(args)
     except KeyboardInterrupt:

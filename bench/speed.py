@@ -37,6 +37,8 @@ from bench.measuring import (SHAPES, build, cache_bytes, machine, noise, p, peak
                              stopwatch)
 from loss import state_counts, state_focal_loss
 from parts.devices import autocast, in_bfloat16
+from parts.files import check_outputs
+from parts.options import at_least
 from parts.render import COLOURS, FAINT
 from streamo import RESPONSE, SILENCE
 from train import Options
@@ -406,7 +408,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("stream", "streams", "train"))
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"),
+                        default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None,
                         help="of the weights; default float32, bfloat16 for 7b")
     parser.add_argument("--threads", type=int, default=None, help="of the CPU; default: torch's")
@@ -419,6 +422,14 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=3, help="train, streams: timed, after one")
     parser.add_argument("--streams", type=int, default=8, help="streams: how many")
     args = parser.parse_args(argv)
+    at_least(parser, args, {"threads": 1, "window": 1, "batch": 1, "seconds": 1, "steps": 1,
+                            "streams": 1})
+    if min(args.ages) < 1:
+        parser.error(f"--ages {min(args.ages)}: at least 1")
+    try:
+        check_outputs({"--png": args.png})                  # before minutes of measuring
+    except ValueError as error:
+        parser.error(str(error))
     torch.set_num_threads(args.threads or torch.get_num_threads())
     args.dtype = args.dtype or ("bfloat16" if args.shape == "7b" else "float32")
     args.torch_dtype = getattr(torch, args.dtype)

@@ -29,8 +29,11 @@ def parser_of(options, doc):
 
 
 def at_least(parser, options, bounds):
-    """ValueError names the option which is below its bound, {name: least value}."""
+    """The parser's error names the option which is below its bound, {name: least value}. None,
+    for a default that is found later, is none."""
     for name, least in bounds.items():
         value = getattr(options, name)
+        if value is None:
+            continue
         if not value >= least or value == float("inf"):         # not: false for NaN, too
             parser.error(f"--{name.replace('_', '-')} {value}: at least {least}")

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from parts.annotations import stated_seconds
 from parts.devices import failures, gathered, in_bfloat16, own_rank
 from parts.files import check, write_json
+from parts.options import at_least
 
 
 def write_model(folder, model, tokenizer, about, weights=None):
@@ -49,6 +50,43 @@ def about_run(o, data=()):
             "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
             "hardware": hardware, "threads": torch.get_num_threads(), "processes": own_rank()[1],
             "bfloat16": in_bfloat16(o, torch.cuda.is_available()), "data": digests(data)}
+
+
+# the least value of an option
+LEAST = {"epochs": 0, "steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
+         "own_every": 0, "max_tokens": 1, "fps": 1, "lr": 0, "warmup": 0, "weight_decay": 0,
+         "clip": 0, "muon": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1,
+         "eval_every": 0, "eval_videos": 1}
+
+
+def check_options(parser, o, given):
+    """The parser's error for options of train.py that contradict each other, or are none. given:
+    those of the command line alone."""
+    said = given.get
+    rules = (
+        (bool(o.vision) != bool(o.decoder) or o.vision and o.model,
+         "start from --model alone, or from --vision and --decoder together"),
+        (bool(o.data) != bool(o.videos), "--data and --videos go together"),
+        (not o.data and not o.steps, "--steps is needed without --data: the toy world has no end"),
+        (o.batch and not o.data and o.tasks != "all",
+         "--tasks chooses among what the curriculum gives: it goes without --batch"),
+        (o.data and o.tasks != "all",
+         "--tasks chooses among the toy world's: it goes without --data"),
+        (said("muon") and o.train in ("states", "connector"),           # not by a preset
+         f"--train {o.train}: no matrix of the decoder learns, there is nothing to --muon"),
+        (o.train == "states" and o.shard,
+         "--train states: four rows and a norm learn, there is nothing to --shard"),
+        ((o.model or o.vision) and not o.resume and (said("see_steps") or said("watch_steps")),
+         "--see-steps, --watch-steps: of the lessons that make a start, where none is given"),
+        (said("epochs") and said("steps") and not o.resume,
+         "--epochs and --steps: one of them says how long"),
+        (not o.out, "--out: a folder is wanted"),
+        (o.warmup > 1, f"--warmup {o.warmup}: a share of the steps, at most 1"),
+        (not -2**63 <= o.seed < 2**63, f"--seed {o.seed}: 64 bits at most"))
+    for wrong, message in rules:
+        if wrong:
+            parser.error(message)
+    at_least(parser, o, LEAST)
 
 
 def weighted(names):

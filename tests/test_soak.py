@@ -1,7 +1,7 @@
 """The day-long soak's own arithmetic; what it streams is tested in test_infer.py."""
 import pytest
 
-from bench import soak
+from bench import offline, soak, speed
 from bench.soak import told
 
 
@@ -15,13 +15,18 @@ def test_an_hours_recall_and_precision_by_hand():
     assert told(due, answers, 3600) == (1, 2 / 3)
 
 
-@pytest.mark.parametrize("words, what", [
-    (["--hours", "0"], "--hours 0"), (["--window", "-1"], "--window -1"), (["--prune", "0"],
-    "--prune 0"), (["--model", "nowhere"], "nowhere"), (["--out", "none/x.json"], "no such folder"),
-    (["--model", "MODEL", "--out", "MODEL/config.json"], "would write over --model")])
-def test_what_would_be_found_after_hours_is_refused_at_once(words, what, tmp_path, capsys):
+@pytest.mark.parametrize("bench, words, what", [
+    (soak, ["--hours", "0"], "--hours 0"), (soak, ["--window", "-1"], "--window -1"),
+    (soak, ["--prune", "0"], "--prune 0"), (soak, ["--compress", "nan"], "--compress nan"),
+    (soak, ["--model", "nowhere"], "nowhere"), (soak, ["--out", "none/x.json"], "no such folder"),
+    (soak, ["--model", "MODEL", "--out", "MODEL/config.json"], "would write over --model"),
+    (speed, ["stream", "--window", "0"], "--window 0"), (speed, ["train", "--steps", "0"], "--steps"),
+    (speed, ["stream", "--ages", "3", "0"], "--ages 0"), (speed, ["streams", "--streams", "0"], "0"),
+    (speed, ["stream", "--png", "none/x.png"], "no such folder"),
+    (offline, ["--seconds", "0"], "--seconds 0"), (offline, ["--window", "-5"], "--window -5")])
+def test_what_would_be_found_after_hours_is_refused_at_once(bench, words, what, tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SystemExit) as end:
-        soak.main([word.replace("MODEL", str(tmp_path)) for word in words])
+        bench.main([word.replace("MODEL", str(tmp_path)) for word in words])
     assert end.value.code == 2 and what in capsys.readouterr().err
     assert (tmp_path / "config.json").read_text() == "{}"

@@ -287,7 +287,7 @@ def test_the_recipe_fits_the_number_of_records(records, world, batch, steps):
     (["--warmup", "7"], "--warmup 7.0"), (["--seed", "9" * 20], "--seed 99999"),
     (["--out", ""], "--out: a folder"), (["--data", "x:0", "--videos", "x"], "x:0: a weight"),
     (["--data", "x:.", "--videos", "x"], "x:."),
-    (["--model", "assets/tiny", "--see-steps", "9"], "--see-steps: of the lessons"),
+    (["--model", "assets/tiny", "--see-steps", "9"], "--see-steps, --watch-steps: of"),
     (["--steps", "9", "--epochs", "9"], "--epochs and --steps"),
     (["--model", "nowhere"], "nowhere")])
 def test_bad_options_end_with_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):

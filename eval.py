@@ -351,6 +351,9 @@ def threshold(args):
         *("{threshold:9g} {precision:10.1f} {recall:7.1f} {f1:6.1f}".format(**point)
           + " <" * (point is best) for point in curve), *failures(failed))
     write_json(args.out, {"best": best, "curve": curve, "run": settings})
+    if args.write and not best["f1"]:
+        raise ValueError(f"--write: no threshold has a Response in its place, {args.model} is left "
+                         "as it is")
     if args.write:
         path = args.model / "config.json"
         write_json(path, read_json(path) | {"threshold": best["threshold"]})

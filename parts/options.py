@@ -1,5 +1,6 @@
 """A dataclass of options and its command line: each field is an option, with its help beside it."""
 import argparse
+import sys
 from dataclasses import field, fields
 
 
@@ -28,12 +29,17 @@ def parser_of(options, doc):
     return parser
 
 
+SEEDS = -2**63, 2**63 - 1               # that torch takes
+
+
 def at_least(parser, options, bounds):
-    """The parser's error names the option which is below its bound, {name: least value}. None,
-    for a default that is found later, is none."""
-    for name, least in bounds.items():
+    """The parser's error names the option that is out of its bounds, {name: least value, or (least,
+    most)}. None, for a default that is found later, is in them."""
+    for name, bound in bounds.items():
         value = getattr(options, name)
-        if value is None:
+        least, most = bound if isinstance(bound, tuple) else (bound, sys.float_info.max)
+        if value is None or least <= value <= most:             # NaN is not
             continue
-        if not value >= least or value == float("inf"):         # not: false for NaN, too
-            parser.error(f"--{name.replace('_', '-')} {value}: at least {least}")
+        word = f"at most {most}" if value > most and isinstance(bound, tuple) else \
+            f"at least {least}"
+        parser.error(f"--{name.replace('_', '-')} {value}: {word}")

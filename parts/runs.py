@@ -22,7 +22,7 @@ import torch.distributed as dist
 from parts.annotations import stated_seconds
 from parts.devices import failures, gathered, in_bfloat16, own_rank
 from parts.files import check, write_json
-from parts.options import at_least
+from parts.options import SEEDS, at_least
 
 
 def write_model(folder, model, tokenizer, about, weights=None):
@@ -52,9 +52,10 @@ def about_run(o, data=()):
             "bfloat16": in_bfloat16(o, torch.cuda.is_available()), "data": digests(data)}
 
 
-# the least value of an option
-LEAST = {"epochs": 0, "steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
-         "own_every": 0, "max_tokens": 1, "fps": 1, "lr": 0, "warmup": 0, "weight_decay": 0,
+# the least value of an option, or (least, most)
+BOUNDS = {"epochs": 0, "steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
+         "own_every": 0, "max_tokens": 1, "fps": 1, "lr": 0, "warmup": (0, 1),
+         "weight_decay": 0, "seed": SEEDS,
          "clip": 0, "muon": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1,
          "eval_every": 0, "eval_videos": 1}
 
@@ -80,13 +81,11 @@ def check_options(parser, o, given):
          "--see-steps, --watch-steps: of the lessons that make a start, where none is given"),
         (said("epochs") and said("steps") and not o.resume,
          "--epochs and --steps: one of them says how long"),
-        (not o.out, "--out: a folder is wanted"),
-        (o.warmup > 1, f"--warmup {o.warmup}: a share of the steps, at most 1"),
-        (not -2**63 <= o.seed < 2**63, f"--seed {o.seed}: 64 bits at most"))
+        (not o.out, "--out: a folder is wanted"))
     for wrong, message in rules:
         if wrong:
             parser.error(message)
-    at_least(parser, o, LEAST)
+    at_least(parser, o, BOUNDS)
 
 
 def weighted(names):

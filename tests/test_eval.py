@@ -179,6 +179,13 @@ def test_the_best_threshold_is_found_and_written(folder, tmp_path, capsys, monke
     with pytest.raises(SystemExit):             # no threshold is best where nothing is to be said
         ev.main(["threshold", "--model", str(copy), "--out", str(tmp_path / "u.json"), "--write"])
     assert "nothing is ever to be said there" in capsys.readouterr().err
+    wrong = row(0) | {"gold": {"answers": [[1, "a"]], "states": "0" * 20}}
+    wrong["pred"] = {"answers": [], "states": "0" * 20, "p": [0] * 10 + [0.9] * 10}
+    wrong["pred"]["p"][:10] = [-1.0] * 10                # below every threshold
+    monkeypatch.setattr(ev, "run_bench", lambda args, also: ([wrong], {}, None))
+    with pytest.raises(SystemExit):             # nor where none is better than another
+        ev.main(["threshold", "--model", str(copy), "--out", str(tmp_path / "u.json"), "--write"])
+    assert "no threshold has a Response in its place" in capsys.readouterr().err
     assert json.loads((copy / "config.json").read_text())["threshold"] == 0.6
     at_half = next(point for point in found["curve"] if point["threshold"] == 0.5)
     assert at_half["precision"] == pytest.approx(200 / 3) and at_half["recall"] == 100

@@ -176,7 +176,8 @@ def lesson(dataset, model, tokenizer, key):
 def train_decider(args):
     """On the dialogues that train.py draws, a micro-batch of them in a step."""
     if (args.out / "run.json").exists():
-        check("model_sha256" in str(read_json(args.out / "run.json")),
+        was = read_json(args.out / "run.json")
+        check(isinstance(was, dict) and "model_sha256" in was,
               f"--out {args.out}: there is something else in it, name another folder")
     torch.manual_seed(args.seed)
     tokenizer = Tokenizer.from_pretrained(args.model)

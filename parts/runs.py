@@ -54,10 +54,9 @@ def about_run(o, data=()):
 
 # the least value of an option, or (least, most)
 BOUNDS = {"epochs": 0, "steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
-         "own_every": 0, "max_tokens": 1, "fps": 1, "lr": 0, "warmup": (0, 1),
-         "weight_decay": 0, "seed": SEEDS,
-         "clip": 0, "muon": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1,
-         "eval_every": 0, "eval_videos": 1}
+          "own_every": 0, "max_tokens": 1, "fps": 1, "lr": 0, "warmup": (0, 1), "weight_decay": 0,
+          "clip": 0, "muon": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1,
+          "eval_every": 0, "eval_videos": 1, "seed": SEEDS}
 
 
 def check_options(parser, o, given):

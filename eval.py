@@ -24,7 +24,6 @@ if __name__ == "__main__":          # Ctrl-C while PyTorch is being imported, wh
 import argparse
 import hashlib
 import json
-import math
 from collections import Counter, defaultdict
 from contextlib import closing
 from functools import partial
@@ -42,6 +41,7 @@ from parts.annotations import faults, parse_rate, read_annotations, task_of, vid
 from parts.files import (MISSHAPEN, check_outputs, read_json, read_records, write_json,
                          write_text)
 from parts.offline import has_states
+from parts.options import Parser, check_bounds
 from parts.workers import share
 from toy import dialogues
 
@@ -196,8 +196,7 @@ def run_bench(args, also=None):
 
 def parse(argv):
     """The arguments; ValueError for a bad one, before anything starts."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(dest="command", required=True)
     commands = {name: subparsers.add_parser(name)
                 for name in ("toy", "run", "score", "threshold")}
@@ -249,14 +248,10 @@ def parse(argv):
             raise ValueError(f"--{name}: of the toy world, go without it where --data is given")
         if getattr(args, name, default) is None:
             setattr(args, name, default)
-    for name in ("fps", "videos", "max_frames", "workers", "agreement", "prune", "every"):
-        if isinstance(n := getattr(args, name, None), int) and n < 1:
-            flag = "patience" if name == "agreement" else name.replace("_", "-")
-            raise ValueError(f"--{flag} {n}: at least 1")
-    for name in ("threshold", "window", "patience"):
-        n = getattr(args, name, None)
-        if n is not None and not 0 <= n < math.inf:     # also where it is no number
-            raise ValueError(f"--{name} {n}: at least 0")
+    check_bounds(parser, args, {"fps": 1, "videos": 1, "max_frames": 1, "workers": 1, "prune": 1,
+                                "every": 1, "threshold": 0, "window": 0, "patience": 0})
+    if getattr(args, "agreement", 1) < 1:
+        parser.error(f"--patience {args.agreement}: at least 1")
     if args.command in ("toy", "threshold") and args.out.suffix == ".jsonl":
         raise ValueError(f"--out {args.out}: the scores' file, .json; answers lie beside")
     if args.command == "toy":

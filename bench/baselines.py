@@ -26,7 +26,7 @@ from data import turns_from_record, user_part
 from infer import ANSWER, QUESTIONS, Session, see
 from parts.decision import RESPONSE, SILENCE, Decision
 from parts.files import check, read_json, reading, replacing, write_json
-from parts.options import SEEDS, at_least
+from parts.options import SEEDS, check_bounds
 from parts.runs import digests
 from parts.slots import FRAME, TEXT
 from parts.tokenizer import RESPONSE as RESPONSE_TOKEN
@@ -214,7 +214,7 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the dialogues")
     args = parser.parse_args(argv)
-    at_least(parser, args, {"steps": 1, "seed": SEEDS})
+    check_bounds(parser, args, {"steps": 1, "seed": SEEDS})
     try:
         train_decider(args)
     except KeyboardInterrupt:

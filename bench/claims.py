@@ -17,7 +17,7 @@ from bench.report import VERSIONS
 from bench.streams import JUDGE, SIX, score_stream, threshold_curve
 from eval import run_bench, sha256
 from parts.files import read_records, replacing, write_json, write_text
-from parts.options import at_least
+from parts.options import check_bounds
 
 OVO_MEANS = "OVO-Bench real-time / backward / forward / total"
 CLAIMS = {  # what the paper shows, and the variants: options of train.py, fps of the test, paper's
@@ -204,8 +204,8 @@ def main(argv=None):
     if args.claim == "generalisation" and args.model:
         parser.error("generalisation: --model knows the tasks that are to be left out; without it "
                      "each variant makes a start of its own")
-    at_least(parser, args, {"videos": 1, "seeds": 1, "steps": 1, "workers": 1, "threshold": 0,
-                            "window": 0})               # before hours of training
+    check_bounds(parser, args, {"videos": 1, "seeds": 1, "steps": 1, "workers": 1, "threshold": 0,
+                                "window": 0})           # before hours of training
     args.bench, line = "toy", sys.argv[1:] if argv is None else argv
     args.line = " ".join(["python -m bench.claims", *line])
     try:

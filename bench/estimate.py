@@ -172,17 +172,22 @@ def estimate(o):
     mine = [steps[step][::world] for step in range(first, last)]        # of the first rank
     groups = [group for step in mine for group in step]
     lengths = {key: dataset.estimate(key) for group in groups for key in group}
-    # the micro-batch with the most tokens, and the one whose attention takes most; of the toy world
-    # all, for they are few, quickly drawn, and their lengths are guessed by their words
-    largest = [max(groups, key=lambda group: len(group) * max(lengths[key] for key in group) ** n)
-               for n in (1, 2)]
+
+    def most(power):            # tokens, or what their attention takes
+        return lambda group: len(group) * max(lengths[key] for key in group) ** power
+
+    if o.data:
+        wanted = [max(groups, key=most(1)), max(groups, key=most(2))]
+    else:                       # lengths are guessed: the largest few are drawn
+        wanted = sorted(groups, key=most(1))[-POOL:]
     batches = [collate([foretold(dataset, key) if o.data else dataset[key] for key in group],
-                       tokenizer.pad_id) for group in (largest if o.data else [*largest, *groups])]
+                       tokenizer.pad_id) for group in wanted]
+    largest, batch = max(zip(wanted, batches), key=lambda pair: pair[1]["input_ids"].numel())
     each = o.batch or round(sum(map(len, groups)) * world / len(mine))
     weights = sum(p.numel() for p in model.parameters())
     learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
     parts = [kept(o, model, world, max(map(len, mine)))
-             | {"activations": max(activations(o, model, batch, gpu) for batch in batches)}
+             | {"activations": max(activations(o, model, one, gpu) for one in batches)}
              for gpu in (True, False)]
     about = "" if o.batch else "about "
     made = o.model or o.vision or is_made(own_start(o).out)
@@ -192,9 +197,9 @@ def estimate(o):
           f"steps       {o.steps} of {about}{each} samples: {about}{o.steps * each} samples\n"
           f"lessons     {lessons[0]} steps on stills and {lessons[1]} on busy films, before these\n"
           f"parameters  {learnt} learn, {weights - learnt} are frozen\n"
-          f"micro-batch {' x '.join(map(str, batches[0]['input_ids'].shape))} tokens, "
-          f"{len(batches[0]['pixels'])} frames")
-    took, tokens = seconds_of(o, tokenizer, model.config, dataset, largest[0])
+          f"micro-batch {' x '.join(map(str, batch['input_ids'].shape))} tokens, "
+          f"{len(batch['pixels'])} frames")
+    took, tokens = seconds_of(o, tokenizer, model.config, dataset, largest)
     if took is None:
         print(f"time        not measured: of micro-batches {tokens}; a run tells it after 3 steps")
     else:

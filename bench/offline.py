@@ -15,7 +15,7 @@ import torch
 
 from parts.config import DecoderConfig, StreamoConfig, VisionConfig
 from parts.offline import OfflineStream, Prompt
-from parts.options import at_least
+from parts.options import check_bounds
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from streamo import Streamo
 
@@ -82,7 +82,7 @@ def main(argv=None):
     add("--window", type=int, default=30, help="seconds in the cache")
     add("--seconds", type=int, default=5, help="measured")
     args = parser.parse_args(argv)
-    at_least(parser, args, {"window": 1, "seconds": 1})
+    check_bounds(parser, args, {"window": 1, "seconds": 1})
     times, peak = measure(args)
     print(f"{args.shape}, {args.dtype}, {args.device}, {torch.get_num_threads()} threads, "
           f"{args.window} s of 196 tokens in the cache; medians of {args.seconds}")

@@ -38,7 +38,7 @@ from bench.measuring import (SHAPES, build, cache_bytes, machine, noise, p, peak
 from loss import state_counts, state_focal_loss
 from parts.devices import autocast, in_bfloat16
 from parts.files import check_outputs
-from parts.options import at_least
+from parts.options import check_bounds
 from parts.render import COLOURS, FAINT
 from streamo import RESPONSE, SILENCE
 from train import Options
@@ -422,8 +422,8 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=3, help="train, streams: timed, after one")
     parser.add_argument("--streams", type=int, default=8, help="streams: how many")
     args = parser.parse_args(argv)
-    at_least(parser, args, {"threads": 1, "window": 1, "batch": 1, "seconds": 1, "steps": 1,
-                            "streams": 1})
+    check_bounds(parser, args, {"threads": 1, "window": 1, "batch": 1, "seconds": 1, "steps": 1,
+                                "streams": 1})
     if min(args.ages) < 1:
         parser.error(f"--ages {min(args.ages)}: at least 1")
     try:

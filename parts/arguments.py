@@ -52,12 +52,11 @@ def lines(path):
     for n, line in enumerate(Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         try:
             text = line.decode()
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}: line {n} is no UTF-8") from None
-        try:
             if text.strip():
                 ask(text)
                 questions.append(text)
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: line {n} is no UTF-8") from None
         except ValueError as error:
             raise ValueError(f"{path}: line {n}: {error}") from None
     return questions

@@ -78,15 +78,14 @@ def run_options(cls, given, may_change):
         was = {name: tuple(value) if known[name] is tuple else value
                for name, value in about["config"].items()}
         found = cls(**was)
-        for name, kind in known.items():
-            value = getattr(found, name)
-            check(type(value) is kind or kind is float and type(value) is int
-                  or value is None and cls.__dataclass_fields__[name].default is None,
-                  f"{name} is {value!r}")
-            choices = cls.__dataclass_fields__[name].metadata.get("choices")
-            check(not choices or value in choices or not value, f"{name} is {value!r}")
-        check(all(isinstance(file, str) for file in getattr(found, "data", ())),
-              f"data is {was.get('data')!r}")
+        for f in fields(cls):
+            value, choices = getattr(found, f.name), f.metadata.get("choices")
+            good = type(value) is f.type or f.type is float and type(value) is int
+            good &= not choices or value in choices
+            if f.type is tuple:
+                good &= all(isinstance(file, str) for file in value)
+            check(good or type(value) is type(f.default) and value == f.default,
+                  f"{f.name} is {value!r}")
     except MISSHAPEN as error:
         raise ValueError(f"{path}: not the options of a run of this version ({error})") from error
     for name, value in given.items():
@@ -120,9 +119,9 @@ def enter(o, files):
               f"--out {o.out}: would write over --{flag}, name another folder")
     check(o.resume or not checkpoints(o.out),
           f"{o.out} holds the checkpoints of a run: --resume it, or name another --out")
-    trained = next((path for path in (Path(o.out), Path(o.out) / "model")
-                    if (path / "model.safetensors").exists()), None)
-    check(checkpoints(o.out) or not trained, f"{trained} holds a trained model: name another --out")
+    for folder in (Path(o.out), Path(o.out) / "model"):
+        check(checkpoints(o.out) or not (folder / "model.safetensors").exists(),
+              f"{folder} holds a trained model: name another --out")
     if o.resume:
         check_unchanged(o, files, world)
     about = about_run(o, files)

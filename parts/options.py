@@ -32,14 +32,13 @@ def parser_of(options, doc):
 SEEDS = -2**63, 2**63 - 1               # that torch takes
 
 
-def at_least(parser, options, bounds):
-    """The parser's error names the option that is out of its bounds, {name: least value, or (least,
-    most)}. None, for a default that is found later, is in them."""
+def check_bounds(parser, options, bounds):
+    """The parser's error names the option that is out of its bounds, {name: least} or {name:
+    (least, most)}. What is None, or no option here, has a default that is found later."""
     for name, bound in bounds.items():
-        value = getattr(options, name)
         least, most = bound if isinstance(bound, tuple) else (bound, sys.float_info.max)
-        if value is None or least <= value <= most:             # NaN is not
-            continue
-        word = f"at most {most}" if value > most and isinstance(bound, tuple) else \
-            f"at least {least}"
-        parser.error(f"--{name.replace('_', '-')} {value}: {word}")
+        value = getattr(options, name, None)
+        if value is not None and not least <= value <= most:            # NaN is out of all bounds
+            word = f"between {least} and {most}" if isinstance(bound, tuple) else \
+                f"at least {least}"
+            parser.error(f"--{name.replace('_', '-')} {value}: {word}")

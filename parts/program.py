@@ -346,16 +346,16 @@ class Program:
 
     def unasked(self):
         """What is wrong with a question of the command line that no stream was asked."""
-        flag = "--ask " if self.args.ask else ""
         for text, handles in self.asked:
-            closed = {question.closed for question in handles if question.asked is None}
-            if len(closed) == 1 and all(question.asked is None for question in handles):
-                (why,), name = closed, f"{flag}{text[:80]!r}"
-                if not why:
-                    longest = max(stream.n for stream in self.streams)
-                    return [f"{name}: never asked, the stream ended after {longest} s"]
-                if why.startswith(TOO_LONG):
-                    return [f"{name}: {why}"]
+            name = f"{'--ask ' * bool(self.args.ask)}{text[:80]!r}"
+            if any(question.asked is not None for question in handles):
+                continue
+            closed = [question.closed for question in handles if question.closed]
+            if not closed:
+                longest = max(stream.n for stream in self.streams)
+                return [f"{name}: never asked, the stream ended after {longest} s"]
+            if closed[0].startswith(TOO_LONG):              # and not by the user
+                return [f"{name}: {closed[0]}"]
         return []
 
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from parts.annotations import stated_seconds
 from parts.devices import failures, gathered, in_bfloat16, own_rank
 from parts.files import check, write_json
-from parts.options import SEEDS, at_least
+from parts.options import SEEDS, check_bounds
 
 
 def write_model(folder, model, tokenizer, about, weights=None):
@@ -84,7 +84,7 @@ def check_options(parser, o, given):
     for wrong, message in rules:
         if wrong:
             parser.error(message)
-    at_least(parser, o, BOUNDS)
+    check_bounds(parser, o, BOUNDS)
 
 
 def weighted(names):

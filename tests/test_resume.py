@@ -338,7 +338,8 @@ def test_a_broken_record_of_the_options_is_named(out, monkeypatch, text):
 
 
 @pytest.mark.parametrize("name, value", [
-    ("train", "foo"), ("states", 7), ("loss", "foo"), ("data", [5]), ("preset", "none")])
+    ("train", "foo"), ("states", 7), ("states", 0), ("loss", "foo"), ("shard", 0),
+    ("data", [5]), ("preset", "none")])
 def test_an_edited_option_is_named(out, monkeypatch, name, value):
     about = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(about | {"config": about["config"] | {name: value}}))

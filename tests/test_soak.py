@@ -20,8 +20,9 @@ def test_an_hours_recall_and_precision_by_hand():
     (soak, ["--prune", "0"], "--prune 0"), (soak, ["--compress", "nan"], "--compress nan"),
     (soak, ["--model", "nowhere"], "nowhere"), (soak, ["--out", "none/x.json"], "no such folder"),
     (soak, ["--model", "MODEL", "--out", "MODEL/config.json"], "would write over --model"),
-    (speed, ["stream", "--window", "0"], "--window 0"), (speed, ["train", "--steps", "0"], "--steps"),
-    (speed, ["stream", "--ages", "3", "0"], "--ages 0"), (speed, ["streams", "--streams", "0"], "0"),
+    (speed, ["stream", "--window", "0"], "--window 0"),
+    (speed, ["train", "--steps", "0"], "--steps 0"), (speed, ["stream", "--ages", "0"], "--ages 0"),
+    (speed, ["streams", "--streams", "0"], "--streams 0"),
     (speed, ["stream", "--png", "none/x.png"], "no such folder"),
     (offline, ["--seconds", "0"], "--seconds 0"), (offline, ["--window", "-5"], "--window -5")])
 def test_what_would_be_found_after_hours_is_refused_at_once(bench, words, what, tmp_path, capsys):

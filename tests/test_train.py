@@ -284,7 +284,7 @@ def test_the_recipe_fits_the_number_of_records(records, world, batch, steps):
     (["--muon", "2", "--train", "states"], "nothing to --muon"),
     (["--muon", "2", "--train", "connector"], "nothing to --muon"),
     (["--shard", "--model", "assets/tiny"], "--shard: there is one process"),
-    (["--warmup", "7"], "--warmup 7.0: at most 1"), (["--seed", "9" * 20], "--seed 99999"),
+    (["--warmup", "7"], "--warmup 7.0: between 0 and 1"), (["--seed", "9" * 20], "--seed 99999"),
     (["--out", ""], "--out: a folder"), (["--data", "x:0", "--videos", "x"], "x:0: a weight"),
     (["--data", "x:.", "--videos", "x"], "x:."),
     (["--model", "assets/tiny", "--see-steps", "9"], "--see-steps, --watch-steps: of"),

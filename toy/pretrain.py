@@ -25,7 +25,7 @@ from parts.devices import add_up, autocast, gathered, own_device, own_rank, shar
 from parts.engine import flat, load_moments, read_state, whole_moments, write_state
 from parts.files import check, read_json, write_json
 from parts.optimizers import Muon, layer_matrices, others
-from parts.options import SEEDS, at_least, option, parser_of
+from parts.options import SEEDS, check_bounds, option, parser_of
 from parts.runs import Stopped, about_run, asked_to_stop, command, program, write_model
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from streamo import Streamo, normalised, pooling_matrix
@@ -176,8 +176,8 @@ def main(argv=None):
 
 def run(parser, argv):
     o = Lessons(**vars(parser.parse_args(argv)))
-    at_least(parser, o, {"see_steps": 0, "watch_steps": 0, "workers": 0, "save_every": 1, "lr": 0,
-                          "muon": 0, "decay": (0, 1), "seed": SEEDS})
+    check_bounds(parser, o, {"see_steps": 0, "watch_steps": 0, "workers": 0, "save_every": 1,
+                             "lr": 0, "muon": 0, "decay": (0, 1), "seed": SEEDS})
     rank, world = own_rank()
     if is_made(o.out):
         check_same(o)

@@ -364,24 +364,44 @@ def test_every_visual_token_of_a_film_has_its_label(tokenizer):
     assert {c for k, c in changes if k in ("frame", "one")} == {0}
 
 
+def labels_of(*things):
+    """world.labels of things told as (colour, shape, change, colour before); places are left out.
+    None is a cell with nothing."""
+    colours, shapes = ["", *world.COLOURS], [*world.SHAPES]
+    cells = np.zeros((len(things), 8), np.float32)
+    for cell, thing in zip(cells, things):
+        if thing:
+            colour, shape, change, before = thing
+            cell[[0, 1, 5, 6, 7]] = (colours.index(colour), shapes.index(shape),
+                                     world.CHANGES.index(change), colours.index(before),
+                                     shapes.index(shape))
+    return cells
+
+
 def test_visual_tokens_know_what_was_asked_about():
-    """Worked by hand: a red circle that moves left, a still red square, nothing."""
-    red, circle, square = 1 + list(world.COLOURS).index("red"), *map(
-        list(world.SHAPES).index, ("circle", "square"))
-    cells = np.array([(red, circle, 0, 0, 0, world.CHANGES.index("left")),
-                      (red, square, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0)], np.float32)
+    """Worked by hand: a red circle that moves left, a still red square, nothing, a blue star that
+    turns green, and where a yellow cross was till now."""
+    cells = labels_of(("red", "circle", "left", "red"), ("red", "square", "none", "red"), None,
+                      ("green", "star", "turns", "blue"), ("", "cross", "disappears", "yellow"))
     for wording in (*dialogues.ASK["Event Grounding"], *dialogues.ASK["Backward Grounding"]):
         for caption, expected in (
-                ("The red circle moves left.", [2, 0, 0]),
-                ("The red circle moves right.", [1, 0, 0]),
-                ("The red circle hits the red square.", [2, 0, 0]),
-                ("The red square grows.", [0, 1, 0]), ("The blue circle moves left.", [0, 0, 0])):
+                ("The red circle moves left.", [2, 0, 0, 0, 0]),
+                ("The red circle moves right.", [1, 0, 0, 0, 0]),
+                ("The red circle hits the red square.", [2, 0, 0, 0, 0]),
+                ("The red square grows.", [0, 1, 0, 0, 0]),
+                ("The blue circle moves left.", [0, 0, 0, 0, 0]),
+                ("The blue star turns green.", [0, 0, 0, 2, 0]),
+                ("The blue star turns red.", [0, 0, 0, 1, 0]),
+                ("The blue star grows.", [0, 0, 0, 1, 0]),
+                ("The green star turns blue.", [0, 0, 0, 1, 0]),
+                ("The yellow cross disappears.", [0, 0, 0, 0, 2]),
+                ("The yellow cross shrinks.", [0, 0, 0, 0, 1])):
             assert datasets.asked(cells, wording.format(caption)).tolist() == expected, wording
     for wording in dialogues.ASK["Time-sensitive QA"]:
         for question, expected in (
-                ("What is the red circle doing?", [1, 0, 0]), ("What colour is the square?",
-                                                               [0, 1, 0]),
-                ("How many shapes are there?", [0, 0, 0])):
+                ("What is the red circle doing?", [1, 0, 0, 0, 0]),
+                ("What colour is the square?", [0, 1, 0, 0, 0]),
+                ("How many shapes are there?", [0, 0, 0, 0, 0])):
             assert datasets.asked(cells, wording.format(question)).tolist() == expected, wording
     for wording in dialogues.ASK["Real-time Narration"]:
         assert not datasets.asked(cells, wording).any()

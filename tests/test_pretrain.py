@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from small import parts, run_here
 
 import data
 import train
 from parts import devices, runs
-from toy import datasets, pretrain, world
+from toy import datasets, pretrain, steps, world
 
 
 def make(folder, *more):
@@ -124,6 +125,31 @@ def test_lessons_that_are_stopped_go_on_bit_for_bit(tmp_path, monkeypatch, tiny)
     assert whole == cut and not list((tmp_path / "run" / "start").glob("[sw]*.safetensors"))
 
 
+def test_a_model_that_can_watch_learns_on(tmp_path, monkeypatch, tiny):
+    """It keeps its eyes and its words, and is left as it was; the mix has no drill of words."""
+    old, new, mixes = tmp_path / "old", tmp_path / "new", []
+    make(old, "--see-steps", "0", "--watch-steps", "0")
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    for name in ("new_tokenizer", "new_model", "learn_to_see"):
+        monkeypatch.setattr(pretrain, name, None)                       # not called any more
+    monkeypatch.setattr(pretrain, "AGAIN", ((1.0, 200, {"short": 1.0}),))
+    monkeypatch.setattr(pretrain, "ToySteps", lambda films, mix, *rest: mixes.append(mix) or
+                        steps.ToySteps(films, mix, *rest))
+    make(new, "--model", str(old), "--watch-steps", "2", "--workers", "0")
+    assert mixes == [pretrain.AGAIN]
+    was, now = (load_file(folder / "model.safetensors") for folder in (old, new))
+    moved = {name.split(".")[0] for name in was if not torch.equal(was[name], now[name])}
+    assert moved == {"multi_modal_projector", "language_model"}
+    assert (new / "tokenizer.json").read_bytes() == before["tokenizer.json"]
+    for words, error in ((["--model", str(old), "--see-steps", "3"], "--see-steps: "),
+                         (["--model", f"{new}/../new"], "--model is read from there"),
+                         (["--model", str(tmp_path / "none"), "--watch-steps", "2"],
+                          "model was .*old, is .*none: take another folder")):
+        with pytest.raises(ValueError, match=error):
+            make(new, *words)
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
+
+
 def test_what_tells_a_label_tells_it():
     """The loss of a head that is right is near 0; wrong in any one part it is not."""
     label = torch.tensor([[3.0, 2, 0.4, 0.6, 0.1, 5, 3, 2]])
@@ -170,7 +196,7 @@ def test_the_command_that_goes_on_says_what_was_said():
     """Also a 0, which is no False, and a False."""
     parser = pretrain.parser_of(pretrain.Lessons, "")
     for o in (pretrain.Lessons(), pretrain.Lessons("x", muon=0.0, decay=0.0, workers=0, seed=0),
-              pretrain.Lessons("y", 3, 4, 0.5, 1.0, 0.1, "no-narration", 7, 2, False, 9)):
+              pretrain.Lessons("y", "m", 3, 4, 0.5, 1.0, 0.1, "no-narration", 7, 2, False, 9)):
         words = " ".join(pretrain.spoken(o)).split()
         assert pretrain.Lessons(**vars(parser.parse_args(words))) == o
     assert list(pretrain.spoken(pretrain.Lessons())) == []
@@ -179,10 +205,11 @@ def test_the_command_that_goes_on_says_what_was_said():
 def test_a_start_of_before_an_option_was_is_what_it_was(tmp_path):
     """It had all tasks, and no Muon."""
     o = pretrain.Lessons(str(tmp_path), muon=0.0, decay=0.0)
-    was = {name: value for name, value in vars(o).items() if name not in ("tasks", "muon", "decay")}
+    was = {name: value for name, value in vars(o).items()
+           if name not in ("model", "tasks", "muon", "decay")}
     (tmp_path / "run.json").write_text(json.dumps({"config": was, "processes": 1}))
     pretrain.check_same(o)
-    for other in ({"muon": 2.0}, {"tasks": "no-narration"}):
+    for other in ({"muon": 2.0}, {"tasks": "no-narration"}, {"model": "x"}):
         with pytest.raises(ValueError, match=f"{[*other][0]} was .* take another folder"):
             pretrain.check_same(replace(o, **other))
 

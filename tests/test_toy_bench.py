@@ -256,7 +256,7 @@ def test_a_question_in_the_middle_is_answered_by_what_is_to_be_seen_then():
 def test_an_event_is_recognised_within_any_sentence():
     """What visual tokens are told to be asked about, in wordings that hold it as a clause."""
     red, circle = 1 + list(world.COLOURS).index("red"), list(world.SHAPES).index("circle")
-    cells = np.array([(red, circle, 0, 0, 0, world.CHANGES.index("left"))], np.float32)
+    cells = np.array([(red, circle, 0, 0, 0, world.CHANGES.index("left"), red, circle)], np.float32)
     for does, expected in (("moves left", 2), ("moves right", 1), ("hits the blue star", 2),
                            ("grows", 1)):
         event = world.Event("move", 0, "red circle", 1, 2, (), does)

@@ -138,17 +138,24 @@ VERBS = {gerund: verb for verb, gerund in GERUNDS.items()}
 
 def asked(cells, question):
     """(cells,) float32, for each of world.labels: 0; 1 where it shows the thing that the question
-    names first, 2 where that thing does what the question's caption says of it."""
+    names first, by its name now or a second before, 2 where that thing does what the question's
+    caption says of it."""
     if not (match := ASKED.search(question)):
         return np.zeros(len(cells), np.float32)
     colour, shape, caption = match.groups("")
-    named = (cells[:, 0] > 0) & (cells[:, 1] == list(SHAPES).index(shape))
-    if colour:
-        named &= cells[:, 0] == 1 + list(COLOURS).index(colour)
+
+    def named(colours, shapes):
+        right = cells[:, shapes] == list(SHAPES).index(shape)
+        return right & (cells[:, colours] == 1 + list(COLOURS).index(colour) if colour else
+                        cells[:, colours] > 0)
+
+    old = named(6, 7) & (cells[:, 5] > 0)                   # what changes goes by its old name
     told = {VERBS.get(word, word) for word in re.findall(r"\w+", caption)}
     told |= {*DIRECTIONS} if "hits" in told else set()
-    does = [k for k, change in enumerate(CHANGES) if change in told]
-    return np.float32(named) + (named & np.isin(cells[:, 5], does))
+    does = old & np.isin(cells[:, 5], [k for k, change in enumerate(CHANGES) if change in told])
+    if "turns" in told:
+        does &= np.isin(cells[:, 0], [k for k, new in enumerate(COLOURS, 1) if new in told])
+    return np.float32(old | named(0, 1)) + does
 
 # The toy curriculum: until this part of the steps, so many tokens a step, this mix of samples.
 CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.20, "frame": 0.08, "short": 0.44, "long": 0.14,

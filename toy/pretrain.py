@@ -2,6 +2,7 @@
 
     python -m toy.pretrain --out runs/start                          an hour on two CPU cores
     torchrun --nproc_per_node=2 -m toy.pretrain --out runs/start     twice the films in a step
+    python -m toy.pretrain --model FOLDER --out runs/again           one that can watch learns on
     python train.py --model runs/start --out runs/demo
 
 The folder is a start like any other (config.json, model.safetensors, tokenizer.json, run.json). The
@@ -36,6 +37,8 @@ from toy.steps import ToySteps
 @dataclass
 class Lessons:
     out: str = option("runs/start", "folder of the model that is made")
+    model: str = option("", "a model that has had its lessons: its decoder watches again, films "
+                            "of a mix of their own; none: from nothing")
     see_steps: int = option(1500, "steps in which the vision encoder learns to see")
     watch_steps: int = option(5000, "steps in which the decoder then learns to watch")
     lr: float = option(1e-3, "learning rate of watching")
@@ -103,6 +106,9 @@ WATCHING = ((0.10, 1536, {"one": 0.3, "busy": 0.6, "frame": 0.1}),
             (0.45, 2304, {"busy": 0.2, "frame": 0.8}),
             (1.00, 2304, {"one": 0.03, "busy": 0.3, "frame": 0.12, "short": 0.3, "long": 0.2,
                           "full": 0.05}))
+# for a model that has had its lessons: no drills, and more waits among other events
+AGAIN = ((1.00, 2304, {"one": 0.02, "busy": 0.25, "frame": 0.05, "short": 0.40, "long": 0.18,
+                       "full": 0.10}),)
 
 
 @torch.no_grad()
@@ -130,7 +136,7 @@ def check_same(o):
         return
     was, now = read_json(path), {**asdict(o), "processes": own_rank()[1]}
     # one that was begun before an option was there has its neutral value
-    was = {"tasks": "all", "muon": 0.0, "decay": 0.0, **was.get("config", {}),
+    was = {"model": "", "tasks": "all", "muon": 0.0, "decay": 0.0, **was.get("config", {}),
            "processes": was.get("processes")}
     for name in now.keys() - MAY_DIFFER:
         check(was.get(name) == now[name] or name == "processes" and is_made(o.out),
@@ -147,9 +153,13 @@ def make(o, stop):
     if rank == 0:
         write_json(folder / "run.json", about)
     torch.manual_seed(o.seed)
-    tokenizer = new_tokenizer()
-    model = new_model(tokenizer)
-    if o.see_steps:
+    if o.model:
+        tokenizer = Tokenizer.from_pretrained(o.model)
+        model = Streamo.from_pretrained(o.model, torch.float32)
+    else:
+        tokenizer = new_tokenizer()
+        model = new_model(tokenizer)
+    if o.see_steps and not o.model:                         # its decoder reads what it sees by now
         learn_to_see(o, model, stop)
     if o.watch_steps:
         learn_to_watch(o, tokenizer, model, stop)
@@ -175,7 +185,12 @@ def main(argv=None):
 
 
 def run(parser, argv):
-    o = Lessons(**vars(parser.parse_args(argv)))
+    given = vars(parser.parse_args(argv))
+    o = Lessons(**given)
+    if o.model and "see_steps" in given:
+        parser.error("--see-steps: --model can see; its decoder alone has lessons")
+    if o.model and Path(o.model).resolve() == Path(o.out).resolve():
+        parser.error(f"--out {o.out}: --model is read from there, take another folder")
     check_bounds(parser, o, {"see_steps": 0, "watch_steps": 0, "workers": 0, "save_every": 1,
                              "lr": 0, "muon": 0, "decay": (0, 1), "seed": SEEDS})
     rank, world = own_rank()
@@ -312,7 +327,8 @@ def learn_to_watch(o, tokenizer, model, stop):
 
     def batches(first):
         (rank, world), config = own_rank(), model.config.decoder
-        steps = ToySteps(films, WATCHING, o.watch_steps, films.seed, world, o.tasks)
+        steps = ToySteps(films, AGAIN if o.model else WATCHING, o.watch_steps, films.seed, world,
+                         o.tasks)
         readable = Readable(films, config.max_position_embeddings)
         for (batch,) in loaded(readable, tokenizer, steps, range(first, o.watch_steps), o.workers,
                                rank, world):

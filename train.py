@@ -163,9 +163,12 @@ def start(o):
         return tokenizer, on_meta(Streamo, config)
     # the weights that learn are float32, whatever is stored: bfloat16 would swallow small steps
     if folder:
-        return tokenizer, Streamo.from_pretrained(folder, torch.float32, own_device())
-    return tokenizer, Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32,
-                                         device=own_device())
+        model = Streamo.from_pretrained(folder, torch.float32, own_device())
+    else:
+        model = Streamo.from_parts(o.vision, o.decoder, dtype=torch.float32, device=own_device())
+    # a threshold that was found for the old weights says nothing of the new
+    model.config = replace(model.config, threshold=None)
+    return tokenizer, model
 
 
 def choose(o, model):

@@ -129,6 +129,8 @@ def test_a_model_that_can_watch_learns_on(tmp_path, monkeypatch, tiny):
     """It keeps its eyes and its words, and is left as it was; the mix has no drill of words."""
     old, new, mixes = tmp_path / "old", tmp_path / "new", []
     make(old, "--see-steps", "0", "--watch-steps", "0")
+    config = json.loads((old / "config.json").read_text()) | {"threshold": 0.6}
+    (old / "config.json").write_text(json.dumps(config))
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     for name in ("new_tokenizer", "new_model", "learn_to_see"):
         monkeypatch.setattr(pretrain, name, None)                       # not called any more
@@ -141,6 +143,7 @@ def test_a_model_that_can_watch_learns_on(tmp_path, monkeypatch, tiny):
     moved = {name.split(".")[0] for name in was if not torch.equal(was[name], now[name])}
     assert moved == {"multi_modal_projector", "language_model"}
     assert (new / "tokenizer.json").read_bytes() == before["tokenizer.json"]
+    assert json.loads((new / "config.json").read_text()) == config | {"threshold": None}
     for words, error in ((["--model", str(old), "--see-steps", "3"], "--see-steps: "),
                          (["--model", f"{new}/../new"], "--model is read from there"),
                          (["--model", str(tmp_path / "none"), "--watch-steps", "2"],

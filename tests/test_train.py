@@ -1,4 +1,5 @@
 """Training: the gradient however a step is split, one step, the recipe, clear errors."""
+import json
 import re
 from pathlib import Path
 
@@ -346,6 +347,19 @@ def test_training_the_states_alone_changes_their_rows_and_the_last_norm(tmp_path
     assert changed == {head, "language_model.model.norm.weight"}
     rows = (before[head] != after[head]).any(1).nonzero()[:, 0].tolist()
     assert rows == sorted(Tokenizer.from_pretrained(tiny).state_ids)
+
+
+def test_a_threshold_is_of_the_weights_that_it_was_found_for(tmp_path, monkeypatch):
+    """A training moves the probabilities: its model says a thing where it is likeliest, until
+    eval.py threshold has looked again."""
+    start = tmp_path / "start"
+    saved_parts(start)
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps(config | {"threshold": 0.6, "window": 31}))
+    assert Streamo.from_pretrained(start).config.threshold == 0.6
+    run_here(monkeypatch, "--model", str(start), "--steps", "1", "--out", str(tmp_path / "run"))
+    trained = Streamo.from_pretrained(tmp_path / "run" / "model").config
+    assert trained.threshold is None and trained.window == 31
 
 
 @pytest.mark.parametrize("arguments, words", [

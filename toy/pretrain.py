@@ -10,7 +10,7 @@ same command goes on after a stop; train.py without a start makes one in its own
 """
 import math
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +156,7 @@ def make(o, stop):
     if o.model:
         tokenizer = Tokenizer.from_pretrained(o.model)
         model = Streamo.from_pretrained(o.model, torch.float32)
+        model.config = replace(model.config, threshold=None)            # it was the old weights'
     else:
         tokenizer = new_tokenizer()
         model = new_model(tokenizer)

@@ -374,6 +374,9 @@ def open_sessions(args, counts):
     model = Streamo.from_pretrained(args.model, getattr(torch, dtype), device)
     if not has_states(args.model):
         return offline_sessions(model, args, counts, see)
+    if args.every:
+        raise ValueError(f"--every {args.every}: how often an offline model is asked; {args.model} "
+                         "says by itself, each second, when to speak")
     if model.config.knows and not args.quiet:
         args.hints.append(f"{args.model}: this model knows {model.config.knows} only")
     tokenizer = Tokenizer.from_pretrained(args.model)

@@ -112,16 +112,16 @@ def parser(doc):
         help="on end that must want an answer before it is given")
     add("--no-repeat", "--repeat", action="store_true",
         help="no answer equal to the last one, unless a question came between")
-    add("--every", type=int, default=5, metavar="SECONDS",
-        help="how often an offline model, which has no states, is asked")
+    add("--every", type=int, metavar="SECONDS",
+        help="how often an offline model, which has no states, is asked (5)")
     add("--max-new-tokens", type=int, default=64, help="of one answer")
     add("--window", type=int, help="seconds that stay, if the cache can; 0: all, until it is full")
     add("--prune", type=int, help="seconds that keep their frames; older silent ones only text")
     add("--compress", type=float, nargs="?", const=3.0, metavar="LEVELS",
         help="fewer tokens for frames that differ less (of 255; 3) from the last one kept")
     add("--realtime", action="store_true", help="play a file at its own speed, like a live source")
-    add("--reconnect", type=float, default=60, metavar="SECONDS",
-        help="for which a live source that fell silent is tried again")
+    add("--reconnect", type=float, metavar="SECONDS",
+        help="for which a live source that fell silent is tried again (60)")
     add("--clock", action="store_true", help="print the time of day, too")
     for flag, what in OUTPUTS:
         add(f"--{flag}", metavar="FILE", help=what)
@@ -145,10 +145,12 @@ def parse(argv, doc):
                 check_setting(name, value)
         except ValueError as wrong:
             raise ValueError(f"--{name.replace('_', '-')} {str(wrong).split(' ', 1)[1]}") from None
-    if args.every < 1:
+    if args.every is not None and args.every < 1:
         raise ValueError(f"--every {args.every}: seconds, 1 or more")
-    if not 0 <= args.reconnect < 1e9:
+    if args.reconnect is not None and not 0 <= args.reconnect < 1e9:
         raise ValueError(f"--reconnect {args.reconnect}: seconds, 0 or more")
+    if args.no_sound and not args.render:
+        raise ValueError("--no-sound: of --render, which was not asked for")
     if "-" in args.sources and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size):
         raise ValueError("raw frames on standard input need --size WIDTHxHEIGHT")
     if args.size and "-" not in args.sources:

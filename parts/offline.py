@@ -256,12 +256,17 @@ class OfflineSession(OfflineStream):
 
 def offline_sessions(model, args, counts, see):
     """A session for each Counter of counts, of an offline model, by the options of infer.py."""
+    if args.patience > 1 or args.no_repeat:
+        flag = "--patience" if args.patience > 1 else "--no-repeat"
+        raise ValueError(f"{flag}: of a model that says the states each second; {args.model} is an "
+                         "offline one, see --every")
     weight, tokenizer = next(model.parameters()), words(args.model)
     prompt = Prompt.from_pretrained(args.model, tokenizer, weight.dtype, weight.device)
     bias = unspoken(model, tokenizer)
-    args.hints.append(f"{args.model} was not trained to say the states: it is asked every "
-                      f"{args.every} s, in its own prompt; Standby is not said")
     settings = {name: getattr(args, name) for name in OPTIONS}
+    settings["every"] = args.every or 5
+    args.hints.append(f"{args.model} was not trained to say the states: it is asked every "
+                      f"{settings['every']} s, in its own prompt; Standby is not said")
     return [OfflineSession(model, prompt, bias, see, counts=own, **settings) for own in counts]
 
 

@@ -24,6 +24,7 @@ from parts.questions import TOO_LONG
 from parts.render import clock
 from parts.terminal import Terminal
 
+RECONNECT = 60          # seconds, where --reconnect says none
 FAULTS = OSError, ValueError, av.FFmpegError            # what a bad source raises
 HELP = """What? (12:What? waits for second 12)      a question, open until it is closed
 /once What?         a question that its first answer closes
@@ -66,6 +67,7 @@ class Watched:
         """Frames of a live source; after a gap of the source they go on at the time that it is by
         the clock. Gone: it did not come back within --reconnect seconds."""
         began, shift, last = time.monotonic(), 0.0, None
+        most = RECONNECT if args.reconnect is None else args.reconnect
         while True:
             why = f"{self.source}: it ended"
             try:
@@ -81,11 +83,11 @@ class Watched:
                     raise
                 why = str(error)
             silent, pause = time.monotonic(), 1
-            if args.reconnect:
-                self.tell(f"{why}; trying again for {args.reconnect:g} s")
+            if most:
+                self.tell(f"{why}; trying again for {most:g} s")
             while True:
-                if time.monotonic() + pause - silent > args.reconnect:
-                    raise Gone(f"{why}, and was not back within {args.reconnect:g} s")
+                if time.monotonic() + pause - silent > most:
+                    raise Gone(f"{why}, and was not back within {most:g} s")
                 time.sleep(pause)
                 pause = min(2 * pause, 16)
                 with suppress(*FAULTS, StopIteration):
@@ -272,6 +274,11 @@ class Program:
         args = self.args
         self.streams = [Watched(args, n, self.terminal.tell, self.by_second)
                         for n in range(len(args.sources))]
+        live = [stream.live for stream in self.streams]
+        if args.reconnect is not None and not any(live):
+            raise ValueError(f"--reconnect {args.reconnect:g}: no source is live")
+        if args.realtime and all(live):
+            raise ValueError("--realtime: of files, and every source is live")
         ends = [stream.seconds for stream in self.streams]
         late = [text for when, text, _ in args.ask if all(ends)
                 and when > math.ceil(max(ends)) - 1]

@@ -456,6 +456,10 @@ BAD = {
     "{clip}: each source once": ["{tmp}/text.mp4", "{clip}", "{clip}"],
     "asks-2.txt: line 2: '5:' is not": ["{clip}", "--ask-file", "{tmp}/asks-2.txt"],
     "video9": ["camera:97"],
+    "--reconnect 5: no source is live": ["{clip}", "--reconnect", "5"],
+    "--every 2: how often an offline model": ["{clip}", "--every", "2"],
+    "--every 0": ["{clip}", "--every", "0"],
+    "--no-sound: of --render": ["{clip}", "--no-sound"],
 }
 
 

@@ -205,6 +205,8 @@ def test_a_broken_source_ends_with_its_message_and_keeps_what_was_written(
     assert run(folder, "camera:0", "--reconnect", "0", *files) == 3
     out, err = capsys.readouterr()
     assert "the cable is out" in err and err.count("\n") == 1 and "1 s of video" in out
+    assert run(folder, "camera:0", "--realtime") == 2
+    assert "--realtime: of files" in capsys.readouterr().err
     assert json.loads((tmp_path / "o.jsonl").read_text())["start"] == 0
     assert (tmp_path / "o.vtt").read_text().startswith("WEBVTT")
 

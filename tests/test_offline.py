@@ -253,6 +253,9 @@ def test_infer_watches_with_an_offline_model(hub, tmp_path, capsys, monkeypatch)
     assert [row["state"] for row in rows] == [
         "silence", "response", "silence", "silence", "silence", "response"]
     assert rows[5]["probs"] == [0.25, 0, 0.75] and "Light." in (tmp_path / "o.srt").read_text()
+    for flag, *value in (["--patience", "2"], ["--no-repeat"]):             # of states
+        assert infer.main([str(tmp_path), "--model", str(hub), "--quiet", flag, *value]) == 2
+        assert f"{flag}: of a model that says the states" in capsys.readouterr().err
     one, frames = session(hub, every=1), [(k, np.zeros((38, 38, 3), np.uint8)) for k in range(2)]
     monkeypatch.setattr(one, "answer", lambda ids: ("Yes.", 0.5))
     turns = list(infer.stream(one.model, None, frames, [(0, "Any?")], session=one))

@@ -198,6 +198,7 @@ class Augment:
 PLAIN = Augment(0, (0, 0), 0, 0, 0, 0, 0)
 # a shift is drawn below one of these: mostly a minute, seldom what a stream of a day comes to
 OFFSETS = 60, 60, 60, 60, 60, 200, 200, 900, 100_000
+LASTS = 0.75                            # of the time, a wrong state is said again
 # tasks whose answers do not look back further than their event
 CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Grounding"}
 
@@ -209,9 +210,12 @@ def shift(turns, offset):
 
 
 def perturb(turns, rng, rate):
-    """Turns whose history is wrong at `rate`: states swapped, answers dropped, replaced, invented.
-    A model trained on perfect histories copies its own past states when it streams."""
+    """Turns whose history is wrong: at `rate` an error begins, a state swapped, an answer dropped,
+    replaced or invented. A model trained on perfect histories copies its own past states when it
+    streams; so a wrong Silence or Standby goes on, as its own would, at most as long as the same
+    is right, LASTS of the time: 4 seconds in the mean."""
     texts = sorted({turn.text for turn in turns if turn.state == RESPONSE})
+    found, before, said = [], None, None
 
     def wrong(turn):
         others = [text for text in texts if text != turn.text]
@@ -219,7 +223,13 @@ def perturb(turns, rng, rate):
             return RESPONSE, rng.choice(others)             # another answer, or one too many
         return rng.choice([s for s in (SILENCE, STANDBY) if s != turn.state]), ""
 
-    return [replace(turn, said=wrong(turn)) if rng.random() < rate else turn for turn in turns]
+    for turn in turns:
+        lasts = said and said[0] != RESPONSE and turn.state == before and rng.random() < LASTS
+        if not lasts:
+            said = wrong(turn) if rng.random() < rate else None
+        found.append(replace(turn, said=said))
+        before = turn.state
+    return found
 
 
 def window(turns, task, rng, wanted, beyond):

@@ -119,6 +119,7 @@ PRESETS = {"hour": dict(TOY, steps=2000), "own": {},
 # with --resume these alone may be other than they were: they change nothing that has been done
 MAY_CHANGE = {"out", "resume", "estimate", "steps", "shard", "workers", "save_every", "keep",
               "eval_every", "eval_videos"}
+GUESSES = 3         # times that a dialogue is read for a past of the model's own
 NAMES = ("silence", "standby", "response")     # of the states, in the order of their tokens
 
 
@@ -264,11 +265,12 @@ class Learner:
         (B, T): the next id is supervised."""
         ids, quiet = inputs["input_ids"], self.state_ids[:self.o.states - 1]
         places = mask[:, :-1] & torch.isin(ids[:, 1:], quiet)       # where one is to be said
-        # the model itself, not its ranks' wrapper: nothing is learnt, nothing to exchange
-        logits = self.model(**inputs, select=F.pad(places, (0, 1)))                    # (n, V)
-        guesses = quiet[logits[:, quiet].argmax(1)]                                    # (n,)
         past = ids.clone()
-        past[:, 1:][places] = guesses                               # it then stands one further on
+        for _ in range(GUESSES):            # a wrong guess misleads the next second's, and so on
+            # the model itself, not its ranks' wrapper: nothing is learnt, nothing to exchange
+            logits = self.model(**inputs | {"input_ids": past}, select=F.pad(places, (0, 1)))
+            guesses = quiet[logits[:, quiet].argmax(1)]             # logits (n, V) -> (n,)
+            past[:, 1:][places] = guesses                           # it then stands one further on
         return past
 
     @torch.no_grad()

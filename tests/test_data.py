@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -468,6 +469,23 @@ def test_perturb_changes_what_is_said_never_the_target():
     assert all((t.state, t.text) != w.said for t, w in changed)
     every = {(a, b) for a in STATES for b in STATES}
     assert set(kinds) == every - {(SILENCE, SILENCE), (STANDBY, STANDBY)}
+
+
+def test_a_wrong_state_goes_on_while_the_same_is_right():
+    """As a stream's own would, for about 4 seconds; a wrong answer is a second's."""
+    quiet = data.perturb([Turn(k, SILENCE) for k in range(40_000)], random.Random(1), 0.02)
+    assert not {turn.said for turn in quiet} - {None, (STANDBY, "")}          # there are no answers
+    lengths = [len(run) for run in "".join("s" if turn.said else "." for turn in quiet).split(".")
+               if run]
+    assert 3.7 < sum(lengths) / len(lengths) < 4.5 and 500 < len(lengths) < 900
+    turns = [Turn(k, (SILENCE, STANDBY)[k // 5 % 2]) for k in range(40_000)]
+    changes = [(one, two) for one, two in pairwise(data.perturb(turns, random.Random(1), 0.02))
+               if one.state != two.state and one.said]
+    assert len(changes) > 400 and sum(bool(two.said) for _, two in changes) < 0.05 * len(changes)
+    said = [turn.said for turn in data.perturb(turns_of([("a", 1), ("b", 2)])[0] * 9000,
+                                               random.Random(1), 0.02)]
+    invented = [k for k, wrong in enumerate(said) if wrong and wrong[0] == RESPONSE]
+    assert 100 < len(invented) and sum(said[k + 1] == said[k] for k in invented[:-1]) < 10
 
 
 def test_window_pins_the_questions_that_left(tokenizer):

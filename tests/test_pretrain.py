@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small import parts, run_here
+from small import launch, parts, run_here
 
 import data
 import train
@@ -177,6 +177,39 @@ def test_a_lesson_steps_by_the_mean_of_the_ranks_gradients(monkeypatch):
     pretrain.descend([torch.optim.SGD([matrix, vector])], loss, 10)
     expected = -10 * (torch.tensor([0.1] * 6 + [0.3] * 4) + torch.arange(10) / 50) / 2
     torch.testing.assert_close(torch.cat([matrix.detach().flatten(), vector.detach()]), expected)
+
+
+def lessons_of_rank(rank, folder):
+    """A lesson of four steps as a whole, and as one that is stopped after two and goes on."""
+    devices.dist.init_process_group("gloo")
+
+    def learn(out, most):
+        torch.manual_seed(0)
+        model, begun = torch.nn.Linear(3, 2), []
+        optimizers = [torch.optim.AdamW(model.parameters())]
+        o = pretrain.Lessons(str(folder / out), save_every=100)
+
+        def batches(first):
+            return [torch.full((1, 3), 1.0 + step + rank) for step in range(first, 4)]
+
+        with suppress(runs.Stopped):
+            for step, batch, _ in pretrain.lesson(o, "watch", 4, lambda: len(begun) == most and 15,
+                                                  batches, optimizers, model):
+                pretrain.descend(optimizers, model(batch).square().sum(), 0.1)
+                begun.append(step)
+        devices.gathered(None)                              # till the first has written
+        return begun, model.weight.detach()
+
+    whole, stopped, gone_on = (learn(*run) for run in (("a", 9), ("b", 2), ("b", 9)))
+    assert (whole[0], stopped[0], gone_on[0]) == ([0, 1, 2, 3], [0, 1], [2, 3])
+    assert torch.equal(whole[1], gone_on[1]) and not torch.equal(whole[1], stopped[1])
+    devices.dist.destroy_process_group()
+
+
+def test_lessons_of_several_ranks_go_on_too(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert launch(2, lessons_of_rank, tmp_path) == [0, 0]
 
 
 def test_muon_moves_the_matrices_of_the_decoders_layers_at_a_rate_that_falls(tmp_path, monkeypatch):

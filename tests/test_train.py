@@ -137,6 +137,28 @@ def test_a_past_of_its_own_changes_silence_and_standby_alone(monkeypatch):
     assert plain == learn.backward([batch])["loss"] != own
 
 
+def test_a_wrong_guess_leads_to_the_next_ones():
+    """A model that stands by where its last words were Standby, and in the first second: each
+    reading of its own past takes the error a second further."""
+    learn, _, _ = learner()
+    (silence, standby, _), size = learn.state_ids.tolist(), learn.model.config.decoder.vocab_size
+    ids = torch.tensor([[9, silence] * 6])
+    mask = torch.tensor([[True, False] * 6])
+
+    def guess(input_ids, select):
+        said = torch.zeros(6, size)
+        past = [standby, *input_ids[0, 1:-1:2].tolist()]
+        for k, word in enumerate(past):
+            said[k, word] = 1
+        return said
+
+    learn.model = guess
+    past = learn.own_past({"input_ids": ids}, mask)
+    assert train.GUESSES == 3
+    assert past[0, 1::2].tolist() == [standby] * 3 + [silence] * 3
+    assert (past[0, ::2] == 9).all() and (ids[0, 1::2] == silence).all()
+
+
 def test_a_gradient_that_is_not_finite_names_samples_and_parameter():
     """The clipping spoils the gradients of all: the one at fault must be named all the same."""
     learn, _, batch = learner()

@@ -23,7 +23,7 @@ from data import Readable, loaded, model_inputs, own_group
 from loss import state_counts, state_focal_loss
 from parts.config import DecoderConfig, StreamoConfig, VisionConfig
 from parts.devices import add_up, autocast, gathered, own_device, own_rank, share_weights
-from parts.engine import flat, load_moments, read_state, whole_moments, write_state
+from parts.engine import flat, load_moments, moments, read_state, write_state
 from parts.files import check, read_json, write_json
 from parts.optimizers import Muon, layer_matrices, others
 from parts.options import SEEDS, check_bounds, option, parser_of
@@ -257,7 +257,7 @@ def lesson(o, name, steps, stop, batches, optimizers, *modules):
     path, learnt, first = state_path(o, name), torch.nn.ModuleList(modules), 0
 
     def state():
-        return {**learnt.state_dict(), **flat(whole_moments(learnt, optimizers))}
+        return {**learnt.state_dict(), **flat(moments(learnt, optimizers))}
 
     if path.exists():
         tensors, first = read_state(path, state())
@@ -268,10 +268,8 @@ def lesson(o, name, steps, stop, batches, optimizers, *modules):
     for step, batch in enumerate(bar, first):
         yield step, batch, bar
         number = stop()
-        if (step + 1) % o.save_every == 0 or step + 1 == steps or number:
-            tensors = state()                               # all ranks are asked for it
-            if rank == 0:
-                write_state(path, tensors, step + 1)
+        if rank == 0 and ((step + 1) % o.save_every == 0 or step + 1 == steps or number):
+            write_state(path, state(), step + 1)
         if number:
             bar.close()
             if rank == 0:

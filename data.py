@@ -58,9 +58,9 @@ def turn_of(time):
 
 
 def placed(said):
-    """Where all that a record says stands (said: see read_record), also after the video's end:
-    questions and responses, each a list of (turn, text), and a list of the turns of each event
-    that is waited for, [2, 3, 4, 5, 6] of the span 3 to 7; of a stream record each Standby."""
+    """The turn of everything that a record says (said: see read_record), also past the video's end:
+    (questions, responses, waits). The first two are lists of (turn, text); waits has, for each
+    event that is awaited, the turns of its Standby: 2 to 6 for the span 3 to 7."""
     questions = [(turn_of(entry.time), entry.text) for entry in said.questions]
     responses, waits = [], []
     for entry in said.responses:
@@ -233,8 +233,8 @@ def perturb(turns, rng, rate):
 
 
 def window(turns, task, rng, wanted, beyond):
-    """(start, stop): which turns an item has, `beyond` fewer than there are. It loses its end, or
-    in part its head where the task allows it; the head also without need, where that is wanted."""
+    """Which turns an item keeps, as (start, stop). `beyond` turns must go: from the head where the
+    task allows it, the rest from the end. wanted: cut the head even where nothing must go."""
     start = 0
     if task in CUTTABLE and (wanted or beyond):
         last = min(beyond or len(turns), len(turns) - 2)
@@ -281,8 +281,9 @@ def make_item(tokenizer, config, example, rng, augment=PLAIN, longest=math.inf):
     compressed = rng.random() < augment.compress
     windowed = rng.random() < augment.window
     offset = rng.randrange(rng.choice(OFFSETS)) if shifted else 0
-    if any(moments.names_seconds(turn.question or "") for turn in example.turns):
-        offset = 0                              # a question names seconds of the film as it is
+    if any(moments.names_seconds(turn.question or "") or not moments.movable(turn.text)
+           for turn in example.turns):
+        offset = 0      # a question names seconds of the film as it is, or an answer does, oddly
 
     beyond = max(len(example.turns) - longest, 0)
     start, stop = window(example.turns, example.task, rng, windowed, beyond)
@@ -341,14 +342,12 @@ class RawDataset(Dataset):
             rng.shuffle(self.order)
         return self.order[i]
 
-    def task(self, i):
-        return task_of(self.pick(i)[2])
-
     def estimate(self, i):
         """About how many tokens item i has, without reading its video."""
-        record = self.pick(i)[2]
-        texts = sum(len(entry["content"]) for entry in [*record.get("question", ()),
-                                                         *record.get("response", ())])
+        record = self.pick(i)[2]                            # raw, or a stream record
+        entries = record["messages"][1:] if "messages" in record else \
+            record["question"] + record["response"]
+        texts = sum(len(entry["content"]) for entry in entries)
         seconds = min(stated_seconds(record), self.longest)
         return 60 + texts // 4 + seconds * self.silent      # a token has about four letters
 

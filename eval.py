@@ -216,7 +216,7 @@ def parse(argv):
     add("toy threshold", "--data", type=Path, help="raw records, in place of the toy videos")
     add("toy threshold", "--videos-folder", type=Path, dest="folder", default=Path())
     add("toy threshold", "--videos", type=int, help="how many toy videos (300)")
-    add("toy run threshold", "--seed", type=int, help="of toy videos (1000000)")
+    add("toy threshold", "--seed", type=int, help="of toy videos (1000000)")
     add("toy run score threshold", "--out", type=Path, required=True)
     add("toy run threshold", "--workers", type=int, default=workers)
     add("toy run threshold", "--fps", type=int, default=1, help="frames in a turn, a second")
@@ -246,8 +246,16 @@ def parse(argv):
     for name, default in (("videos", 300), ("seed", 10**6)):
         if getattr(args, "data", None) and isinstance(getattr(args, name, None), int):
             raise ValueError(f"--{name}: of the toy world, go without it where --data is given")
-        if getattr(args, name, default) is None:
+        if getattr(args, name, None) is None:
             setattr(args, name, default)
+    check_options(parser, args)
+    if args.command in ("toy", "threshold"):
+        args.bench = "raw" if args.data else "toy"
+    return args
+
+
+def check_options(parser, args):
+    """ValueError for options that are out of bounds, or do not go together."""
     check_bounds(parser, args, {"fps": 1, "videos": 1, "max_frames": 1, "workers": 1, "prune": 1,
                                 "every": 1, "threshold": 0, "window": 0, "patience": 0})
     if getattr(args, "agreement", 1) < 1:
@@ -262,9 +270,6 @@ def parse(argv):
         raise ValueError("--data: the answers to raw records hold their annotations")
     if args.command == "score" and args.judged and args.bench != "vispeak":
         raise ValueError(f"--judged: nothing of {args.bench} is for a judge")
-    if args.command in ("toy", "threshold"):
-        args.bench = "raw" if args.data else "toy"
-    return args
 
 
 def check_baselines(args):

@@ -40,9 +40,9 @@ from parts.offline import OfflineSession, has_states, offline_sessions
 from parts.questions import Agenda, Questions
 from parts.slots import FRAME, PINNED, TEXT, Piece, Slots
 from parts.turns import StreamTurn
-from streamo import KVCache, Streamo, Tokenizer, normalised
+from streamo import Streamo, Tokenizer, normalised
 
-# ---- What is seen, what is decided
+# ---- What is seen
 
 def see(model, images, compressors=None):
     """F images -> (tokens of each, features (N, hidden) of all): one vision forward.
@@ -94,8 +94,9 @@ def sliding_window(seconds, kinds, now, excess, window, prune):
     """The policy of eviction: before the turn of second `now`, which slots leave? (n,) bool.
 
     seconds, kinds: (n,), of each slot in use: the second of its turn, and TEXT, FRAME or PINNED.
-    excess: slots that must leave for the turn to fit (0 or less: none). Old frames leave, then old
-    turns, then as many more as must; with a window of 0 nothing does."""
+    excess: slots that must be freed for the turn to fit (0 or less: none). First frames older than
+    `prune` leave, then turns older than `window`, then the oldest turns until the excess is
+    covered. With a window of 0 no turn ever leaves; frames still do, by `prune`."""
     gone = np.zeros(len(kinds), bool)                    # (n,)
     turns, frames = kinds != PINNED, kinds == FRAME
     for leaving, most in ((frames, prune), (turns, window)):
@@ -117,7 +118,7 @@ class Session:
     def __init__(self, model, tokenizer, *, fps=1, threshold=None, patience=1, no_repeat=False,
                  max_new_tokens=64, window=None, prune=None, compress=None, capacity=None,
                  policy=sliding_window, counts=None):
-        config, weight = model.config, next(model.parameters())
+        config = model.config
         self.model, self.tokenizer, self.policy = model, tokenizer, policy
         self.decision = Decision(config.threshold if threshold is None else threshold, patience,
                                  no_repeat)
@@ -132,7 +133,7 @@ class Session:
         if not len(self.system) < self.capacity <= limit:
             raise ValueError(f"capacity {capacity}: the decoder has {limit} positions, and the "
                              f"system part needs {len(self.system)}")
-        self.cache = KVCache(config.decoder, 1, self.capacity, weight.dtype, weight.device)
+        self.cache = model.new_cache(self.capacity)
         self.slots, self.pending, self.last = Slots(self.cache), [], -1      # last: second
         self.book, self.counts = Questions(), Counter() if counts is None else counts
         self.compressor = Compressor(config.grid, config.coarse_grid)
@@ -162,7 +163,8 @@ class Session:
     def hear(self, second, tokens):
         """What goes through the model: the end of the last turn and this one's user part, [Piece].
 
-        A question pins itself, the head of its turn and the <|im_end|>\n after the frames."""
+        Of a turn with a question, its head, the question and the <|im_end|> behind the frames are
+        PINNED: they stay when the rest of the turn leaves, as data.pinned_part writes them."""
         def size(question):
             return len(data.pinned_part(self.tokenizer, question.text))
         room = (self.capacity - len(self.system)) // 4       # more would crowd out the frames
@@ -204,9 +206,10 @@ class Session:
         if self.last in left:
             self.pending = []                            # the turn that it ends
         if self.cache.length + need > self.capacity:
-            raise ValueError(f"second {second}: the cache is full ({self.cache.length} + {need}"
-                             f" of {self.capacity} slots): a --window, fewer questions, or less"
-                             " --max-new-tokens")
+            advice = "less --fps" if len(self.system) + need > self.capacity else \
+                "a --window, fewer questions"
+            raise ValueError(f"second {second}: the cache is full ({self.cache.length} + {need} of "
+                             f"{self.capacity} slots): {advice}, or less --max-new-tokens")
 
     def choose(self, logits):
         """The state, by the logits (V,) at the end of the user part."""
@@ -352,6 +355,8 @@ def stream(model, tokenizer, frames, questions=(), session=None, **settings):
     capacity=None: slots of the cache, never exceeded: the oldest turns leave. None: as the window
             needs. policy=sliding_window: which ones leave.
     counts=None: a Counter of what was dropped, compressed, closed and refused."""
+    if session and settings:
+        raise ValueError(f"stream: {', '.join(settings)}: the session has its own settings")
     session = session or Session(model, tokenizer, **settings)
     agenda = Agenda(questions)
 
@@ -381,13 +386,7 @@ def open_sessions(args, counts):
         args.hints.append(f"{args.model}: this model knows {model.config.knows} only")
     tokenizer = Tokenizer.from_pretrained(args.model)
     settings = {name: getattr(args, name) for name in checks.LEAST} | {"no_repeat": args.no_repeat}
-    sessions = [Session(model, tokenizer, counts=own, **settings) for own in counts]
-    config, capacity = model.config, sessions[0].capacity
-    need = args.fps * config.tokens(config.grid if args.compress is None else config.coarse_grid)
-    if need >= capacity:
-        raise ValueError(f"--fps {args.fps}: the frames of a second need {need} slots of the "
-                         f"cache, which has {capacity}")
-    return sessions
+    return [Session(model, tokenizer, counts=own, **settings) for own in counts]
 
 
 def main(argv=None):

@@ -4,7 +4,7 @@
     python train.py --model assets/tiny --data my.json --videos FOLDER --out runs/own
     python train.py --resume --out runs/own              go on after a stop, a crash or a kill -9
     python train.py --estimate ...                       tokens, steps, memory and time; no run
-    python -m parts.torchrun --nproc_per_node=2 train.py --preset demo    larger: 2 to 4 hours
+    python -m parts.torchrun --nproc_per_node=2 train.py --preset demo    longer: 2 to 4 hours
     torchrun --nproc_per_node=8 train.py --preset paper --shard --vision SIGLIP --decoder QWEN \\
         --data raw_data.json more.jsonl:0.5 --videos FOLDER --out runs/streamo
     torchrun --nnodes=2 --nproc_per_node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 \\
@@ -37,6 +37,7 @@ from loss import KINDS, state_counts, state_focal_loss
 from parts.checkpoints import (enter, last_checkpoint, load_checkpoint, open_log, run_options,
                                save_checkpoint)
 from parts.config import parts_config, whole_config
+from parts.decision import STATES as NAMES
 from parts.devices import add_up, autocast, gathered, own_device, own_rank
 from parts.engine import exchange, only_states, spread, state_parts, whole, whole_weights
 from parts.files import check, write_json
@@ -120,7 +121,6 @@ PRESETS = {"hour": dict(TOY, steps=2000), "own": {},
 MAY_CHANGE = {"out", "resume", "estimate", "steps", "shard", "workers", "save_every", "keep",
               "eval_every", "eval_videos"}
 GUESSES = 3         # times that a dialogue is read for a past of the model's own
-NAMES = ("silence", "standby", "response")     # of the states, in the order of their tokens
 
 
 def parse(argv=None):
@@ -140,7 +140,7 @@ def parse(argv=None):
 # ---- The start, the data, the recipe ---------------------------------------------------------
 
 def own_start(o):
-    """The options of the start that a run without one makes, in a folder of its own."""
+    """The options of toy.pretrain for a run without a start: it is made in OUT/start."""
     shared = {f.name: getattr(o, f.name) for f in fields(pretrain.Lessons)
               if f.name in ("see_steps", "watch_steps", "tasks", "muon", "seed", "workers",
                             "autocast")}
@@ -192,14 +192,14 @@ def read_data(o, tokenizer, config):
 
 
 def fit(o, model, dataset, world):
-    """Fill in what was left to the data and the start: enough steps for a few records to be learnt,
-    few enough for many not to be learnt by heart, and the smaller a rate the larger the model."""
+    """Fill in the batch, the epochs, the rate and the like where they are 0: more epochs of few
+    records, a lower rate for a larger model."""
     size = sum(p.numel() for p in model.parameters())
     if o.data:
         records = len(dataset)
         # a quarter of the data at most: a step that is an epoch would be one of very few
         o.batch = o.batch or world * max(1, min(32, records // 4) // world)
-        # 20 times a few dozen, once from 3,000 on
+        # 20 times a few dozen, once some thousands
         o.epochs = o.epochs or min(20, max(1, round(3000 / records)))
         o.steps = o.steps or math.ceil(o.epochs * records / o.batch)
     check(o.batch % world == 0,
@@ -240,7 +240,7 @@ class Learner:
         self.state_ids = torch.tensor(tokenizer.state_ids, device=self.device)
         self.end_id = tokenizer.id("<|im_end|>")
         choose(o, model)
-        # two methods are wrapped: what calls the model, and its weights' names, stay as they are
+        # `forward` is replaced, not the module: the names of the weights stay as they are
         if o.train != "all":
             model.vision_tower.forward = partial(frozen, model.vision_tower.forward, o.vision_chunk)
         if o.train == "states":
@@ -305,7 +305,7 @@ class Learner:
                         inputs["input_ids"] = self.own_past(inputs, mask)
                     logits = self.spread(**inputs, select=mask)                        # (n, V)
                 loss = state_focal_loss(logits, target, self.state_ids, counts, items, self.o.loss)
-                # the ranks' mean is taken, and ours is to be their sum
+                # DDP and FSDP take the mean of the ranks' gradients; we want the sum
                 (loss * self.world).backward()
             for name, value in self.tally(logits, target, loss, items).items():
                 seen[name] += value.double()

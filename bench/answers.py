@@ -122,8 +122,10 @@ def refused(turn, counts):
 
 def turns_of(model, tokenizer, features, questions, settings):
     """The turns of a stream. ValueError when it refuses a question."""
-    counts = settings["session"].counts if "session" in settings else Counter()
-    if "session" not in settings:
+    if "session" in settings:
+        counts = settings["session"].counts
+    else:
+        counts = Counter()
         settings = settings | {"counts": counts}
     for turn in stream(model, tokenizer, features, questions, **settings):
         refused(turn, counts)

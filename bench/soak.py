@@ -48,7 +48,13 @@ def told(due, answers, first):
     asked = {(first + at + d, text) for at, text in due for d in (-1, 0, 1)}
     mine = [answer for answer in answers if first <= answer[0] < first + 3600]
     hits = sum((first + at, text) in near for at, text in due)
-    return hits / len(due), sum(answer in asked for answer in mine) / max(1, len(mine))
+    return hits / max(1, len(due)), sum(answer in asked for answer in mine) / max(1, len(mine))
+
+
+def told_by(due, answers, first, width=300):
+    """The recall of each `width` seconds of the hour that begins at second `first`."""
+    return [told([event for event in due if begin <= event[0] < begin + width], answers, first)[0]
+            for begin in range(0, 3600, width)]
 
 
 def resident():
@@ -111,8 +117,7 @@ def soak(args):
             "told_first_hour": told(due, answers, 0),
             "told_last_hour": told(due, answers, last)}
     # a stream that has lost its way does not find back: of the last hour, five minutes by five
-    rows["told_by_5_minutes"] = [told([event for event in due if first <= event[0] < first + 300],
-                                      answers, last)[0] for first in range(0, 3600, 300)]
+    rows["told_by_5_minutes"] = told_by(due, answers, last)
     for name, value in rows.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
         print(f"{name:22}", *(round(number, 3) for number in numbers))

@@ -4,7 +4,7 @@ import torch.distributed as dist
 
 
 def own_device():
-    """The GPU of this process (see train.main), or the CPU."""
+    """The GPU of this process (see parts.runs.join_ranks), or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -8,12 +8,17 @@ MOMENT = re.compile(r"""
     (?: ((?:\ ?s(?:ec(?:ond)?s?)?)?\ ?(?:to|and|-)\ ?) (\d+(?:\.\d+)?) )?   # "s to " and 50
     (?=\ ?s(?:ec(?:ond)?s?)?\b)                                         # s, sec, seconds
     """, re.VERBOSE | re.IGNORECASE)
-# Anything that looks like a moment: "in 12 - 18", "3:20", "5 s".
-TIMED = re.compile(r"\d ?(?:-|–|to|:) ?\d|\d ?s(?:ec(?:ond)?s?)?\b", re.IGNORECASE)
+# Anything that looks like a moment: "in 12 - 18", "3:20", "5 s", "at second 12".
+TIMED = re.compile(r"\d ?(?:-|–|to|:) ?\d|\d ?s(?:ec(?:ond)?s?)?\b|\bseconds? \d", re.IGNORECASE)
 
 
 def names_seconds(text):
     return bool(TIMED.search(text))
+
+
+def movable(text):
+    """Whether `shifted` moves all that may be a moment in the text."""
+    return not names_seconds(MOMENT.sub("", text))
 
 
 def shifted(text, offset):

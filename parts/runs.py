@@ -75,7 +75,7 @@ def check_options(parser, o, given):
         (said("muon") and o.train in ("states", "connector"),           # not by a preset
          f"--train {o.train}: no matrix of the decoder learns, there is nothing to --muon"),
         (o.train == "states" and o.shard,
-         "--train states: four rows and a norm learn, there is nothing to --shard"),
+         "--train states: three rows and a norm learn, there is nothing to --shard"),
         ((o.model or o.vision) and not o.resume and (said("see_steps") or said("watch_steps")),
          "--see-steps, --watch-steps: of the lessons that make a start, where none is given"),
         (said("epochs") and said("steps") and not o.resume,

@@ -258,6 +258,8 @@ def test_infer_watches_with_an_offline_model(hub, tmp_path, capsys, monkeypatch)
         assert f"{flag}: of a model that says the states" in capsys.readouterr().err
     one, frames = session(hub, every=1), [(k, np.zeros((38, 38, 3), np.uint8)) for k in range(2)]
     monkeypatch.setattr(one, "answer", lambda ids: ("Yes.", 0.5))
+    with pytest.raises(ValueError, match="stream: window, prune: the session has its own"):
+        infer.stream(one.model, None, frames, session=one, window=5, prune=3)
     turns = list(infer.stream(one.model, None, frames, [(0, "Any?")], session=one))
     assert [turn.text for turn in turns] == ["Yes.", ""]
 

@@ -88,3 +88,21 @@ def test_a_step_gives_each_optimizer_its_rate(tmp_path, monkeypatch):
     adamw, muon = learner.optimizers
     assert {g["lr"] for g in adamw.param_groups} == {0.25}
     assert [g["lr"] for g in muon.param_groups] == [0.75]
+
+
+@pytest.mark.parametrize("clip, norm", [("0.5", 0.5), ("0", 300)])
+def test_a_step_clips_the_gradient(tmp_path, monkeypatch, clip, norm):
+    """To the norm of --clip, all weights' together; 0 leaves it as it is."""
+    tokenizer, model = parts()
+    learner = train.Learner(train.parse(["--out", str(tmp_path), "--clip", clip]), tokenizer, model)
+    monkeypatch.setattr(learner, "backward", lambda *_: {"loss": 1.0})
+    size, seen = sum(p.numel() for p in learner.learnt), []
+    for p in learner.learnt:
+        p.grad = torch.full_like(p, 300 / size ** 0.5)
+    for optimizer in learner.optimizers:
+        monkeypatch.setattr(optimizer, "step", lambda: seen.append(
+            torch.cat([p.grad.flatten() for p in learner.learnt]).norm().item()))
+        monkeypatch.setattr(optimizer, "zero_grad", lambda **_: None)
+    log = learner.step([], 0.25)
+    assert seen[0] == pytest.approx(norm, rel=1e-3)
+    assert log["gradient_norm"] == pytest.approx(300, rel=1e-3)

@@ -2,7 +2,7 @@
 import pytest
 
 from bench import offline, soak, speed
-from bench.soak import told
+from bench.soak import told, told_by
 
 
 def test_an_hours_recall_and_precision_by_hand():
@@ -13,6 +13,16 @@ def test_an_hours_recall_and_precision_by_hand():
                (3609, "A red cross appears."), (3610, "A red star appears."), (3620, "It stops.")]
     assert told(due, answers, 0) == (1 / 2, 1 / 3)
     assert told(due, answers, 3600) == (1, 2 / 3)
+
+
+def test_recall_of_each_five_minutes_by_hand():
+    """Two events in the first five minutes, one at the beginning of the third; all of them in the
+    second hour, whose second was told in the first alone."""
+    due = [(10, "A red star appears."), (299, "It stops."), (600, "It grows.")]
+    answers = [(10, "A red star appears."), (299, "It stops."), (3600 + 10, "A red star appears."),
+               (3600 + 601, "It grows.")]
+    assert told_by(due, answers, 3600) == [1 / 2, 0, 1] + [0] * 9
+    assert told_by(due, answers, 0) == [1] + [0] * 11
 
 
 @pytest.mark.parametrize("bench, words, what", [

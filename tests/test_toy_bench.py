@@ -155,7 +155,7 @@ def test_samples_hold_what_never_comes_in_a_share_that_life_has():
     assert 0.01 < counts["empty"] / counts["seconds"] < 0.08, counts
 
 
-def test_waits_in_vain_and_denials_are_true_in_all_films():
+def test_what_is_denied_did_not_happen_in_any_film():
     seen = collections.Counter()
     for kind, n in (("full", 800), ("short", 300), ("busy", 200), ("long", 60)):
         for clip, record in samples(kind, n):

@@ -255,7 +255,11 @@ def test_the_first_step_learns_whatever_the_schedule():
         o = train.parse(arguments)
         rates = [train.learning_rate(o, step) for step in range(o.steps)]
         assert min(rates) > 0 and max(rates) <= o.lr
-    assert train.learning_rate(train.parse([]), 24) == pytest.approx(1e-3, rel=0.05)
+    o = train.parse([])
+    assert train.learning_rate(o, 0) < 0.1 * o.lr                           # a rise
+    assert train.learning_rate(o, 24) == pytest.approx(1e-3, rel=0.05)
+    assert train.learning_rate(o, o.steps // 2) == pytest.approx(0.55e-3, rel=0.15)    # a cosine
+    assert train.learning_rate(o, o.steps - 1) < 0.03 * o.lr
 
 
 def test_a_small_data_set_of_ones_own_is_learnt(tmp_path, monkeypatch, capsys):

@@ -13,16 +13,16 @@ from toy.wordings import FIRST, UNSEEN
 from toy.world import EVENTS, Clip, an, listed, placed, seen, there
 
 ASK = {kind: FIRST[kind] for kind in FIRST if kind[0].isupper()}    # of instructions, a few each
-TASKS, MIXES = {}, {}   # name: function; kind of film: {name: share}, of full ones the paper's
+TASKS, MIXES = {}, {}   # name: function; kind of film: {name: weight}, of full ones the paper's
 
 
-def task(name, **shares):
+def task(name, **weights):
     """Register a task: "full", 10 to 60 s, "long", "short", "busy" and "frame" films (see sample)
-    are asked it with these shares."""
+    are asked it with these weights."""
     def register(tell):
         TASKS[name] = tell
-        for kind, share in shares.items():
-            MIXES.setdefault(kind, {})[name] = share
+        for kind, weight in weights.items():
+            MIXES.setdefault(kind, {})[name] = weight
         return tell
     return register
 
@@ -42,8 +42,7 @@ def event_grounding(d):
     if rng.random() < NOT_SO or not coming:
         d.vain(rng.randrange(1 + end // 2))
     else:
-        event = rng.choice(coming)
-        d.ground(event, rng.randint(0, event.first - 1))
+        d.ground_ahead(coming)
 
 
 @task("Backward Grounding", full=13.15, short=12.5)
@@ -54,8 +53,7 @@ def backward_grounding(d):
     if rng.random() < NOT_SO:
         d.deny(rng.randint(min(3, end - 1), end - 1))
     elif past:
-        event = rng.choice(past)
-        d.ground(event, rng.randint(event.last + 2, end - 1))
+        d.ground_back(past)
 
 
 @task("Offline QA", full=13.8)
@@ -141,9 +139,9 @@ def mixed(d):
     d.interrupt(sorted(d.rng.sample(free, min(len(free), d.rng.randint(2, 6)))))
 
 
-def drill(name, since, tell, **shares):
+def drill(name, since, tell, **weights):
     """A task that is answered every second from second `since` on, by tell(clip, turn)."""
-    @task(name, **shares)
+    @task(name, **weights)
     def every_second(d):
         d.ask(name, "", 0)
         for turn in range(since, d.clip.seconds):
@@ -214,11 +212,9 @@ def bench(seed, i):
             "forward_grounding", "backward_grounding", "narration", "dense_caption")]
         forward, backward, narrated, captioned = (dialogue for _, dialogue in rows)
         if coming := forward.unique(end):
-            event = rng.choice(coming)
-            forward.ground(event, rng.randint(0, event.first - 1))
+            forward.ground_ahead(coming)
         if past := backward.unique(end - 1):
-            event = rng.choice(past)
-            backward.ground(event, rng.randint(event.last + 2, end - 1))
+            backward.ground_back(past)
         narration(narrated)
         event_caption(captioned)
         dated = Dialogue(clip, rng).dated()[:6]
@@ -247,19 +243,18 @@ def beyond(clip, rng):
     for task, last in (("forward_instant", end), ("backward_instant", end - 1)):
         dialogue = add(task)
         if found := [e for e in dialogue.unique(last, instants=True) if not e.doing]:
-            event, forward = rng.choice(found), task == "forward_instant"
-            turns = (0, event.first - 1) if forward else (event.last + 2, end - 1)
-            dialogue.ground(event, rng.randint(*turns))
+            if task == "forward_instant":
+                dialogue.ground_ahead(found)
+            else:
+                dialogue.ground_back(found)
     absent(add("absent"), rng)
     new = rng.choice(("forward_grounding", "backward_grounding", "narration", "dense_caption",
                       "tsqa"))
     dialogue = add(f"reworded_{new}", UNSEEN)
     if new == "forward_grounding":
-        event = rng.choice(dialogue.unique(end))
-        dialogue.ground(event, rng.randint(0, event.first - 1))
+        dialogue.ground_ahead(dialogue.unique(end))
     elif new == "backward_grounding":
-        event = rng.choice(dialogue.unique(end - 1))
-        dialogue.ground(event, rng.randint(event.last + 2, end - 1))
+        dialogue.ground_back(dialogue.unique(end - 1))
     elif new == "tsqa":
         dialogue.follow(*dialogue.dated()[0])
     else:

@@ -8,9 +8,9 @@ from toy.wordings import KNOWN
 from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, count, seen, there
 
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-NOT_SO = 0.25           # of the questions are after an event that never comes or never came
-VAIN = 0.4              # of those asked one after the other, while things like it happen
-ABSENT = 0.15           # of those about the picture are after something that is not in it
+NOT_SO = 0.25           # share of the questions about events whose event never comes or never came
+VAIN = 0.4              # share of the task "Waiting" whose event never comes while a look-alike does
+ABSENT = 0.15           # share of the questions about the picture after something that is not in it
 WHY = ("another", "absent", "elsewhen")     # why an event is missing, see Dialogue.missing
 
 
@@ -111,9 +111,9 @@ class Dialogue:
         return False
 
     def tempt(self, turn):
-        """As vain, of an event that something like it comes for: its thing does something else, or
-        another thing does the same. The turn after that; None: the film has no such thing, and
-        what is asked never comes either."""
+        """Ask to wait for an event that does not come, but a look-alike does: the same thing does
+        something else, or another thing does the same. The turn after the first look-alike. Where
+        the film has none, ask any vain wait: None."""
         tries = [self.missing(turn, max(0, turn - 1), self.clip.seconds, why) for why in 2 * WHY]
         self.rng.shuffle(tries)
         for event in filter(None, tries):
@@ -123,6 +123,7 @@ class Dialogue:
                 self.ask("Event Grounding", event, turn)
                 return min(alike)
         self.vain(turn)
+        return None
 
     def deny(self, turn):
         """Ask when something happened that did not happen before a turn, and say so."""
@@ -140,6 +141,16 @@ class Dialogue:
         else:
             self.ask("Backward Grounding", event, turn)
             self.say(event.span, turn)
+
+    def ground_ahead(self, events):
+        """At any turn before one of the events, a question about its time."""
+        event = self.rng.choice(events)
+        self.ground(event, self.rng.randint(0, event.first - 1))
+
+    def ground_back(self, events):
+        """The same after one of the events, once its end has been seen."""
+        event = self.rng.choice(events)
+        self.ground(event, self.rng.randint(event.last + 2, self.clip.seconds - 1))
 
     def recall(self, turn):
         """A question about a past event, if there is one, or about one that was not."""

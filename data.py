@@ -198,7 +198,7 @@ class Augment:
 PLAIN = Augment(0, (0, 0), 0, 0, 0, 0, 0)
 # a shift is drawn below one of these: mostly a minute, seldom what a stream of a day comes to
 OFFSETS = 60, 60, 60, 60, 60, 200, 200, 900, 100_000
-LASTS = 0.75                            # of the time, a wrong state is said again
+LASTS = 0.75                            # the chance that a wrong state is said again
 # tasks whose answers do not look back further than their event
 CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Grounding"}
 
@@ -211,11 +211,10 @@ def shift(turns, offset):
 
 def perturb(turns, rng, rate):
     """Turns whose history is wrong: at `rate` an error begins, a state swapped, an answer dropped,
-    replaced or invented. A model trained on perfect histories copies its own past states when it
-    streams; so a wrong Silence or Standby goes on, as its own would, at most as long as the same
-    is right, LASTS of the time: 4 seconds in the mean."""
+    replaced or invented. A wrong Silence or Standby is said again while the same state is right, 4
+    seconds in the mean: trained on perfect histories, a stream copies its own past to the end."""
     texts = sorted({turn.text for turn in turns if turn.state == RESPONSE})
-    found, before, said = [], None, None
+    found, said = [], None
 
     def wrong(turn):
         others = [text for text in texts if text != turn.text]
@@ -224,11 +223,10 @@ def perturb(turns, rng, rate):
         return rng.choice([s for s in (SILENCE, STANDBY) if s != turn.state]), ""
 
     for turn in turns:
-        lasts = said and said[0] != RESPONSE and turn.state == before and rng.random() < LASTS
-        if not lasts:
+        lasting = said and said[0] != RESPONSE and turn.state == found[-1].state
+        if not (lasting and rng.random() < LASTS):
             said = wrong(turn) if rng.random() < rate else None
         found.append(replace(turn, said=said))
-        before = turn.state
     return found
 
 
@@ -281,10 +279,8 @@ def make_item(tokenizer, config, example, rng, augment=PLAIN, longest=math.inf):
     compressed = rng.random() < augment.compress
     windowed = rng.random() < augment.window
     offset = rng.randrange(rng.choice(OFFSETS)) if shifted else 0
-    if any(moments.names_seconds(turn.question or "") or not moments.movable(turn.text)
-           for turn in example.turns):
-        offset = 0      # a question names seconds of the film as it is, or an answer does, oddly
-
+    if any(moments.fixed(turn.question, turn.text) for turn in example.turns):
+        offset = 0                              # what names seconds, and is not moved, stays true
     beyond = max(len(example.turns) - longest, 0)
     start, stop = window(example.turns, example.task, rng, windowed, beyond)
     pinned = [turn.question for turn in example.turns[:start] if turn.question]
@@ -345,8 +341,7 @@ class RawDataset(Dataset):
     def estimate(self, i):
         """About how many tokens item i has, without reading its video."""
         record = self.pick(i)[2]                            # raw, or a stream record
-        entries = record["messages"][1:] if "messages" in record else \
-            record["question"] + record["response"]
+        entries = record.get("messages") or record["question"] + record["response"]
         texts = sum(len(entry["content"]) for entry in entries)
         seconds = min(stated_seconds(record), self.longest)
         return 60 + texts // 4 + seconds * self.silent      # a token has about four letters
@@ -430,8 +425,8 @@ class EpochSteps:
     micro-batches (lists of keys) of step n, as many for one of the `world` ranks as for another."""
 
     def __init__(self, dataset, batch, micro_tokens, world):
-        self.dataset, self.batch, self.world = dataset, batch, world
-        self.micro_tokens = micro_tokens
+        self.dataset, self.batch = dataset, batch
+        self.micro_tokens, self.world = micro_tokens, world
 
     def __getitem__(self, step):
         keys = range(step * self.batch, (step + 1) * self.batch)
@@ -449,8 +444,8 @@ class Readable(Dataset):
     states 2: Standby becomes Silence."""
 
     def __init__(self, dataset, max_tokens, states=3, bad_list=None):
-        self.dataset, self.max_tokens, self.states = dataset, max_tokens, states
-        self.bad_list = bad_list
+        self.dataset, self.max_tokens = dataset, max_tokens
+        self.states, self.bad_list = states, bad_list
 
     def read(self, key):
         item = self.dataset[key]

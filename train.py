@@ -38,8 +38,9 @@ from parts.checkpoints import (enter, last_checkpoint, load_checkpoint, open_log
                                save_checkpoint)
 from parts.config import parts_config, whole_config
 from parts.decision import STATES as NAMES
-from parts.devices import add_up, autocast, gathered, own_device, own_rank
-from parts.engine import exchange, only_states, spread, state_parts, whole, whole_weights
+from parts.devices import all_gather, all_reduce, autocast, own_device, own_rank
+from parts.engine import (distribute, gradient_sync, only_states, state_parts, whole,
+                          whole_weights)
 from parts.files import check, write_json
 from parts.optimizers import own_optimizers
 from parts.options import option, parser_of
@@ -248,14 +249,14 @@ class Learner:
         elif o.checkpoint_layers:
             for layer in model.language_model.model.layers:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        self.spread = spread(model, o.shard)                # what is called in place of the model
+        self.distributed = distribute(model, o.shard)       # what is called in the model's place
         self.learnt = [p for p in model.parameters() if p.requires_grad]
         # after the spreading: the moments of shards are shards
         self.optimizers = own_optimizers(model, o.lr, o.weight_decay, o.muon)
 
     def total(self, tensor):
         """The sum over ranks."""
-        add_up([tensor])
+        all_reduce([tensor])
         return tensor
 
     @torch.no_grad()
@@ -298,12 +299,12 @@ class Learner:
         seen = Counter()
         for number, (batch, mask, target) in enumerate(zip(batches, masks, targets), 1):
             inputs, mask = model_inputs(batch, self.device), mask.to(self.device)
-            with exchange(self.spread, last=number == len(batches)):
+            with gradient_sync(self.distributed, last=number == len(batches)):
                 # no cache: each weight is read once, and a recomputed layer's copies can go
                 with autocast(self.o, self.device, cache_enabled=False):
                     if own:
                         inputs["input_ids"] = self.own_past(inputs, mask)
-                    logits = self.spread(**inputs, select=mask)                        # (n, V)
+                    logits = self.distributed(**inputs, select=mask)                        # (n, V)
                 loss = state_focal_loss(logits, target, self.state_ids, counts, items, self.o.loss)
                 # DDP and FSDP take the mean of the ranks' gradients; we want the sum
                 (loss * self.world).backward()
@@ -339,7 +340,7 @@ class Learner:
         if not math.isfinite(norm + log["loss"]):           # before the norm spoils all gradients
             bad = next((name for name, p in self.model.named_parameters()
                         if p.grad is not None and not whole(p.grad).isfinite().all()), "none")
-            names = sum(gathered([name for b in batches for name in b["names"]]), [])
+            names = sum(all_gather([name for b in batches for name in b["names"]]), [])
             raise ValueError(f"loss {log['loss']}, gradient norm {norm}; first bad parameter: "
                              f"{bad}; samples: {', '.join(names)}")
         if self.o.clip:
@@ -347,7 +348,7 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.step()
             # replicas' gradients lie in the buffers that are sent, and stay there
-            optimizer.zero_grad(set_to_none=self.spread is self.model)
+            optimizer.zero_grad(set_to_none=self.distributed is self.model)
         return {**log, "lr": rate, "gradient_norm": norm}
 
 
@@ -440,7 +441,7 @@ def train(o, stop, again, tokenizer, learner, dataset, about, first):
         took = time.perf_counter() - began
         done, stopping = step + 1, stop()                   # all ranks know alike
         scored = o.eval_every and done % o.eval_every == 0
-        mended = sum(gathered(sum((Counter(b["counts"]) for b in micro), Counter())), Counter())
+        mended = sum(all_gather(sum((Counter(b["counts"]) for b in micro), Counter())), Counter())
         if rank == 0:                                       # a saved step is always in the log
             speed = {f"{k}_per_second": line[k] / took for k in ("tokens", "samples")}
             line = {"step": done, **line, "seconds": took, "waited": waited, "memory_MiB": memory(),
@@ -466,7 +467,7 @@ def train(o, stop, again, tokenizer, learner, dataset, about, first):
         weights = {name: weight.bfloat16() for name, weight in weights.items()}
         write_model(out / "model", learner.model, tokenizer, about, weights)
         print(f"Trained. Watch a film with it: python infer.py FILM --model {out / 'model'}")
-    gathered(None)                                          # the others wait until it is there
+    all_gather(None)                                        # the others wait until it is there
 
 
 def main(argv=None):

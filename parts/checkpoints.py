@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from parts.devices import gathered, own_rank
+from parts.devices import all_gather, own_rank
 from parts.engine import (flat, load_moments, moments, read_state, whole_moments, whole_weights,
                           write_state)
 from parts.files import MISSHAPEN, check, read_json, sync, write_json
@@ -127,9 +127,9 @@ def enter(o, files):
     about = about_run(o, files)
     if rank == 0 and not o.resume:
         write_json(path, about)                             # what --resume goes on with
-    gathered(None)
+    all_gather(None)
     seen = f"{last_checkpoint(o.out)} {path.read_text() if path.exists() else ''}"
-    check(len(set(gathered(seen))) == 1, f"--out {o.out}: not one folder that all machines share")
+    check(len(set(all_gather(seen))) == 1, f"--out {o.out}: not one folder that all machines share")
     return (last_checkpoint(o.out) if o.resume else None), about
 
 

@@ -31,7 +31,7 @@ def own_rank():
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def gathered(value):
+def all_gather(value):
     """[the value of each rank], on every rank."""
     values = [value] * own_rank()[1]
     if dist.is_initialized():
@@ -39,13 +39,13 @@ def gathered(value):
     return values
 
 
-def add_up(tensors):
+def all_reduce(tensors):
     """Replace each tensor by its sum over the ranks."""
     for tensor in tensors if dist.is_initialized() else ():
         dist.all_reduce(tensor)
 
 
-def share_weights(module):
+def broadcast_weights(module):
     """Give all ranks the weights of the first."""
     for p in module.parameters() if dist.is_initialized() else ():
         dist.broadcast(p.data, 0)

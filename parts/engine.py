@@ -24,7 +24,7 @@ from parts.files import check, replacing
 ON_THE_FIRST = StateDictOptions(full_state_dict=True, cpu_offload=True)     # {} on other ranks
 
 
-def spread(model, shard):
+def distribute(model, shard):
     """The module to call in place of `model` where several ranks train it. shard: see above; the
     decoder's layers are gathered one by one, all else at once, what is frozen stays whole."""
     _, world = own_rank()
@@ -57,11 +57,11 @@ def only_states(model, state_ids):
     weight.register_hook(lambda gradient: gradient * rows)
 
 
-def exchange(spread_model, last):
+def gradient_sync(distributed_model, last):
     """The context of a forward and backward. Replicas exchange gradients in the last of a step
     alone, while it still computes; shards in each, for they have no room for whole gradients."""
-    replicas = isinstance(spread_model, DistributedDataParallel)
-    return spread_model.no_sync() if replicas and not last else nullcontext()
+    replicas = isinstance(distributed_model, DistributedDataParallel)
+    return distributed_model.no_sync() if replicas and not last else nullcontext()
 
 
 def whole(tensor):

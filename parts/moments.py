@@ -16,9 +16,10 @@ def names_seconds(text):
     return bool(TIMED.search(text))
 
 
-def movable(text):
-    """Whether `shifted` moves all that may be a moment in the text."""
-    return not names_seconds(MOMENT.sub("", text))
+def fixed(question, answer):
+    """Whether a turn names seconds that `shifted` leaves as they are: any in its question (None:
+    there is none), in its answer those in other words than MOMENT knows."""
+    return names_seconds(question or "") or names_seconds(MOMENT.sub("", answer))
 
 
 def shifted(text, offset):

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from parts.annotations import stated_seconds
-from parts.devices import failures, gathered, in_bfloat16, own_rank
+from parts.devices import all_gather, failures, in_bfloat16, own_rank
 from parts.files import check, write_json
 from parts.options import SEEDS, check_bounds
 
@@ -210,7 +210,7 @@ def asked_to_stop(name, out, again):
     thread = threading.Thread(target=hear, daemon=True)
     thread.start()
     try:
-        yield lambda: max(gathered(got[0] if got else 0))
+        yield lambda: max(all_gather(got[0] if got else 0))
     finally:
         signal.set_wakeup_fd(former_fd)
         for number, handler in former.items():

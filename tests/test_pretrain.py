@@ -197,7 +197,7 @@ def lessons_of_rank(rank, folder):
                                                   batches, optimizers, model):
                 pretrain.descend(optimizers, model(batch).square().sum(), 0.1)
                 begun.append(step)
-        devices.gathered(None)                              # till the first has written
+        devices.all_gather(None)                              # till the first has written
         return begun, model.weight.detach()
 
     whole, stopped, gone_on = (learn(*run) for run in (("a", 9), ("b", 2), ("b", 9)))

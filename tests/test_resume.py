@@ -391,7 +391,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatc
 
 
 def test_machines_that_see_different_folders_are_stopped(tmp_path, monkeypatch, beginning):
-    monkeypatch.setattr("parts.checkpoints.gathered", lambda value: [value, "step-000500"])
+    monkeypatch.setattr("parts.checkpoints.all_gather", lambda value: [value, "step-000500"])
     with pytest.raises(ValueError, match="not one folder that all machines share"):
         run_here(monkeypatch, *beginning, "--out", str(tmp_path))
 

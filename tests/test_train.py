@@ -14,7 +14,7 @@ import train
 from infer import stream
 from parts import devices, engine, runs
 from streamo import Streamo, Tokenizer
-from toy import datasets, dialogues
+from toy import datasets
 from toy.dialogues import sample
 from toy.steps import ToySteps
 from toy.wordings import KNOWN
@@ -51,7 +51,7 @@ def gradients_of_rank(rank, out):
         held = sum(p.grad.to_local().nbytes if "--shard" in options else p.grad.nbytes
                    for p in learner.learnt)
         places = [engine.whole(p.grad).data_ptr() for p in learner.learnt]
-        learner.optimizers[0].zero_grad(set_to_none=learner.spread is learner.model)
+        learner.optimizers[0].zero_grad(set_to_none=learner.distributed is learner.model)
         if not options:                                     # kept once: buffers hold them
             assert all(p.grad.untyped_storage().nbytes() > p.grad.nbytes for p in learner.learnt)
             assert places == [p.grad.data_ptr() for p in learner.learnt]

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from data import Readable, loaded, model_inputs, own_group
 from loss import state_counts, state_focal_loss
 from parts.config import DecoderConfig, StreamoConfig, VisionConfig
-from parts.devices import add_up, autocast, gathered, own_device, own_rank, share_weights
+from parts.devices import (all_gather, all_reduce, autocast, broadcast_weights, own_device,
+                           own_rank)
 from parts.engine import flat, load_moments, moments, read_state, write_state
 from parts.files import check, read_json, write_json
 from parts.optimizers import Muon, layer_matrices, others
@@ -149,7 +150,7 @@ def make(o, stop):
     folder, (rank, _) = Path(o.out), own_rank()
     check_same(o)
     about = about_run(o)
-    gathered(None)                                          # all have looked before one writes
+    all_gather(None)                                        # all have looked before one writes
     if rank == 0:
         write_json(folder / "run.json", about)
     torch.manual_seed(o.seed)
@@ -168,7 +169,7 @@ def make(o, stop):
         write_model(folder, model, tokenizer, about)
         for path in state_path(o, "see"), state_path(o, "watch"):
             path.unlink(missing_ok=True)
-    gathered(None)                                          # the others wait until it is there
+    all_gather(None)                                        # the others wait until it is there
 
 
 def spoken(o):
@@ -243,7 +244,7 @@ def learn_to_see(o, model, stop):
     images = torch.tensor(np.stack([stills[-1 - i][0] for i in range(256)]), device=device)
     with torch.no_grad():
         whiten(connector, model.encode_frames(normalised(images)))
-    share_weights(connector)                                # another machine may round otherwise
+    broadcast_weights(connector)                            # another machine may round otherwise
 
 
 def state_path(o, name):
@@ -283,7 +284,7 @@ def descend(optimizers, loss, *rates):
     ranks' gradients."""
     (loss / own_rank()[1]).backward()
     learnt = [p for optimizer in optimizers for p in optimizer.param_groups[0]["params"]]
-    add_up([p.grad for p in learnt])
+    all_reduce([p.grad for p in learnt])
     torch.nn.utils.clip_grad_norm_(learnt, 1.0)
     for optimizer, rate in zip(optimizers, rates, strict=True):
         optimizer.param_groups[0]["lr"] = rate

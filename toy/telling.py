@@ -9,7 +9,7 @@ from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, count, seen, t
 
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 NOT_SO = 0.25           # share of the questions about events whose event never comes or never came
-VAIN = 0.4              # share of the task "Waiting" whose event never comes while a look-alike does
+VAIN = 0.4              # share of "Waiting" whose event never comes, while a look-alike does
 ABSENT = 0.15           # share of the questions about the picture after something that is not in it
 WHY = ("another", "absent", "elsewhen")     # why an event is missing, see Dialogue.missing
 

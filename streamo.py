@@ -226,8 +226,8 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, K, S, D)
 
     def drop(self, start, end):
-        """Remove slots [start, end), or several such spans at once, by their starts and ends, in
-        order, apart or touching. ValueError names one that is not among the filled slots.
+        """Remove slots [start, end), or several such spans at once, by their starts and ends.
+        ValueError names one that is not among the filled slots.
 
         This is what makes streams endless. What is later moves left, and its keys are turned back
         by as many positions: RoPE is a rotation, so all positions are exactly those of a shorter

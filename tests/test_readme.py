@@ -29,6 +29,31 @@ def test_readme_has_the_two_commands_and_names_only_files_that_exist():
     assert len(COMMANDS) >= 8 and "@@" not in TEXT
 
 
+def test_the_list_of_files_names_all_of_them_and_no_other():
+    text = TEXT.split("## The files")[1]
+    for name in re.findall(r"^    (\S+)  ", text, re.MULTILINE):
+        assert (ROOT / name).exists(), name
+    for folder in ("parts", "toy", "bench"):
+        for path in (ROOT / folder).glob("[!_]*.py"):
+            assert re.search(rf"\b{path.stem}\b", text), path
+    modules = {path.stem for path in ROOT.glob("parts/*.py")}
+    for line in re.findall(r"^ {20}[a-z]+ {4,}(.*)", text, re.MULTILINE):
+        assert set(line.split(", ")) <= modules, line
+
+
+def test_the_table_of_ideas_names_what_there_is():
+    rows = re.search(r"\| idea \|.*?\n\|[-|]+\n(.*?)\n\n", TEXT, re.DOTALL)[1].splitlines()
+    assert len(rows) >= 10
+    for row in rows:
+        where, test = row.split(" | ")[1:3]
+        for file, names in re.findall(r"(\S+\.py) ((?:`[^`]+`,? ?)+)", where):
+            source = (ROOT / file).read_text(encoding="utf-8")
+            for name in re.findall(r"`([^`]+)`", names):
+                head = "|".join(("def", "class"))
+                assert re.search(rf"\b({head}) {name.split('.')[-1]}\b", source), (file, name)
+        assert (ROOT / "tests" / f"{test.split(':')[0]}.py").exists(), test
+
+
 def run(command, folder):
     for path in ROOT.iterdir():
         if path.suffix == ".py" or path.name in ("parts", "toy", "bench"):

@@ -36,12 +36,13 @@ from tqdm import tqdm
 from bench import baselines, proactive, public
 from bench.answers import run_group
 from bench.report import READERS, SIZES, failures, lacking, named_scores, read_answers, report, say
-from bench.streams import TASKS, threshold_curve
+from bench.streams import own_task, threshold_curve
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
+from parts.checks import MOST_FPS
 from parts.files import (MISSHAPEN, check_outputs, read_json, read_records, write_json,
                          write_text)
 from parts.offline import has_states
-from parts.options import Parser, check_bounds
+from parts.options import Parser, check_bounds, path
 from parts.workers import share
 from toy import dialogues
 
@@ -80,7 +81,7 @@ def groups_of(args):
                 raise ValueError(f"{args.data}: record {i}: {wrong[0]}")
             task, rate = task_of(record), parse_rate(record.get("fps"))
             groups[str(video_path(record, args.folder))].append(
-                {"id": f"{args.data.stem}/{i}", "task": TASKS.get(task, task), "record": record,
+                {"id": f"{args.data.stem}/{i}", "task": own_task(task), "record": record,
                  "fps": rate})
     else:
         rows = public.read_rows(args.bench, args.data, READERS)
@@ -207,17 +208,17 @@ def parse(argv):
             commands[name].add_argument(flag, **settings)
 
     add("run score", "bench", choices=("raw", *READERS))
-    add("score", "files", nargs="+", type=Path)
-    add("toy run threshold", "--model", type=Path, required=True, help="checkpoint folder")
-    add("run", "--data", type=Path, required=True, help="annotation file")
-    add("score", "--data", type=Path, help="annotations, for what answers lack and do not hold")
-    add("score", "--judged", type=Path, help="vispeak: the file for a judge, with its marks")
-    add("run", "--videos", type=Path, required=True, dest="folder")
-    add("toy threshold", "--data", type=Path, help="raw records, in place of the toy videos")
-    add("toy threshold", "--videos-folder", type=Path, dest="folder", default=Path())
+    add("score", "files", nargs="+", type=path)
+    add("toy run threshold", "--model", type=path, required=True, help="checkpoint folder")
+    add("run", "--data", type=path, required=True, help="annotation file")
+    add("score", "--data", type=path, help="annotations, for what answers lack and do not hold")
+    add("score", "--judged", type=path, help="vispeak: the file for a judge, with its marks")
+    add("run", "--videos", type=path, required=True, dest="folder")
+    add("toy threshold", "--data", type=path, help="raw records, in place of the toy videos")
+    add("toy threshold", "--videos-folder", type=path, dest="folder", help="of the records (.)")
     add("toy threshold", "--videos", type=int, help="how many toy videos (300)")
     add("toy threshold", "--seed", type=int, help="of toy videos (1000000)")
-    add("toy run score threshold", "--out", type=Path, required=True)
+    add("toy run score threshold", "--out", type=path, required=True)
     add("toy run threshold", "--workers", type=int, default=workers)
     add("toy run threshold", "--fps", type=int, default=1, help="frames in a turn, a second")
     add("toy run", "--threshold", type=float, help="of P(Response)")
@@ -235,29 +236,52 @@ def parse(argv):
     add("toy", "--prune", type=int, help="seconds that keep their frames; of older ones the text "
                                          "stays")
     add("toy", "--memory", choices=("sinks",), help="in place of the window, StreamingVLM's")
-    add("toy", "--decider", type=Path, help="what says when to speak: python -m bench.baselines")
-    add("toy run", "--every", type=int, default=5,
-        help="seconds from one asking of an offline model to the next")
+    add("toy", "--decider", type=path, help="what says when to speak: python -m bench.baselines")
+    add("toy run", "--every", type=int,
+        help="seconds from one asking of an offline model to the next (5)")
     add("run", "--offline", action="store_true", help="all frames in one turn")
-    add("run", "--max-frames", type=int, default=64, help="offline")
-    add("run", "--patience", type=int, default=10,
-        help="seconds that the last picture stands still until an answer comes")
+    add("run", "--max-frames", type=int, help="of a video, with --offline (64)")
+    add("run", "--patience", type=int,
+        help="seconds that the last picture stands still until an answer comes (10)")
     args = parser.parse_args(argv)
-    for name, default in (("videos", 300), ("seed", 10**6)):
-        if getattr(args, "data", None) and isinstance(getattr(args, name, None), int):
-            raise ValueError(f"--{name}: of the toy world, go without it where --data is given")
-        if getattr(args, name, None) is None:
-            setattr(args, name, default)
     check_options(parser, args)
+    for name, default in DEFAULTS.items():
+        if getattr(args, name, None) is None and (hasattr(args, name) or name == "seed"):
+            setattr(args, name, default)
     if args.command in ("toy", "threshold"):
         args.bench = "raw" if args.data else "toy"
     return args
 
 
+# where nothing is said; some commands have no such option
+DEFAULTS = {"videos": 300, "seed": 10**6, "folder": Path(), "every": 5, "max_frames": 64,
+            "patience": 10}
+
+
 def check_options(parser, args):
     """ValueError for options that are out of bounds, or do not go together."""
-    check_bounds(parser, args, {"fps": 1, "videos": 1, "max_frames": 1, "workers": 1, "prune": 1,
-                                "every": 1, "threshold": 0, "window": 0, "patience": 0})
+    check_bounds(parser, args, {"fps": (1, MOST_FPS), "videos": (1, 10**6), "workers": (1, 1024),
+                                "max_frames": (1, 10**5), "prune": 1, "every": 1, "window": 0,
+                                "threshold": (0, 1), "patience": (0, 86400)})
+    given = {name for name, value in vars(args).items() if value is not None}
+    toy = ", ".join(f"--{name}" for name in ("videos", "seed") if name in given)
+    for wrong, message in (
+            (toy and args.data,
+             f"{toy}: of the toy world, go without it where --data is given"),
+            ("folder" in given and args.command != "run" and not args.data,
+             "--videos-folder: of --data, and the toy world draws its own"),
+            ("max_frames" in given and not args.offline,
+             "--max-frames: of --offline, a stream has all its frames"),
+            (args.command == "run" and args.offline and (args.polled or given & {
+                "window", "threshold", "every", "patience"}),
+             "--offline: all frames in one turn; go without --window, --threshold, --every, "
+             "--patience and --polled"),
+            (getattr(args, "polled", False) and "threshold" in given,
+             "--polled: asked in every second, go without --threshold"),
+            ("every" in given and has_states(args.model),
+             f"--every: of an offline model; {args.model} says by itself when to speak")):
+        if wrong:
+            raise ValueError(message)
     if getattr(args, "agreement", 1) < 1:
         parser.error(f"--patience {args.agreement}: at least 1")
     if args.command in ("toy", "threshold") and args.out.suffix == ".jsonl":
@@ -276,6 +300,9 @@ def check_baselines(args):
     """ValueError where one option of `toy` would have another ignored."""
     rules = {"--polled": args.polled, "--threshold": args.threshold is not None,
              "--patience": args.agreement > 1, "--no-repeat": args.no_repeat}
+    if args.polled and args.no_repeat:
+        raise ValueError("--polled: what says the same as before is silence already; go without "
+                         "--no-repeat")
     memory = {"--window": args.window is not None, "--prune": args.prune, "--memory": args.memory}
     for flag, on, others, why in (
             ("--decider", args.decider, rules, "it alone says when to speak"),

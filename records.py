@@ -8,7 +8,6 @@
 
 check ends with 0 for sound records (what was mended is a line a kind; -v names each), else with 2.
 """
-import argparse
 import json
 import math
 import os
@@ -28,6 +27,7 @@ from parts.annotations import (DAY, faults, parse_rate, read_annotations, stated
                                video_path)
 from parts.config import StreamoConfig
 from parts.files import MISSHAPEN, check_outputs, read_json, read_records, replacing, write_json
+from parts.options import LineParser, path
 from parts.tokenizer import STATES, Tokenizer
 from parts.video import frames
 from toy.datasets import ToyDataset
@@ -215,7 +215,8 @@ def show(args):
     config = StreamoConfig.from_dict(read_json(Path(args.model) / "config.json"))
     if args.strip and Path(args.strip).suffix.lower() != ".png":
         raise ValueError(f"--strip {args.strip}: a .png is written")
-    check_outputs({"--strip": args.strip}, {"the records": args.file})
+    check_outputs({"--strip": args.strip}, {"the records": args.file,
+                                            "--model": [*Path(args.model).glob("*")]})
     if args.file:
         data = RawDataset(tokenizer, config, [args.file], args.videos)
         if not 0 <= args.index < len(data):
@@ -239,24 +240,32 @@ def show(args):
 # ---- The command line
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = LineParser("records.py", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("show").add_argument
     add("file", nargs="?", help="raw or stream records; none: the toy world")
     add("--index", type=int, default=0)
-    add("--videos", default=".", help="the folder that the records' paths start from")
-    add("--model", default=TINY, help="a folder with tokenizer.json and config.json")
-    add("--strip", metavar="PNG", help="write the frames here")
+    add("--videos", type=path, help="the folder that the records' paths start from (.)")
+    add("--model", type=path, default=TINY, help="a folder with tokenizer.json and config.json")
+    add("--strip", type=path, metavar="PNG", help="write the frames here")
     add = commands.add_parser("check").add_argument
     add("file")
-    add("--videos", help="without it the videos are not looked at")
+    add("--videos", type=path, help="without it the videos are not looked at")
     add("-v", "--verbose", action="store_true", help="name each record that is mended")
     add = commands.add_parser("convert").add_argument
     add("source", choices=[*converters.SOURCES, "joyai", "stream"])
     add("files", nargs="+")
-    add("--videos", default=".", help="for stream: the folder that the records' paths start from")
-    add("--out", required=True, help=".jsonl, or .json for a list")
-    return parser.parse_args(argv)
+    add("--videos", type=path,
+        help="for stream: the folder that the records' paths start from (.)")
+    add("--out", required=True, type=path, help=".jsonl, or .json for a list")
+    args = parser.parse_args(argv)
+    if args.command == "show" and args.videos and not args.file:
+        parser.error("--videos: of records, and no file is given")
+    if args.command == "convert" and args.videos and args.source != "stream":
+        parser.error(f"--videos: {args.source} is converted without a look at its videos")
+    if args.command != "check":
+        args.videos = args.videos or "."
+    return args
 
 
 def main(argv=None):

@@ -19,7 +19,6 @@ ranks and the step: a run that was stopped goes on as if it had not been, on a C
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -474,9 +473,8 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else argv
     if "--estimate" in words:                   # by a program that imports this one
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run([sys.executable, "-m", "bench.estimate", *words],
-                              env={**os.environ, "PYTHONPATH": path})
-        sys.exit(done.returncode)
+        os.execve(sys.executable, [sys.executable, "-m", "bench.estimate", *words],
+                  {**os.environ, "PYTHONPATH": path})       # in the place of this process
     program("train.py", lambda: run(parse(argv)))           # errors in a line, exit codes
 
 

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from data import turns_from_record, user_part
 from infer import ANSWER, QUESTIONS, Session, see
 from parts.decision import RESPONSE, SILENCE, Decision
-from parts.files import check, read_json, reading, replacing, write_json
-from parts.options import SEEDS, check_bounds
+from parts.files import check, check_folder, read_json, reading, replacing, write_json
+from parts.options import SEEDS, LineParser, check_bounds, path
 from parts.runs import digests
 from parts.slots import FRAME, TEXT
 from parts.tokenizer import RESPONSE as RESPONSE_TOKEN
@@ -179,6 +179,9 @@ def train_decider(args):
         was = read_json(args.out / "run.json")
         check(isinstance(was, dict) and "model_sha256" in was,
               f"--out {args.out}: there is something else in it, name another folder")
+    check(not (args.out / "model.safetensors").exists() and not (args.out / "config.json").exists(),
+          f"--out {args.out}: there is a model in it, name another folder")
+    check_folder("--out", args.out)
     torch.manual_seed(args.seed)
     tokenizer = Tokenizer.from_pretrained(args.model)
     model = Streamo.from_pretrained(args.model, torch.float32).requires_grad_(False)
@@ -206,15 +209,14 @@ def train_decider(args):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("bench.baselines", usage=argparse.SUPPRESS,
-                                     description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the decider")
+    parser = LineParser("bench.baselines", description=__doc__,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=path, required=True, help="checkpoint folder")
+    parser.add_argument("--out", type=path, required=True, help="folder of the decider")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the dialogues")
     args = parser.parse_args(argv)
-    check_bounds(parser, args, {"steps": 1, "seed": SEEDS})
+    check_bounds(parser, args, {"steps": (1, 10**9), "seed": SEEDS})
     try:
         train_decider(args)
     except KeyboardInterrupt:

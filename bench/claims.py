@@ -16,8 +16,8 @@ from bench.public import mean
 from bench.report import VERSIONS
 from bench.streams import JUDGE, SIX, score_stream, threshold_curve
 from eval import run_bench, sha256
-from parts.files import read_records, replacing, write_json, write_text
-from parts.options import check_bounds
+from parts.files import check_folder, read_records, replacing, write_json, write_text
+from parts.options import LineParser, check_bounds, path
 
 OVO_MEANS = "OVO-Bench real-time / backward / forward / total"
 CLAIMS = {  # what the paper shows, and the variants: options of train.py, fps of the test, paper's
@@ -186,17 +186,17 @@ def loss_figure(found, training, path, sharp=4):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = LineParser("bench.claims", description=__doc__,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
     workers, add = 1 if torch.cuda.is_available() else min(2, os.cpu_count()), parser.add_argument
     add("claim", choices=CLAIMS)
-    add("--model", type=Path, help="start of all runs; default: nothing")
+    add("--model", type=path, help="start of all runs; default: nothing")
     add("--videos", type=int, default=300, help="how many")
     add("--seed", type=int, default=10**6, help="of toy videos")
     add("--seeds", type=int, default=1, help="runs of each variant")
     add("--steps", type=int, help="of training; default: the recipe's")
-    add("--runs", type=Path, default="runs/claims", help="folder of the training runs")
-    add("--out", type=Path, default="assets/claims", help="of tables, figure and logs")
+    add("--runs", type=path, default="runs/claims", help="folder of the training runs")
+    add("--out", type=path, default="assets/claims", help="of tables, figure and logs")
     add("--workers", type=int, default=workers)
     add("--threshold", type=float, help="of P(Response)")
     add("--window", type=int, help="seconds kept in the context")
@@ -204,11 +204,13 @@ def main(argv=None):
     if args.claim == "generalisation" and args.model:
         parser.error("generalisation: --model knows the tasks that are to be left out; without it "
                      "each variant makes a start of its own")
-    check_bounds(parser, args, {"videos": 1, "seeds": 1, "steps": 1, "workers": 1, "threshold": 0,
-                                "window": 0})           # before hours of training
+    check_bounds(parser, args, {"videos": (1, 10**6), "seeds": (1, 1000), "steps": (1, 10**9),
+                                "workers": (1, 1024), "threshold": (0, 1), "window": 0})
     args.bench, line = "toy", sys.argv[1:] if argv is None else argv
     args.line = " ".join(["python -m bench.claims", *line])
     try:
+        for flag in ("runs", "out"):                    # before hours of training
+            check_folder(f"--{flag}", getattr(args, flag))
         claims(args)
     except KeyboardInterrupt:
         print("bench.claims: interrupted; what was finished is kept", file=sys.stderr)

@@ -13,9 +13,10 @@ import time
 
 import torch
 
+from bench.measuring import to_the_end
 from parts.config import DecoderConfig, StreamoConfig, VisionConfig
 from parts.offline import OfflineStream, Prompt
-from parts.options import check_bounds
+from parts.options import LineParser, check_bounds
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from streamo import Streamo
 
@@ -73,8 +74,8 @@ def measure(args):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = LineParser("bench.offline", description=__doc__,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--shape", choices=QWEN2, default="0.5b")
     add("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
@@ -82,8 +83,11 @@ def main(argv=None):
     add("--window", type=int, default=30, help="seconds in the cache")
     add("--seconds", type=int, default=5, help="measured")
     args = parser.parse_args(argv)
-    check_bounds(parser, args, {"window": 1, "seconds": 1})
-    times, peak = measure(args)
+    check_bounds(parser, args, {"window": (1, 3600), "seconds": (1, 3600)})
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is none that PyTorch can use")
+    with to_the_end("bench.offline"):
+        times, peak = measure(args)
     print(f"{args.shape}, {args.dtype}, {args.device}, {torch.get_num_threads()} threads, "
           f"{args.window} s of 196 tokens in the cache; medians of {args.seconds}")
     for what, each in times.items():

@@ -214,6 +214,10 @@ def turn_fixed(row):
 
 def omnimmi_scores(rows, alert, turn):
     """By rules of an alert and of a turn. Of alerts given as one number only accuracy is known."""
+    for row in rows:
+        for time, _ in row["said"] if row["task"] == "PA" else ():
+            if not math.isfinite(time):
+                raise ValueError(f"item {row['id']}: it was said at {time} s")
     alerts = [(row, alert([time for time, _ in row["said"]], row["window"]))
               for row in rows if row["task"] == "PA"]
     turns = [turn(row) for row in rows if row["task"] == "PT"]

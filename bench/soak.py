@@ -8,7 +8,6 @@ are told with the right words within a second of their time, and milliseconds a 
 takes time by its words, and one minute has more answers than another: medians are those of the
 seconds without one.
 """
-import argparse
 import os
 import resource
 import statistics
@@ -20,7 +19,7 @@ import numpy as np
 import data
 import infer
 from parts.files import check_outputs, write_json
-from parts.options import check_bounds
+from parts.options import LineParser, check_bounds, path
 from streamo import Streamo, Tokenizer
 from toy import dialogues
 
@@ -67,8 +66,8 @@ def resident():
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default=ROOT / "assets/tiny")
+    parser = LineParser("bench.soak", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=path, default=ROOT / "assets/tiny")
     parser.add_argument("--hours", type=int, default=24)
     parser.add_argument("--seed", type=int, default=9, help="of the films")
     parser.add_argument("--window", type=int, default=None, help="as infer.py")
@@ -76,7 +75,7 @@ def main(argv=None):
     parser.add_argument("--compress", type=float, default=None, help="as infer.py")
     parser.add_argument("--out", default=None, help="JSON of all that is measured")
     args = parser.parse_args(argv)
-    check_bounds(parser, args, {"hours": 1, "window": 0, "prune": 1, "compress": 0})
+    check_bounds(parser, args, {"hours": (1, 10**4), "window": 0, "prune": 1, "compress": 0})
     try:
         check_outputs({"--out": args.out}, {"--model": [*Path(args.model).glob("*")]})
         soak(args)

@@ -18,7 +18,6 @@ Beside it, with the same weights and frames:
 With the larger shapes the streams of 10 and 60 minutes begin a window and a half before their age,
 at the right second: by then nothing older would be in the cache. (--whole runs every second.)
 """
-import argparse
 import ctypes
 import math
 import statistics
@@ -34,11 +33,11 @@ import data
 import infer
 import streamo
 from bench.measuring import (SHAPES, build, cache_bytes, machine, noise, p, peak_memory, plot,
-                             stopwatch)
+                             stopwatch, to_the_end)
 from loss import state_counts, state_focal_loss
 from parts.devices import autocast, in_bfloat16
-from parts.files import check_outputs
-from parts.options import check_bounds
+from parts.files import check, check_outputs
+from parts.options import LineParser, check_bounds, path
 from parts.render import COLOURS, FAINT
 from streamo import RESPONSE, SILENCE
 from train import Options
@@ -241,6 +240,9 @@ def full_session(args, tokenizer, model):
     """A session whose window is full; what its slots hold does not matter to the time."""
     session = infer.Session(model, tokenizer, window=args.window, max_new_tokens=ANSWER)
     second = [0] * data.silent_second(tokenizer, model.config, 1)
+    check(session.window * len(second) < session.capacity,
+          f"--window {session.window}: {session.window} seconds of {len(second)} tokens are more "
+          f"than the {session.capacity} slots of the cache")
     infer.read([session], [[infer.Piece(session.system, -1, infer.PINNED)]])
     for session.last in range(session.window - 1):
         session.slots.note([infer.Piece(second, session.last)])
@@ -404,8 +406,15 @@ def train(args):
           f"Beyond that, ours / that: {(mine[2] - head) / (other[2] - head):.3f}")
 
 
+# which measurements take an option, and its default
+USES = {"window": (("stream", "streams"), None), "ages": (("stream",), [1, 10, 60]),
+        "whole": (("stream",), False), "png": (("stream",), None), "batch": (("train",), 4),
+        "seconds": (("train",), 60), "steps": (("train", "streams"), 3),
+        "streams": (("streams",), 8)}
+
+
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = LineParser("bench.speed", description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("stream", "streams", "train"))
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--device", choices=("cpu", "cuda"),
@@ -413,19 +422,28 @@ def main(argv=None):
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None,
                         help="of the weights; default float32, bfloat16 for 7b")
     parser.add_argument("--threads", type=int, default=None, help="of the CPU; default: torch's")
-    parser.add_argument("--window", type=int, default=None, help="seconds; default: the shape's")
-    parser.add_argument("--ages", type=int, nargs="+", default=[1, 10, 60], help="minutes")
-    parser.add_argument("--whole", action="store_true", help="stream every second up to the ages")
-    parser.add_argument("--png", default=None, help="ms against stream age")
-    parser.add_argument("--batch", type=int, default=4, help="train: dialogues of a step")
-    parser.add_argument("--seconds", type=int, default=60, help="train: of the longest dialogue")
-    parser.add_argument("--steps", type=int, default=3, help="train, streams: timed, after one")
-    parser.add_argument("--streams", type=int, default=8, help="streams: how many")
+    parser.add_argument("--window", type=int, default=None,
+                        help="stream, streams: seconds; default: the shape's")
+    parser.add_argument("--ages", type=int, nargs="+", help="stream: minutes (1 10 60)")
+    parser.add_argument("--whole", action="store_true",
+                        help="stream: stream every second up to the ages")
+    parser.add_argument("--png", type=path, help="stream: a plot of ms against stream age")
+    parser.add_argument("--batch", type=int, help="train: dialogues of a step (4)")
+    parser.add_argument("--seconds", type=int, help="train: of the longest dialogue (60)")
+    parser.add_argument("--steps", type=int, help="train, streams: timed, after one (3)")
+    parser.add_argument("--streams", type=int, help="streams: how many (8)")
     args = parser.parse_args(argv)
-    check_bounds(parser, args, {"threads": 1, "window": 1, "batch": 1, "seconds": 1, "steps": 1,
-                                "streams": 1})
-    if min(args.ages) < 1:
-        parser.error(f"--ages {min(args.ages)}: at least 1")
+    for name, (kinds, default) in USES.items():
+        value = getattr(args, name)
+        if value not in (None, False) and args.what not in kinds:
+            parser.error(f"--{name}: of {' and '.join(kinds)}, not of {args.what}")
+        setattr(args, name, default if value is None else value)
+    check_bounds(parser, args, {"threads": (1, 1024), "window": (1, 3600), "batch": (1, 1024),
+                                "seconds": (1, 3600), "steps": (1, 10**6), "streams": (1, 1024)})
+    if not 1 <= min(args.ages) <= max(args.ages) <= 10**6:
+        parser.error(f"--ages {' '.join(map(str, args.ages))}: minutes, 1 or more")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is none that PyTorch can use")
     try:
         check_outputs({"--png": args.png})                  # before minutes of measuring
     except ValueError as error:
@@ -433,7 +451,8 @@ def main(argv=None):
     torch.set_num_threads(args.threads or torch.get_num_threads())
     args.dtype = args.dtype or ("bfloat16" if args.shape == "7b" else "float32")
     args.torch_dtype = getattr(torch, args.dtype)
-    {"stream": stream, "streams": streams, "train": train}[args.what](args)
+    with to_the_end("bench.speed"):
+        {"stream": stream, "streams": streams, "train": train}[args.what](args)
 
 
 if __name__ == "__main__":

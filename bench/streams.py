@@ -125,6 +125,13 @@ def is_beyond(task):
     return task in (*BEYOND, "absent", "empty") or task.startswith("reworded_")
 
 
+def own_task(task):
+    """The name under which a record's task is scored: one of the six, or its own, which is never
+    one of the toy benchmark's."""
+    ours = is_beyond(task) or task in TASKS.values()
+    return TASKS.get(task, f"own {task}" if ours else task)
+
+
 def beyond_marks(task, pred, gold):
     """{score: (part, whole)} of a dialogue of the second edition. Questions about what is not
     there: the annotation's text within 1 s. Of the six's tasks in new words: the dialogue's own

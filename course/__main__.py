@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 from course.assignments import ASSIGNMENTS, chosen
+from parts.options import LineParser, check_bounds, path
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(prog="python -m course", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = LineParser("python -m course", description=__doc__,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     add = {name: commands.add_parser(name, help=text) for name, text in (
         ("list", "the assignments"), ("hand-out", "a copy without the solutions"),
@@ -37,8 +38,11 @@ def parse(argv):
     add["measure-task"].add_argument("--model", default="assets/tiny", metavar="FOLDER")
     add["measure-task"].add_argument("--films", type=int, default=20)
     for name in ("connector", "task"):
-        add[f"measure-{name}"].add_argument("--out", type=Path, default=Path("runs") / name)
-    return parser.parse_args(argv)
+        add[f"measure-{name}"].add_argument("--out", type=path, default=Path("runs") / name)
+    args = parser.parse_args(argv)
+    check_bounds(parser, args, {"seconds": (1, 86400), "steps": (1, 10**9), "videos": (1, 10**6),
+                                "films": (1, 10**6)})
+    return args
 
 
 def main(argv=None):
@@ -76,6 +80,9 @@ def main(argv=None):
     except (ValueError, OSError) as error:
         print(f"course: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("course: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from course.assignments import ROOT
 from parts.config import whole_config
-from parts.files import check, write_json
+from parts.files import check, check_folder, read_json, write_json
 from streamo import Streamo, Tokenizer
 from toy.__main__ import write_film
 from toy.dialogues import TASKS
@@ -33,9 +33,20 @@ def shown(path, what):
     print(what, *(f"  {name:34}{scores[name]:8.2f}" for name in SHOWN if name in scores), sep="\n")
 
 
+def own_folder(out, project):
+    """Make the folder of a project's measurement. ValueError where it is there and not one."""
+    mark = out / "project.json"
+    strange = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    check(not strange or mark.exists() and read_json(mark) == {"project": project},
+          f"--out {out}: there is something else, name another folder")
+    check_folder("--out", out)
+    write_json(mark, {"project": project})
+
+
 def connector(out, steps, videos):
     """Train streamo.Connector anew between the shipped model's frozen encoder and decoder, then
     stream unseen films with it. Another connector has config.tokens(grid) tokens of its own."""
+    own_folder(out, "connector")
     torch.manual_seed(0)
     config, _ = whole_config(TINY)
     model, weights = Streamo(config), load_file(TINY / "model.safetensors")
@@ -57,7 +68,7 @@ def connector(out, steps, videos):
 def task(name, model, out, films):
     """Ask a task of the toy world (an entry of toy/dialogues.py) of a model, on unseen films."""
     check(name in TASKS, f"no task is called {name!r}; there are {', '.join(TASKS)}")
-    out.mkdir(parents=True, exist_ok=True)
+    own_folder(out, "task")
     records, number = [], 0
     while len(records) < films:
         check(number < 20 * films, f"{name}: nearly no film has matter for it")

@@ -145,6 +145,12 @@ def parse(argv, doc):
                 check_setting(name, value)
         except ValueError as wrong:
             raise ValueError(f"--{name.replace('_', '-')} {str(wrong).split(' ', 1)[1]}") from None
+    for flag in ("model", "ask_file", *(flag for flag, _ in OUTPUTS)):
+        if getattr(args, flag) == "":                   # as of a variable that is not set
+            kind = "folder" if flag == "model" else "file"
+            raise ValueError(f"--{flag.replace('_', '-')}: a {kind} is wanted, not an empty name")
+    if args.threshold is not None and args.threshold > 1:
+        raise ValueError(f"--threshold {args.threshold:g}: a probability, at most 1")
     if args.every is not None and args.every < 1:
         raise ValueError(f"--every {args.every}: seconds, 1 or more")
     if args.reconnect is not None and not 0 <= args.reconnect < 1e9:

@@ -22,6 +22,7 @@ from parts.runs import about_run, digests, write_model
 
 NAME = re.compile(r"step-\d{6,}")
 MOMENTS = "optimizer.safetensors"
+OWN_FILES = "run.json", "log.jsonl", "bad.txt"              # of a run, beside its folders
 
 
 def checkpoints(out):
@@ -117,6 +118,11 @@ def enter(o, files):
         read = getattr(o, flag)
         check(not read or Path(read).resolve() != Path(o.out).resolve(),
               f"--out {o.out}: would write over --{flag}, name another folder")
+    for file in files:
+        place = Path(file).resolve()
+        ours = place.parent == Path(o.out).resolve() and place.name in OWN_FILES
+        check(not ours, f"--out {o.out}: the run would write over --data {file}, name another "
+              "folder")
     check(o.resume or not checkpoints(o.out),
           f"{o.out} holds the checkpoints of a run: --resume it, or name another --out")
     for folder in (Path(o.out), Path(o.out) / "model"):

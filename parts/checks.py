@@ -11,6 +11,7 @@ from PIL import Image
 # The least value of each setting. None, where a setting allows it, stands for its default.
 LEAST = {"fps": 1, "threshold": 0, "patience": 1, "max_new_tokens": 1, "window": 0, "prune": 1,
          "compress": 0}
+MOST_FPS = 1000                         # no film has more; a cache has room for fewer
 FRACTIONS = {"threshold", "compress"}                   # the others are whole numbers
 MAY_BE_NONE = {"threshold", "prune", "compress"}
 
@@ -21,6 +22,8 @@ def check_setting(name, value):
     kind, what = (Real, "a number") if name in FRACTIONS else (Integral, "a whole number")
     if not isinstance(value, kind) or isinstance(value, bool) or not value >= LEAST[name]:
         raise ValueError(f"{name} {value!r}: {what}, at least {LEAST[name]}, is wanted")
+    if name == "fps" and value > MOST_FPS:
+        raise ValueError(f"fps {value}: at most {MOST_FPS} is wanted")
 
 
 def check_settings(session):

@@ -119,8 +119,10 @@ def check_outputs(outputs, inputs=()):
     a folder, or when its folder is missing or cannot be written to."""
     inputs, given = dict(inputs), {}
     for flag, path in outputs.items():
-        if path is None or path == "":
+        if path is None:
             continue
+        if not str(path):
+            raise ValueError(f"{flag}: a file is wanted, not an empty name")
         target = Path(os.path.realpath(path))
         if target.is_dir():
             raise ValueError(f"{flag} {path}: that is a folder, a file is wanted")
@@ -139,6 +141,15 @@ def check_outputs(outputs, inputs=()):
             if same_file(target, known):
                 raise ValueError(f"{flag} {path}: {other} is written there, too")
         given[flag] = target
+
+
+def check_folder(flag, path):
+    """ValueError where a folder is to be made or written to, and cannot be."""
+    there = Path(os.path.realpath(path))
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{flag} {path}: no folder can be made there")
 
 
 def same_file(a, b):

@@ -2,6 +2,7 @@
 import argparse
 import sys
 from dataclasses import field, fields
+from pathlib import Path
 
 
 def option(default, reason, **more):
@@ -14,6 +15,21 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         """What is wrong is said in a line by who runs the program: one rank of many."""
         raise ValueError(message)
+
+
+class LineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the page of usage, and ends with code 2."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+
+def path(text):
+    """The type of an option that names a file or folder. An empty name, as of a variable of the
+    shell that is not set, is an error: Path("") is the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("a name is wanted, not an empty one")
+    return Path(text)
 
 
 def parser_of(options, doc):

@@ -191,8 +191,8 @@ class Program:
                 value = float(rest)
             except ValueError:
                 value = math.nan
-            if not 0 <= value:
-                raise ValueError(f"/threshold {rest}: a number, 0 or more, is wanted")
+            if not 0 <= value <= 1:
+                raise ValueError(f"/threshold {rest}: a number from 0 to 1 is wanted")
             for session in sessions:
                 session.threshold = value
             self.terminal.tell(f"threshold {value:g}")

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from parts.annotations import stated_seconds
+from parts.checks import MOST_FPS
 from parts.devices import all_gather, failures, in_bfloat16, own_rank
 from parts.files import check, write_json
 from parts.options import SEEDS, check_bounds
@@ -53,10 +54,11 @@ def about_run(o, data=()):
 
 
 # the least value of an option, or (least, most)
-BOUNDS = {"epochs": 0, "steps": 0, "batch": 0, "see_steps": 0, "watch_steps": 0, "micro_tokens": 1,
-          "own_every": 0, "max_tokens": 1, "fps": 1, "lr": 0, "warmup": (0, 1), "weight_decay": 0,
-          "clip": 0, "muon": 0, "workers": 0, "vision_chunk": 0, "save_every": 0, "keep": 1,
-          "eval_every": 0, "eval_videos": 1, "seed": SEEDS}
+BOUNDS = {"epochs": (0, 10**6), "steps": (0, 10**9), "batch": (0, 10**6), "see_steps": (0, 10**9),
+          "watch_steps": (0, 10**9), "micro_tokens": 1, "own_every": 0, "max_tokens": 1,
+          "fps": (1, MOST_FPS), "lr": (0, 10), "warmup": (0, 1), "weight_decay": (0, 10),
+          "clip": 0, "muon": (0, 1000), "workers": (0, 1024), "vision_chunk": 0, "save_every": 0,
+          "keep": 1, "eval_every": 0, "eval_videos": (1, 10**6), "seed": SEEDS}
 
 
 def check_options(parser, o, given):
@@ -80,6 +82,12 @@ def check_options(parser, o, given):
          "--see-steps, --watch-steps: of the lessons that make a start, where none is given"),
         (said("epochs") and said("steps") and not o.resume,
          "--epochs and --steps: one of them says how long"),
+        (said("epochs") and not o.data and not o.resume,
+         "--epochs: of --data, the toy world has no end: go by --steps"),
+        (said("eval_videos") and not o.eval_every,
+         "--eval-videos: of the evaluations of --eval-every, which is not said"),
+        (said("vision_chunk") and o.train == "all",
+         "--vision-chunk: of a frozen encoder, and --train all lets it learn"),
         (not o.out, "--out: a folder is wanted"))
     for wrong, message in rules:
         if wrong:
@@ -92,7 +100,7 @@ def weighted(names):
     parts = [re.fullmatch(r"(.*?)(?::(\d+\.?\d*|\.\d+))?", name).groups() for name in names]
     weights = [float(weight or 1) for _, weight in parts]
     for name, weight in zip(names, weights):
-        check(weight > 0, f"--data {name}: a weight above 0")
+        check(0 < weight <= 1000, f"--data {name}: a weight above 0, at most 1000")
     return [file for file, _ in parts], weights
 
 

@@ -27,13 +27,14 @@ def cues(turns):
     """The answers as (start, end, text), in seconds, in order and without overlap.
 
     A cue starts with its turn and lasts as long as a reader needs (15 characters a second, at
-    least 1.5 s), unless the next answer comes sooner. Its text has no blank line."""
-    said = []
+    least 1.5 s), unless the next answer or the end comes sooner. Its text has no blank line."""
+    said, end = [], 0
     for turn in turns:
+        end = turn.end
         lines = [line for line in map(one_line, (turn.text or "").splitlines()) if line]
         if turn.state == "response" and lines:
             said.append((turn.start, "\n".join(lines)))
-    nexts = [start for start, _ in said[1:]] + [float("inf")]
+    nexts = [start for start, _ in said[1:]] + [end]
     return [(start, min(start + max(1.5, len(text) / 15), following), text)
             for (start, text), following in zip(said, nexts)]
 

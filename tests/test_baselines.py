@@ -172,6 +172,14 @@ def test_a_decider_is_not_written_over_something_else(folder, tmp_path, capsys):
     assert json.loads((tmp_path / "run.json").read_text()) == {"config": {}}
 
 
+def test_a_decider_is_not_put_into_a_model_or_a_file(folder, tmp_path, capsys):
+    for out, what in ((folder, "there is a model in it"), (Path(__file__), "no folder can be")):
+        with pytest.raises(SystemExit) as end:
+            baselines.main(["--model", str(folder), "--out", str(out), "--steps", "1"])
+        assert end.value.code == 2 and what in capsys.readouterr().err
+    assert not (folder / "decider.safetensors").exists()
+
+
 def test_a_decider_learns(folder, tmp_path, monkeypatch):
     """Where what is asked can be answered at once, it is to speak at once."""
     losses, own = [], torch.nn.functional.binary_cross_entropy_with_logits

@@ -217,12 +217,28 @@ def test_results_are_compared_by_kind_shape_and_number(ours, theirs, words):
 @pytest.mark.parametrize("arguments, words", [
     (["hand-out", "x", "--only", "99"], "there is no assignment 99"),
     (["hand-out", str(ROOT)], "is there already"), (["grade", "nowhere"], "no such folder"),
-    (["grade", str(ROOT / "assets/tiny"), "--only", "8"], "neither a submission")])
+    (["grade", str(ROOT / "assets/tiny"), "--only", "8"], "neither a submission"),
+    (["measure-task", "Event Caption", "--out", str(ROOT / "assets")], "there is something else"),
+    (["measure-connector", "--out", str(ROOT / "assets")], "there is something else")])
 def test_bad_input_is_one_line_and_code_2(arguments, words, capsys):
     from course.__main__ import main
     assert main(arguments) == 2
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words, what", [
+    (["grade", ".", "--seconds", "nan"], "--seconds nan"),
+    (["grade", ".", "--seconds", "0"], "--seconds 0"),
+    (["measure-task", "x", "--films", "0"], "--films 0"), (["grade"], "folder"),
+    (["measure-connector", "--steps", "0"], "--steps 0"),
+    (["measure-connector", "--out", ""], "--out")])
+def test_bad_options_are_one_line_and_code_2(words, what, capsys):
+    from course.__main__ import main
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and what in err and err.count("\n") == 1
 
 
 def test_a_table_is_not_written_over_what_is_graded(tmp_path, capsys):

@@ -106,6 +106,14 @@ def test_a_shorter_run_keeps_the_answers_of_a_longer_one(folder, tmp_path, monke
     (["toy", "--window", "-1"], "--window -1"), (["toy", "--every", "0"], "--every 0"),
     (["run", "raw", "--data", "x", "--videos", "x", "--patience", "-3"], "--patience -3"),
     (["toy", "--data", "x", "--seed", "4"], "--seed: of the toy world"),
+    (["toy", "--threshold", "7"], "--threshold 7"), (["toy", "--fps", "1000000"], "--fps 1000000"),
+    (["toy", "--videos", "1000000000"], "--videos 1000000000"),
+    (["toy", "--workers", "1000000"], "--workers 1000000"), (["toy", "--data", ""], "--data"),
+    (["run", "raw", "--data", "x", "--videos", "x", "--max-frames", "3"], "--max-frames: of"),
+    (["run", "ovo", "--data", "x", "--videos", "x", "--offline", "--window", "3"], "--offline: "),
+    (["toy", "--polled", "--threshold", "0.3"], "--polled: "),
+    (["toy", "--no-repeat", "--polled"], "--polled: "), (["toy", "--every", "3"], "--every: of an"),
+    (["toy", "--videos-folder", "x"], "--videos-folder: of --data"),
     (["threshold", "--data", "x", "--videos", "4"], "--videos: of the toy world")])
 def test_bad_arguments_are_named_before_anything_runs(folder, arguments, words, capsys):
     with pytest.raises(SystemExit) as end:
@@ -408,6 +416,27 @@ def test_raw_files_of_our_own_and_offline(folder, tmp_path, capsys):
     with pytest.raises(SystemExit):  # the answers there are to other records
         ev.main([*map(str, own)])
     assert "own_scores.jsonl: of another run" in capsys.readouterr().err
+
+
+def test_a_task_of_ones_own_is_none_of_the_benchmarks(folder, tmp_path):
+    """Whatever it is called: it has moments, states and texts."""
+    videos = tmp_path / "videos"
+    (videos / "clip").mkdir(parents=True)
+    for k in range(4):
+        Image.new("RGB", (32, 32), (50 * k,) * 3).save(videos / "clip" / f"{k}.png")
+    names = ["absent", "never_another", "reworded_tsqa", "tsqa", "denied", "Mine"]
+    (tmp_path / "own.json").write_text(json.dumps([
+        {"video_path": "clip", "task_type": name, "source": "x",
+         "question": [{"content": "What?", "time": "1"}],
+         "response": [{"content": "It.", "st_time": "", "end_time": "", "time": "3"}]}
+        for name in names]))
+    ev.main(["toy", "--model", str(folder), "--data", str(tmp_path / "own.json"),
+             "--videos-folder", str(videos), "--workers", "1", "--out", str(tmp_path / "s.json")])
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert set(scores["timing"]) == {"all", "own absent", "own denied", "own tsqa", "Mine",
+                                     "never another", "reworded tsqa"}      # "_" is a blank
+    assert {"response_f1", "state_f1"} <= set(scores)
+    assert not {"absent", "denied", "false_alarms", "reworded", "tsqa_accuracy"} & set(scores)
 
 
 @pytest.mark.parametrize("arguments, says", [

@@ -460,6 +460,11 @@ BAD = {
     "--every 2: how often an offline model": ["{clip}", "--every", "2"],
     "--every 0": ["{clip}", "--every", "0"],
     "--no-sound: of --render": ["{clip}", "--no-sound"],
+    "--threshold 5: a probability": ["{clip}", "--threshold", "5"],
+    "--fps 1000000000: at most": ["{clip}", "--fps", "1000000000"],
+    "--jsonl: a file is wanted": ["{clip}", "--jsonl", ""],
+    "--ask-file: a file is wanted": ["{clip}", "--ask-file", ""],
+    "--model: a folder is wanted": ["{clip}", "--model", ""],
 }
 
 

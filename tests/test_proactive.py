@@ -171,6 +171,12 @@ def test_alerts(times, marks):
     assert proactive.alert_marks(times, [10, 20]) == pytest.approx(marks)
 
 
+def test_an_alert_at_no_time_is_named():
+    row = {"id": "PA/x", "task": "PA", "window": [1, 2], "said": [[float("nan"), ""]]}
+    with pytest.raises(ValueError, match="item PA/x: it was said at nan s"):
+        proactive.omnimmi_scores([row], proactive.alert_marks, proactive.turn_kept)
+
+
 def test_alerts_without_the_official_faults():
     assert proactive.alert_fixed([18, 12], [10, 20]) == pytest.approx((1, 1, .6))
     assert proactive.alert_marks([10], [10, 10]) == (1, 1, 0)   # the official code would crash

@@ -82,6 +82,8 @@ def test_subtitles_are_read_back(tmp_path, write, ending):
     assert [text for *_, text in cues] == [texts[0], "now\nthen", *list(texts.values())[2:]]
     assert all(end <= start for (_, end, _), (start, *_) in itertools.pairwise(cues))
     assert [round(end - start, 3) for start, end, _ in cues] == [1.0, 1.5, 1.5, 4.0, 1.5]
+    write(stream(10, texts), path)                  # the last one would outlast the film by 2 s
+    assert parse(path)[-1][:2] == (8, 10)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no temporary file is left
 
 

@@ -34,6 +34,11 @@ def test_recall_of_each_five_minutes_by_hand():
     (speed, ["train", "--steps", "0"], "--steps 0"), (speed, ["stream", "--ages", "0"], "--ages 0"),
     (speed, ["streams", "--streams", "0"], "--streams 0"),
     (speed, ["stream", "--png", "none/x.png"], "no such folder"),
+    (speed, ["train", "--ages", "3"], "--ages: of stream"),
+    (speed, ["stream", "--batch", "3"], "--batch: of train"),
+    (speed, ["stream", "--threads", "100000"], "--threads 100000"),
+    (speed, ["streams", "--png", "x.png"], "--png: of stream"), (soak, ["--out", ""], "--out"),
+    (speed, ["streams", "--window", "3000", "--streams", "1"], "slots of the cache"),
     (offline, ["--seconds", "0"], "--seconds 0"), (offline, ["--window", "-5"], "--window -5")])
 def test_what_would_be_found_after_hours_is_refused_at_once(bench, words, what, tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")

@@ -375,6 +375,33 @@ def test_training_the_states_alone_changes_their_rows_and_the_last_norm(tmp_path
     assert rows == sorted(Tokenizer.from_pretrained(tiny).state_ids)
 
 
+@pytest.mark.parametrize("name", ["log.jsonl", "run.json", "bad.txt"])
+def test_a_run_writes_over_no_annotations(tmp_path, capsys, monkeypatch, name):
+    start, records = saved_parts(tmp_path / "start"), films(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "raw.jsonl").rename(tmp_path / "run" / name)
+    before = (tmp_path / "run" / name).read_bytes()
+    words = [str(tmp_path / "run" / name) if word.endswith("raw.jsonl") else word
+             for word in records]
+    with pytest.raises(SystemExit) as end:
+        train.main([*start, *words, "--workers", "0", "--out", str(tmp_path / "run")])
+    assert end.value.code == 2 and "would write over --data" in capsys.readouterr().err
+    assert (tmp_path / "run" / name).read_bytes() == before
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("words, what", [
+    (["--epochs", "1e308", *"--data x --videos y".split()], "--epochs 1e+308"),
+    (["--data", "x:99999999999", "--videos", "y"], "--data x:99999999999: a weight"),
+    (["--lr", "1e300"], "--lr 1e+300"), (["--batch", "1000000000"], "--batch 1000000000"),
+    (["--fps", "1000000"], "--fps 1000000"), (["--workers", "100000"], "--workers 100000"),
+    (["--epochs", "2"], "--epochs: of --data"), (["--eval-videos", "2"], "--eval-videos: of"),
+    (["--train", "all", "--vision-chunk", "9"], "--vision-chunk: of a frozen encoder")])
+def test_what_no_run_could_use_is_refused(words, what):
+    with pytest.raises(ValueError, match=re.escape(what)):
+        runs.weighted(train.parse(words).data)
+
+
 def test_a_threshold_is_of_the_weights_that_it_was_found_for(tmp_path, monkeypatch):
     """A training moves the probabilities: its model says a thing where it is likeliest, until
     eval.py threshold has looked again."""

@@ -1,12 +1,12 @@
 """Films and their annotations, as files: python -m toy --out FOLDER --n 20 --seed 1"""
 import argparse
 import sys
-from pathlib import Path
 
 import imageio.v3 as iio
 from tqdm import tqdm
 
 from parts.files import replacing, write_json
+from parts.options import LineParser, check_bounds, path
 from toy.dialogues import sample
 
 
@@ -19,18 +19,17 @@ def write_film(path, clip, size, fps):
 
 
 def main():
-    parser = argparse.ArgumentParser("toy", usage=argparse.SUPPRESS, description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser = LineParser("toy", description=__doc__,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=path, required=True, help="folder to write to")
     for flag, default, text in (("--n", 20, "number of films"), ("--seed", 1, "which films"),
                                 ("--size", 256, "side of the picture in pixels, even, 32 or more"),
                                 ("--fps", 10, "frames a second of the films")):
         parser.add_argument(flag, type=int, default=default, help=f"{text} ({default})")
     args = parser.parse_args()
-    if args.n < 1 or args.fps < 1:
-        parser.error(f"--n {args.n} and --fps {args.fps} must be 1 or more")
-    if args.size < 32 or args.size % 2:
-        parser.error(f"--size {args.size} must be even, and 32 or more")
+    check_bounds(parser, args, {"n": (1, 10**6), "fps": (1, 240), "size": (32, 4096)})
+    if args.size % 2:
+        parser.error(f"--size {args.size}: an even number is wanted")
     if (args.out / "raw.json").exists():                    # it may have been mended by hand
         parser.error(f"--out {args.out}: there is a raw.json already, name another folder")
     taken = [name for i in range(args.n) if (args.out / (name := f"{i:06d}.mp4")).exists()]

@@ -193,8 +193,9 @@ def run(parser, argv):
         parser.error("--see-steps: --model can see; its decoder alone has lessons")
     if o.model and Path(o.model).resolve() == Path(o.out).resolve():
         parser.error(f"--out {o.out}: --model is read from there, take another folder")
-    check_bounds(parser, o, {"see_steps": 0, "watch_steps": 0, "workers": 0, "save_every": 1,
-                             "lr": 0, "muon": 0, "decay": (0, 1), "seed": SEEDS})
+    check_bounds(parser, o, {"see_steps": (0, 10**9), "watch_steps": (0, 10**9),
+                             "workers": (0, 1024), "save_every": 1, "lr": (0, 10),
+                             "muon": (0, 1000), "decay": (0, 1), "seed": SEEDS})
     rank, world = own_rank()
     if is_made(o.out):
         check_same(o)

@@ -341,8 +341,8 @@ class RawDataset(Dataset):
     def estimate(self, i):
         """About how many tokens item i has, without reading its video."""
         record = self.pick(i)[2]                            # raw, or a stream record
-        entries = record.get("messages") or record["question"] + record["response"]
-        texts = sum(len(entry["content"]) for entry in entries)
+        texts = sum(len(entry["content"]) for key in ("messages", "question", "response")
+                    for entry in record.get(key, ()))
         seconds = min(stated_seconds(record), self.longest)
         return 60 + texts // 4 + seconds * self.silent      # a token has about four letters
 

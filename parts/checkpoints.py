@@ -119,8 +119,8 @@ def enter(o, files):
         check(not read or Path(read).resolve() != Path(o.out).resolve(),
               f"--out {o.out}: would write over --{flag}, name another folder")
     for file in files:
-        place = Path(file).resolve()
-        ours = place.parent == Path(o.out).resolve() and place.name in OWN_FILES
+        place, out = Path(file).resolve(), Path(o.out).resolve()
+        ours = place.parent == out and place.name in OWN_FILES or place.parent == out / "model"
         check(not ours, f"--out {o.out}: the run would write over --data {file}, name another "
               "folder")
     check(o.resume or not checkpoints(o.out),

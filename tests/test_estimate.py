@@ -1,4 +1,7 @@
 """The estimate: what a step takes, foretold from configs and annotations and measured."""
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,14 +89,14 @@ def test_the_estimate_of_pretrained_widths(arguments):
         "optimizer": 8 * learnt, "activations": estimate.activations(o, model, batch, gpu=False)})
 
 
-def test_an_estimate_reads_configs_and_annotations_alone(tmp_path, capfd, monkeypatch):
+def test_an_estimate_reads_configs_and_annotations_alone(tmp_path):
     films(tmp_path)
     start = saved_parts(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit) as end:
-        train.main(["--estimate", *start, "--videos", "nowhere", "--epochs", "1",
-                    "--data", str(tmp_path / "raw.jsonl"), "--batch", "4"])
-    assert end.value.code == 0
-    said = capfd.readouterr().out
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "--estimate", *start, "--videos", "nowhere", "--epochs",
+         "1", "--data", tmp_path / "raw.jsonl", "--batch", "4"],
+        env={**os.environ, "WORLD_SIZE": "2"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
     assert "steps       2 of 4 samples: 8 samples" in said and "each of 2 processes" in said

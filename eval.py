@@ -279,7 +279,7 @@ def check_options(parser, args):
             (getattr(args, "polled", False) and "threshold" in given,
              "--polled: asked in every second, go without --threshold"),
             ("every" in given and has_states(args.model),
-             f"--every: of an offline model; {args.model} says by itself when to speak")):
+             "--every: of an offline model; this one says by itself when to speak")):
         if wrong:
             raise ValueError(message)
     if getattr(args, "agreement", 1) < 1:

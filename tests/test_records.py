@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -879,6 +880,18 @@ def test_bounds_name_the_record(tmp_path, model):
     assert records.main(["show", str(file), "--videos", str(tmp_path), "--model", model]) == 0
 
 
+@pytest.mark.parametrize("words, what", [
+    (["show", "--videos", "x"], "--videos: of records"),
+    (["convert", "coin", "x.json", "--videos", "x", "--out", "y.jsonl"], "--videos: coin is"),
+    (["check", "x.json", "--videos", ""], "--videos"),
+    (["show", "x.json", "--strip", ""], "--strip")])
+def test_options_without_effect_or_name_are_refused_in_a_line(words, what, capsys):
+    with pytest.raises(SystemExit) as end:
+        records.main(words)
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and what in err and err.count("\n") == 1
+
+
 def test_a_strip_is_never_drawn_over_an_input(tmp_path, model):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "images" / "0.png")
@@ -890,6 +903,12 @@ def test_a_strip_is_never_drawn_over_an_input(tmp_path, model):
             records.main(["show", str(file), "--videos", str(tmp_path), "--model", model,
                           "--strip", str(tmp_path / strip)])
     assert (tmp_path / "images" / "0.png").read_bytes() == before
+    own = tmp_path / "model"                            # nor over the model that it is read with
+    shutil.copytree(model, own)
+    (tmp_path / "link.png").symlink_to(own / "tokenizer.json")
+    with pytest.raises(ValueError, match="would write over --model"):
+        records.main(["show", str(file), "--videos", str(tmp_path), "--model", str(own),
+                      "--strip", str(tmp_path / "link.png")])
 
 
 def test_show_works_in_any_folder_and_on_an_ascii_terminal(tmp_path, monkeypatch):

@@ -302,7 +302,7 @@ def test_the_recipe_fits_the_number_of_records(records, world, batch, steps):
     (["--data", "x.json", "--videos", "x", "--model", "assets/tiny"], "x.json"),
     (["--no-such"], "--no-such"),
     (["--lr", "fast"], "--lr"),
-    (["--lr", "nan"], "--lr nan: at least 0"),
+    (["--lr", "nan"], "--lr nan: between 0 and 10"),
     (["--lr", "inf"], "--lr inf"),
     (["--save-every", "-1"], "--save-every -1: at least 0"),
     (["--vision-chunk", "-1"], "--vision-chunk -1: at least 0"),

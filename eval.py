@@ -37,12 +37,11 @@ from bench import baselines, proactive, public
 from bench.answers import run_group
 from bench.report import READERS, SIZES, failures, lacking, named_scores, read_answers, report, say
 from bench.streams import own_task, threshold_curve
+from parts import checks
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
-from parts.checks import MOST_FPS
-from parts.files import (MISSHAPEN, check_outputs, read_json, read_records, write_json,
-                         write_text)
+from parts.files import MISSHAPEN, check_outputs, read_json, read_records, write_json, write_text
 from parts.offline import has_states
-from parts.options import Parser, check_bounds, path
+from parts.options import Parser, a_path, check_bounds
 from parts.workers import share
 from toy import dialogues
 
@@ -208,17 +207,17 @@ def parse(argv):
             commands[name].add_argument(flag, **settings)
 
     add("run score", "bench", choices=("raw", *READERS))
-    add("score", "files", nargs="+", type=path)
-    add("toy run threshold", "--model", type=path, required=True, help="checkpoint folder")
-    add("run", "--data", type=path, required=True, help="annotation file")
-    add("score", "--data", type=path, help="annotations, for what answers lack and do not hold")
-    add("score", "--judged", type=path, help="vispeak: the file for a judge, with its marks")
-    add("run", "--videos", type=path, required=True, dest="folder")
-    add("toy threshold", "--data", type=path, help="raw records, in place of the toy videos")
-    add("toy threshold", "--videos-folder", type=path, dest="folder", help="of the records (.)")
+    add("score", "files", nargs="+", type=a_path)
+    add("toy run threshold", "--model", type=a_path, required=True, help="checkpoint folder")
+    add("run", "--data", type=a_path, required=True, help="annotation file")
+    add("score", "--data", type=a_path, help="annotations, for what answers lack and do not hold")
+    add("score", "--judged", type=a_path, help="vispeak: the file for a judge, with its marks")
+    add("run", "--videos", type=a_path, required=True, dest="folder")
+    add("toy threshold", "--data", type=a_path, help="raw records, in place of the toy videos")
+    add("toy threshold", "--videos-folder", type=a_path, dest="folder", help="of the records (.)")
     add("toy threshold", "--videos", type=int, help="how many toy videos (300)")
     add("toy threshold", "--seed", type=int, help="of toy videos (1000000)")
-    add("toy run score threshold", "--out", type=path, required=True)
+    add("toy run score threshold", "--out", type=a_path, required=True)
     add("toy run threshold", "--workers", type=int, default=workers)
     add("toy run threshold", "--fps", type=int, default=1, help="frames in a turn, a second")
     add("toy run", "--threshold", type=float, help="of P(Response)")
@@ -236,7 +235,7 @@ def parse(argv):
     add("toy", "--prune", type=int, help="seconds that keep their frames; of older ones the text "
                                          "stays")
     add("toy", "--memory", choices=("sinks",), help="in place of the window, StreamingVLM's")
-    add("toy", "--decider", type=path, help="what says when to speak: python -m bench.baselines")
+    add("toy", "--decider", type=a_path, help="what says when to speak: python -m bench.baselines")
     add("toy run", "--every", type=int,
         help="seconds from one asking of an offline model to the next (5)")
     add("run", "--offline", action="store_true", help="all frames in one turn")
@@ -260,9 +259,8 @@ DEFAULTS = {"videos": 300, "seed": 10**6, "folder": Path(), "every": 5, "max_fra
 
 def check_options(parser, args):
     """ValueError for options that are out of bounds, or do not go together."""
-    check_bounds(parser, args, {"fps": (1, MOST_FPS), "videos": (1, 10**6), "workers": (1, 1024),
-                                "max_frames": (1, 10**5), "prune": 1, "every": 1, "window": 0,
-                                "threshold": (0, 1), "patience": (0, 86400)})
+    check_bounds(parser, args, {**checks.BOUNDS, "videos": (1, 10**6), "workers": (1, 1024),
+                                "max_frames": (1, 10**5), "every": 1, "patience": (0, 86400)})
     given = {name for name, value in vars(args).items() if value is not None}
     toy = ", ".join(f"--{name}" for name in ("videos", "seed") if name in given)
     for wrong, message in (

@@ -36,6 +36,7 @@ import data
 from parts import checks, program, saved, video
 from parts.compressor import Compressor
 from parts.decision import RESPONSE, SILENCE, STATES, Decision, unspoken
+from parts.devices import check_device
 from parts.offline import OfflineSession, has_states, offline_sessions
 from parts.questions import Agenda, Questions
 from parts.slots import FRAME, PINNED, TEXT, Piece, Slots
@@ -373,8 +374,7 @@ def stream(model, tokenizer, frames, questions=(), session=None, **settings):
 def open_sessions(args, counts):
     """A session for each Counter of counts, all of one model."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: there is none that PyTorch can use")
+    check_device(device)
     dtype = args.dtype or ("bfloat16" if device == "cuda" else "float32")
     model = Streamo.from_pretrained(args.model, getattr(torch, dtype), device)
     if not has_states(args.model):
@@ -385,7 +385,7 @@ def open_sessions(args, counts):
     if model.config.knows and not args.quiet:
         args.hints.append(f"{args.model}: this model knows {model.config.knows} only")
     tokenizer = Tokenizer.from_pretrained(args.model)
-    settings = {name: getattr(args, name) for name in checks.LEAST} | {"no_repeat": args.no_repeat}
+    settings = {name: getattr(args, name) for name in checks.BOUNDS} | {"no_repeat": args.no_repeat}
     return [Session(model, tokenizer, counts=own, **settings) for own in counts]
 
 

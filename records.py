@@ -23,11 +23,18 @@ from PIL import Image, ImageDraw
 
 from data import PLAIN, RawDataset, stream_record, turns_from_record
 from parts import converters
-from parts.annotations import (DAY, faults, parse_rate, read_annotations, stated_seconds, task_of,
-                               video_path)
+from parts.annotations import (
+    DAY,
+    faults,
+    parse_rate,
+    read_annotations,
+    stated_seconds,
+    task_of,
+    video_path,
+)
 from parts.config import StreamoConfig
 from parts.files import MISSHAPEN, check_outputs, read_json, read_records, replacing, write_json
-from parts.options import LineParser, path
+from parts.options import LineParser, named_file
 from parts.tokenizer import STATES, Tokenizer
 from parts.video import frames
 from toy.datasets import ToyDataset
@@ -239,29 +246,26 @@ def show(args):
 
 # ---- The command line
 
-def name(text):
-    return str(path(text))                  # never empty
-
-
 def parse(argv):
     parser = LineParser("records.py", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("show").add_argument
     add("file", nargs="?", help="raw or stream records; none: the toy world")
     add("--index", type=int, default=0)
-    add("--videos", type=name, help="the folder that the records' paths start from (.)")
-    add("--model", type=name, default=TINY, help="a folder with tokenizer.json and config.json")
-    add("--strip", type=name, metavar="PNG", help="write the frames here")
+    add("--videos", type=named_file, help="the folder that the records' paths start from (.)")
+    add("--model", type=named_file, default=TINY,
+        help="a folder with tokenizer.json and config.json")
+    add("--strip", type=named_file, metavar="PNG", help="write the frames here")
     add = commands.add_parser("check").add_argument
     add("file")
-    add("--videos", type=name, help="without it the videos are not looked at")
+    add("--videos", type=named_file, help="without it the videos are not looked at")
     add("-v", "--verbose", action="store_true", help="name each record that is mended")
     add = commands.add_parser("convert").add_argument
     add("source", choices=[*converters.SOURCES, "joyai", "stream"])
     add("files", nargs="+")
-    add("--videos", type=name,
+    add("--videos", type=named_file,
         help="for stream: the folder that the records' paths start from (.)")
-    add("--out", required=True, type=name, help=".jsonl, or .json for a list")
+    add("--out", required=True, type=named_file, help=".jsonl, or .json for a list")
     args = parser.parse_args(argv)
     if args.command == "show" and args.videos and not args.file:
         parser.error("--videos: of records, and no file is given")

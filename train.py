@@ -250,7 +250,7 @@ class Learner:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         self.distributed = distribute(model, o.shard)       # what is called in the model's place
         self.learnt = [p for p in model.parameters() if p.requires_grad]
-        # after the spreading: the moments of shards are shards
+        # after that: the moments of shards are shards
         self.optimizers = own_optimizers(model, o.lr, o.weight_decay, o.muon)
 
     def total(self, tensor):
@@ -265,11 +265,12 @@ class Learner:
         (B, T): the next id is supervised."""
         ids, quiet = inputs["input_ids"], self.state_ids[:self.o.states - 1]
         places = mask[:, :-1] & torch.isin(ids[:, 1:], quiet)       # where one is to be said
+        # the model itself, not its ranks' wrapper: nothing is learnt, nothing to exchange
+        seen = self.model.features(inputs["pixels"], inputs["frames"], inputs["grids"])
         past = ids.clone()
         for _ in range(GUESSES):            # a wrong guess misleads the next second's, and so on
-            # the model itself, not its ranks' wrapper: nothing is learnt, nothing to exchange
-            logits = self.model(**inputs | {"input_ids": past}, select=F.pad(places, (0, 1)))
-            guesses = quiet[logits[:, quiet].argmax(1)]             # logits (n, V) -> (n,)
+            logits = self.model(past, seen, select=F.pad(places, (0, 1)))              # (n, V)
+            guesses = quiet[logits[:, quiet].argmax(1)]                                # (n,)
             past[:, 1:][places] = guesses                           # it then stands one further on
         return past
 
@@ -303,7 +304,7 @@ class Learner:
                 with autocast(self.o, self.device, cache_enabled=False):
                     if own:
                         inputs["input_ids"] = self.own_past(inputs, mask)
-                    logits = self.distributed(**inputs, select=mask)                        # (n, V)
+                    logits = self.distributed(**inputs, select=mask)                   # (n, V)
                 loss = state_focal_loss(logits, target, self.state_ids, counts, items, self.o.loss)
                 # DDP and FSDP take the mean of the ranks' gradients; we want the sum
                 (loss * self.world).backward()

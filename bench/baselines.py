@@ -11,7 +11,6 @@ decider: a separate module that reads the frozen features and says when to speak
 StreamingVLM (Xu et al., 2025), a few seconds of frames, more of text, and the beginning for good.
 """
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +25,8 @@ from data import turns_from_record, user_part
 from infer import ANSWER, QUESTIONS, Session, see
 from parts.decision import RESPONSE, SILENCE, Decision
 from parts.files import check, check_folder, read_json, reading, replacing, write_json
-from parts.options import SEEDS, LineParser, check_bounds, path
-from parts.runs import digests
+from parts.options import SEEDS, LineParser, a_path, check_bounds
+from parts.runs import digests, to_the_end
 from parts.slots import FRAME, TEXT
 from parts.tokenizer import RESPONSE as RESPONSE_TOKEN
 from streamo import Streamo, Tokenizer
@@ -211,19 +210,14 @@ def train_decider(args):
 def main(argv=None):
     parser = LineParser("bench.baselines", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=path, required=True, help="checkpoint folder")
-    parser.add_argument("--out", type=path, required=True, help="folder of the decider")
+    parser.add_argument("--model", type=a_path, required=True, help="checkpoint folder")
+    parser.add_argument("--out", type=a_path, required=True, help="folder of the decider")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the dialogues")
     args = parser.parse_args(argv)
     check_bounds(parser, args, {"steps": (1, 10**9), "seed": SEEDS})
-    try:
+    with to_the_end("bench.baselines"):
         train_decider(args)
-    except KeyboardInterrupt:
-        print("bench.baselines: interrupted, nothing is written", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from bench.report import VERSIONS
 from bench.streams import JUDGE, SIX, score_stream, threshold_curve
 from eval import run_bench, sha256
 from parts.files import check_folder, read_records, replacing, write_json, write_text
-from parts.options import LineParser, check_bounds, path
+from parts.options import LineParser, a_path, check_bounds
+from parts.runs import to_the_end
 
 OVO_MEANS = "OVO-Bench real-time / backward / forward / total"
 CLAIMS = {  # what the paper shows, and the variants: options of train.py, fps of the test, paper's
@@ -190,13 +191,13 @@ def main(argv=None):
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     workers, add = 1 if torch.cuda.is_available() else min(2, os.cpu_count()), parser.add_argument
     add("claim", choices=CLAIMS)
-    add("--model", type=path, help="start of all runs; default: nothing")
+    add("--model", type=a_path, help="start of all runs; default: nothing")
     add("--videos", type=int, default=300, help="how many")
     add("--seed", type=int, default=10**6, help="of toy videos")
     add("--seeds", type=int, default=1, help="runs of each variant")
     add("--steps", type=int, help="of training; default: the recipe's")
-    add("--runs", type=path, default="runs/claims", help="folder of the training runs")
-    add("--out", type=path, default="assets/claims", help="of tables, figure and logs")
+    add("--runs", type=a_path, default="runs/claims", help="folder of the training runs")
+    add("--out", type=a_path, default="assets/claims", help="of tables, figure and logs")
     add("--workers", type=int, default=workers)
     add("--threshold", type=float, help="of P(Response)")
     add("--window", type=int, help="seconds kept in the context")
@@ -208,16 +209,10 @@ def main(argv=None):
                                 "workers": (1, 1024), "threshold": (0, 1), "window": 0})
     args.bench, line = "toy", sys.argv[1:] if argv is None else argv
     args.line = " ".join(["python -m bench.claims", *line])
-    try:
+    with to_the_end("bench.claims", "what was finished is kept"):
         for flag in ("runs", "out"):                    # before hours of training
             check_folder(f"--{flag}", getattr(args, flag))
         claims(args)
-    except KeyboardInterrupt:
-        print("bench.claims: interrupted; what was finished is kept", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f"bench.claims: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

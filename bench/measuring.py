@@ -2,7 +2,6 @@
 plot of milliseconds against stream age."""
 import ctypes
 import math
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,20 +16,6 @@ from parts.files import replacing
 from parts.render import FAINT, INK, PAPER
 from streamo import Streamo
 from toy.pretrain import new_tokenizer, tiny_config
-
-
-@contextmanager
-def to_the_end(name):
-    """Ctrl-C, or what a measurement lacks, ends the program with a line and its exit code."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-        print(f"{name}: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
-        raise SystemExit(2) from None
-
 
 SHAPES = {                  # vision, decoder, grid, window in seconds: SigLIP and Qwen2.5 shapes
     "tiny": None,

@@ -13,10 +13,11 @@ import time
 
 import torch
 
-from bench.measuring import to_the_end
 from parts.config import DecoderConfig, StreamoConfig, VisionConfig
+from parts.devices import check_device
 from parts.offline import OfflineStream, Prompt
 from parts.options import LineParser, check_bounds
+from parts.runs import to_the_end
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from streamo import Streamo
 
@@ -84,9 +85,8 @@ def main(argv=None):
     add("--seconds", type=int, default=5, help="measured")
     args = parser.parse_args(argv)
     check_bounds(parser, args, {"window": (1, 3600), "seconds": (1, 3600)})
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: there is none that PyTorch can use")
     with to_the_end("bench.offline"):
+        check_device(args.device)
         times, peak = measure(args)
     print(f"{args.shape}, {args.dtype}, {args.device}, {torch.get_num_threads()} threads, "
           f"{args.window} s of 196 tokens in the cache; medians of {args.seconds}")

@@ -11,7 +11,6 @@ seconds without one.
 import os
 import resource
 import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,8 @@ import numpy as np
 import data
 import infer
 from parts.files import check_outputs, write_json
-from parts.options import LineParser, check_bounds, path
+from parts.options import LineParser, a_path, check_bounds
+from parts.runs import to_the_end
 from streamo import Streamo, Tokenizer
 from toy import dialogues
 
@@ -67,7 +67,7 @@ def resident():
 
 def main(argv=None):
     parser = LineParser("bench.soak", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=path, default=ROOT / "assets/tiny")
+    parser.add_argument("--model", type=a_path, default=ROOT / "assets/tiny")
     parser.add_argument("--hours", type=int, default=24)
     parser.add_argument("--seed", type=int, default=9, help="of the films")
     parser.add_argument("--window", type=int, default=None, help="as infer.py")
@@ -76,14 +76,9 @@ def main(argv=None):
     parser.add_argument("--out", default=None, help="JSON of all that is measured")
     args = parser.parse_args(argv)
     check_bounds(parser, args, {"hours": (1, 10**4), "window": 0, "prune": 1, "compress": 0})
-    try:
-        check_outputs({"--out": args.out}, {"--model": [*Path(args.model).glob("*")]})
+    with to_the_end("bench.soak"):
+        check_outputs({"--out": args.out}, {"--model": [*args.model.glob("*")]})
         soak(args)
-    except KeyboardInterrupt:
-        print("bench.soak: interrupted, nothing is written", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
 
 
 def soak(args):

@@ -33,12 +33,13 @@ import data
 import infer
 import streamo
 from bench.measuring import (SHAPES, build, cache_bytes, machine, noise, p, peak_memory, plot,
-                             stopwatch, to_the_end)
+                             stopwatch)
 from loss import state_counts, state_focal_loss
-from parts.devices import autocast, in_bfloat16
+from parts.devices import autocast, check_device, in_bfloat16
 from parts.files import check, check_outputs
-from parts.options import LineParser, check_bounds, path
+from parts.options import LineParser, a_path, check_bounds
 from parts.render import COLOURS, FAINT
+from parts.runs import to_the_end
 from streamo import RESPONSE, SILENCE
 from train import Options
 
@@ -427,7 +428,7 @@ def main(argv=None):
     parser.add_argument("--ages", type=int, nargs="+", help="stream: minutes (1 10 60)")
     parser.add_argument("--whole", action="store_true",
                         help="stream: stream every second up to the ages")
-    parser.add_argument("--png", type=path, help="stream: a plot of ms against stream age")
+    parser.add_argument("--png", type=a_path, help="stream: a plot of ms against stream age")
     parser.add_argument("--batch", type=int, help="train: dialogues of a step (4)")
     parser.add_argument("--seconds", type=int, help="train: of the longest dialogue (60)")
     parser.add_argument("--steps", type=int, help="train, streams: timed, after one (3)")
@@ -435,23 +436,19 @@ def main(argv=None):
     args = parser.parse_args(argv)
     for name, (kinds, default) in USES.items():
         value = getattr(args, name)
-        if value not in (None, False) and args.what not in kinds:
+        if value and args.what not in kinds:
             parser.error(f"--{name}: of {' and '.join(kinds)}, not of {args.what}")
         setattr(args, name, default if value is None else value)
     check_bounds(parser, args, {"threads": (1, 1024), "window": (1, 3600), "batch": (1, 1024),
                                 "seconds": (1, 3600), "steps": (1, 10**6), "streams": (1, 1024)})
     if not 1 <= min(args.ages) <= max(args.ages) <= 10**6:
         parser.error(f"--ages {' '.join(map(str, args.ages))}: minutes, 1 or more")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: there is none that PyTorch can use")
-    try:
-        check_outputs({"--png": args.png})                  # before minutes of measuring
-    except ValueError as error:
-        parser.error(str(error))
     torch.set_num_threads(args.threads or torch.get_num_threads())
     args.dtype = args.dtype or ("bfloat16" if args.shape == "7b" else "float32")
     args.torch_dtype = getattr(torch, args.dtype)
     with to_the_end("bench.speed"):
+        check_device(args.device)
+        check_outputs({"--png": args.png})                  # before minutes of measuring
         {"stream": stream, "streams": streams, "train": train}[args.what](args)
 
 

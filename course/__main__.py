@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from course.assignments import ASSIGNMENTS, chosen
-from parts.options import LineParser, check_bounds, path
+from parts.options import LineParser, a_path, check_bounds
 
 
 def parse(argv):
@@ -38,7 +38,7 @@ def parse(argv):
     add["measure-task"].add_argument("--model", default="assets/tiny", metavar="FOLDER")
     add["measure-task"].add_argument("--films", type=int, default=20)
     for name in ("connector", "task"):
-        add[f"measure-{name}"].add_argument("--out", type=path, default=Path("runs") / name)
+        add[f"measure-{name}"].add_argument("--out", type=a_path, default=Path("runs") / name)
     args = parser.parse_args(argv)
     check_bounds(parser, args, {"seconds": (1, 86400), "steps": (1, 10**9), "videos": (1, 10**6),
                                 "films": (1, 10**6)})

@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from parts.annotations import parse_time
-from parts.checks import LEAST, check_question, check_setting
+from parts.checks import BOUNDS, check_question, check_setting
 from parts.files import check_outputs
+from parts.options import a_path, named_file
 from parts.render import form_of
 from parts.video import local
 
@@ -100,8 +101,10 @@ def parser(doc):
     add("--ask", action="append", default=[], metavar="[SECOND:]QUESTION", help="or MM:SS:QUESTION")
     add("--once", action="append", default=[], metavar="[SECOND:]QUESTION",
         help="the same, and its first answer closes it")
-    add("--ask-file", metavar="FILE", help="questions, one a line, each as --ask takes it")
-    add("--model", metavar="FOLDER", default=Path(__file__).parent.parent / "assets/tiny")
+    add("--ask-file", type=a_path, metavar="FILE",
+        help="questions, one a line, each as --ask takes it")
+    add("--model", type=a_path, metavar="FOLDER",
+        default=Path(__file__).parent.parent / "assets/tiny")
     add("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
     add("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on cuda, else float32")
     add("--fps", type=int, default=1, help="frames a second")
@@ -124,7 +127,7 @@ def parser(doc):
         help="for which a live source that fell silent is tried again (60)")
     add("--clock", action="store_true", help="print the time of day, too")
     for flag, what in OUTPUTS:
-        add(f"--{flag}", metavar="FILE", help=what)
+        add(f"--{flag}", type=named_file, metavar="FILE", help=what)
     add("--no-sound", action="store_true", help="leave the sound out of --render")
     add("--quiet", action="store_true", help="answers, and what was refused")
     return parser
@@ -138,19 +141,13 @@ def parse(argv, doc):
     made.error = error
     args = made.parse_args(argv)
     defaults = ("threshold", "prune", "compress", "window")      # None: the default
-    for name in LEAST:
+    for name in BOUNDS:
         value = getattr(args, name)
         try:
             if value is not None or name not in defaults:
                 check_setting(name, value)
         except ValueError as wrong:
             raise ValueError(f"--{name.replace('_', '-')} {str(wrong).split(' ', 1)[1]}") from None
-    for flag in ("model", "ask_file", *(flag for flag, _ in OUTPUTS)):
-        if getattr(args, flag) == "":                   # as of a variable that is not set
-            kind = "folder" if flag == "model" else "file"
-            raise ValueError(f"--{flag.replace('_', '-')}: a {kind} is wanted, not an empty name")
-    if args.threshold is not None and args.threshold > 1:
-        raise ValueError(f"--threshold {args.threshold:g}: a probability, at most 1")
     if args.every is not None and args.every < 1:
         raise ValueError(f"--every {args.every}: seconds, 1 or more")
     if args.reconnect is not None and not 0 <= args.reconnect < 1e9:

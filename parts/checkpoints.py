@@ -10,19 +10,29 @@ import re
 import shutil
 import sys
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 
 import torch.distributed as dist
 
 from parts.devices import all_gather, own_rank
-from parts.engine import (flat, load_moments, moments, read_state, whole_moments, whole_weights,
-                          write_state)
-from parts.files import MISSHAPEN, check, read_json, sync, write_json
+from parts.engine import (
+    flat,
+    load_moments,
+    moments,
+    read_state,
+    whole_moments,
+    whole_weights,
+    write_state,
+)
+from parts.files import MISSHAPEN, check, read_json, same_file, sync, write_json
 from parts.runs import about_run, digests, write_model
 
 NAME = re.compile(r"step-\d{6,}")
 MOMENTS = "optimizer.safetensors"
-OWN_FILES = "run.json", "log.jsonl", "bad.txt"              # of a run, beside its folders
+# what a run writes, beside its checkpoints
+OWN_FILES = ("run.json", "log.jsonl", "bad.txt", "model/run.json", "model/config.json",
+             "model/tokenizer.json")
 
 
 def checkpoints(out):
@@ -118,11 +128,9 @@ def enter(o, files):
         read = getattr(o, flag)
         check(not read or Path(read).resolve() != Path(o.out).resolve(),
               f"--out {o.out}: would write over --{flag}, name another folder")
-    for file in files:
-        place, out = Path(file).resolve(), Path(o.out).resolve()
-        ours = place.parent == out and place.name in OWN_FILES or place.parent == out / "model"
-        check(not ours, f"--out {o.out}: the run would write over --data {file}, name another "
-              "folder")
+    for file, name in product(files, OWN_FILES):
+        check(not same_file(Path(o.out, name).resolve(), Path(file).resolve()),
+              f"--out {o.out}: the run would write over --data {file}, name another folder")
     check(o.resume or not checkpoints(o.out),
           f"{o.out} holds the checkpoints of a run: --resume it, or name another --out")
     for folder in (Path(o.out), Path(o.out) / "model"):

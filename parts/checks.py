@@ -8,10 +8,11 @@ from numbers import Integral, Real
 import numpy as np
 from PIL import Image
 
-# The least value of each setting. None, where a setting allows it, stands for its default.
-LEAST = {"fps": 1, "threshold": 0, "patience": 1, "max_new_tokens": 1, "window": 0, "prune": 1,
-         "compress": 0}
-MOST_FPS = 1000                         # no film has more; a cache has room for fewer
+# The least and the most of each setting. None, where one allows it, stands for its default. No film
+# has 1000 frames a second, and no cache room for them.
+BOUNDS = {"fps": (1, 1000), "threshold": (0, 1), "patience": (1, math.inf),
+          "max_new_tokens": (1, math.inf), "window": (0, math.inf), "prune": (1, math.inf),
+          "compress": (0, math.inf)}
 FRACTIONS = {"threshold", "compress"}                   # the others are whole numbers
 MAY_BE_NONE = {"threshold", "prune", "compress"}
 
@@ -20,15 +21,15 @@ def check_setting(name, value):
     if value is None and name in MAY_BE_NONE:
         return
     kind, what = (Real, "a number") if name in FRACTIONS else (Integral, "a whole number")
-    if not isinstance(value, kind) or isinstance(value, bool) or not value >= LEAST[name]:
-        raise ValueError(f"{name} {value!r}: {what}, at least {LEAST[name]}, is wanted")
-    if name == "fps" and value > MOST_FPS:
-        raise ValueError(f"fps {value}: at most {MOST_FPS} is wanted")
+    least, most = BOUNDS[name]
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+        within = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise ValueError(f"{name} {value!r}: {what}, {within}, is wanted")
 
 
 def check_settings(session):
     """Those of an infer.Session, which may have been changed."""
-    for name in LEAST:
+    for name in BOUNDS:
         check_setting(name, getattr(session.decision if name == "patience" else session, name))
 
 

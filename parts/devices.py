@@ -8,6 +8,12 @@ def own_device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def check_device(name):
+    """ValueError for --device cuda where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: there is none that PyTorch can use")
+
+
 def in_bfloat16(o, gpu):
     """Whether matrices are multiplied in bfloat16: by --autocast, where the hardware can. Where it
     is emulated, as on CPUs without AMX or AVX-512 for it, float32 is up to a hundred times faster.

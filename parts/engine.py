@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import (StateDictOptions, get_model
                                                      get_optimizer_state_dict,
                                                      set_optimizer_state_dict)
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,7 +34,9 @@ def distribute(model, shard):
         frozen = {p for p in model.vision_tower.parameters() if not p.requires_grad}
         for layer in model.language_model.model.layers:
             fully_shard(layer, mesh=mesh)
-        return fully_shard(model, mesh=mesh, ignored_params=frozen)
+        fully_shard(model, mesh=mesh, ignored_params=frozen)
+        register_fsdp_forward_method(model, "features")     # called by itself, as forward is
+        return model
     # as_bucket_view: the gradients lie in the buffers that are sent, and are kept once
     return DistributedDataParallel(model, gradient_as_bucket_view=True) if world > 1 else model
 

@@ -264,10 +264,12 @@ def offline_sessions(model, args, counts, see):
     prompt = Prompt.from_pretrained(args.model, tokenizer, weight.dtype, weight.device)
     bias = unspoken(model, tokenizer)
     settings = {name: getattr(args, name) for name in OPTIONS}
-    settings["every"] = args.every or 5
+    if args.every is None:
+        del settings["every"]                               # the session has a default
+    sessions = [OfflineSession(model, prompt, bias, see, counts=own, **settings) for own in counts]
     args.hints.append(f"{args.model} was not trained to say the states: it is asked every "
-                      f"{settings['every']} s, in its own prompt; Standby is not said")
-    return [OfflineSession(model, prompt, bias, see, counts=own, **settings) for own in counts]
+                      f"{sessions[0].every} s, in its own prompt; Standby is not said")
+    return sessions
 
 
 def sampled(source, most, start=0.0, end=float("inf")):

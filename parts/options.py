@@ -1,5 +1,6 @@
 """A dataclass of options and its command line: each field is an option, with its help beside it."""
 import argparse
+import math
 import sys
 from dataclasses import field, fields
 from pathlib import Path
@@ -24,12 +25,17 @@ class LineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
 
-def path(text):
+def a_path(text):
     """The type of an option that names a file or folder. An empty name, as of a variable of the
     shell that is not set, is an error: Path("") is the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("a name is wanted, not an empty one")
     return Path(text)
+
+
+def named_file(text):
+    """The same as text."""
+    return str(a_path(text))
 
 
 def parser_of(options, doc):
@@ -55,6 +61,6 @@ def check_bounds(parser, options, bounds):
         least, most = bound if isinstance(bound, tuple) else (bound, sys.float_info.max)
         value = getattr(options, name, None)
         if value is not None and not least <= value <= most:            # NaN is out of all bounds
-            word = f"between {least} and {most}" if isinstance(bound, tuple) else \
-                f"at least {least}"
+            word = f"between {least} and {most}" if isinstance(bound, tuple) and most < math.inf \
+                else f"at least {least}"
             parser.error(f"--{name.replace('_', '-')} {value}: {word}")

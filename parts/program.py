@@ -19,6 +19,7 @@ import av
 
 from parts import sources, video
 from parts.arguments import DEFAULT, ask, complain, parse
+from parts.checks import check_setting
 from parts.outputs import Outputs
 from parts.questions import TOO_LONG
 from parts.render import clock
@@ -189,10 +190,9 @@ class Program:
         elif name == "threshold":
             try:
                 value = float(rest)
+                check_setting("threshold", value)
             except ValueError:
-                value = math.nan
-            if not 0 <= value <= 1:
-                raise ValueError(f"/threshold {rest}: a number from 0 to 1 is wanted")
+                raise ValueError(f"/threshold {rest}: a number from 0 to 1 is wanted") from None
             for session in sessions:
                 session.threshold = value
             self.terminal.tell(f"threshold {value:g}")

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from parts import checks
 from parts.annotations import stated_seconds
-from parts.checks import MOST_FPS
 from parts.devices import all_gather, failures, in_bfloat16, own_rank
 from parts.files import check, write_json
 from parts.options import SEEDS, check_bounds
@@ -56,7 +56,7 @@ def about_run(o, data=()):
 # the least value of an option, or (least, most)
 BOUNDS = {"epochs": (0, 10**6), "steps": (0, 10**9), "batch": (0, 10**6), "see_steps": (0, 10**9),
           "watch_steps": (0, 10**9), "micro_tokens": 1, "own_every": 0, "max_tokens": 1,
-          "fps": (1, MOST_FPS), "lr": (0, 10), "warmup": (0, 1), "weight_decay": (0, 10),
+          "fps": checks.BOUNDS["fps"], "lr": (0, 10), "warmup": (0, 1), "weight_decay": (0, 10),
           "clip": 0, "muon": (0, 1000), "workers": (0, 1024), "vision_chunk": 0, "save_every": 0,
           "keep": 1, "eval_every": 0, "eval_videos": (1, 10**6), "seed": SEEDS}
 
@@ -263,6 +263,20 @@ def in_a_line(error):
     if isinstance(error, RuntimeError) and own_rank()[1] > 1 and "onnection" in words:
         return "another process of the run has gone; go on with --resume"
     return None
+
+
+@contextmanager
+def to_the_end(name, kept="nothing is written"):
+    """Ctrl-C, or what a measurement lacks, ends the program with a line and its exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted, {kept}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError,
+            subprocess.CalledProcessError) as error:
+        print(f"{name}: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def program(name, work):

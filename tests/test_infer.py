@@ -156,7 +156,7 @@ def test_a_silent_second_is_one_vision_and_one_decoder_forward(tokenizer):
     model.vision_tower.register_forward_hook(lambda *_: calls.update(["vision"]))
     model.language_model.register_forward_hook(lambda *_: calls.update(["decoder"]))
     turns = infer.stream(model, tokenizer, pictures(12, 2), [(0, "What moves?")], fps=2,
-                         threshold=2.0, window=6, prune=2, compress=3.0)
+                         threshold=1.0, window=6, prune=2, compress=3.0)
     for n, turn in enumerate(turns, 1):
         assert turn.state != "response"
         assert calls == {"vision": n, "decoder": n + 1}              # and one of the system part
@@ -308,7 +308,7 @@ def test_a_window_of_0_keeps_all_and_then_says_that_the_cache_is_full(tokenizer)
     model = build(tokenizer, positions=400)
     turns = []
     with pytest.raises(ValueError, match=r"second \d+: the cache is full.*--window"):
-        for turn in infer.stream(model, tokenizer, pictures(100), window=0, threshold=2.0):
+        for turn in infer.stream(model, tokenizer, pictures(100), window=0, threshold=1.0):
             turns.append(turn)
     assert len(turns) > 5 and turns[-1].kv[0] > 300
     with pytest.raises(ValueError, match="capacity 500: the decoder has 400 positions"):
@@ -320,7 +320,7 @@ def test_a_stream_of_any_length_needs_the_same_slots_and_work(tokenizer, shadow)
     model, image = build(tokenizer, layers=1), pictures(1)[0][1]
     frames = ((s, image) for s in range(1000, 1600))      # numbers of four digits throughout
     used = [turn.kv[0] for turn in infer.stream(
-        model, tokenizer, frames, [(0, "What moves?")], max_new_tokens=2, threshold=2.0)]
+        model, tokenizer, frames, [(0, "What moves?")], max_new_tokens=2, threshold=1.0)]
     assert len(used) == 600 and 100 < shadow.drops < 300        # not one in each second
     assert max(used[120:180]) == max(used[-60:])
 
@@ -460,10 +460,10 @@ BAD = {
     "--every 2: how often an offline model": ["{clip}", "--every", "2"],
     "--every 0": ["{clip}", "--every", "0"],
     "--no-sound: of --render": ["{clip}", "--no-sound"],
-    "--threshold 5: a probability": ["{clip}", "--threshold", "5"],
-    "--fps 1000000000: at most": ["{clip}", "--fps", "1000000000"],
-    "--jsonl: a file is wanted": ["{clip}", "--jsonl", ""],
-    "--ask-file: a file is wanted": ["{clip}", "--ask-file", ""],
+    "--threshold 5.0: a number, from 0 to 1": ["{clip}", "--threshold", "5"],
+    "--fps 1000000000: a whole number, from 1 to 1000": ["{clip}", "--fps", "1000000000"],
+    "--jsonl: a name is wanted": ["{clip}", "--jsonl", ""],
+    "--ask-file: a name is wanted": ["{clip}", "--ask-file", ""],
 }
 
 

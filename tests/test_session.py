@@ -123,7 +123,7 @@ def test_closed_questions_leave_the_cache_and_nothing_else_does(
 
 def test_a_new_question_closes_the_one_answered_longest_ago(tokenizer):  # noqa: F811
     model, counts = build(tokenizer), Counter()
-    session = Session(model, tokenizer, window=30, threshold=2.0, capacity=400, counts=counts)
+    session = Session(model, tokenizer, window=30, threshold=1.0, capacity=400, counts=counts)
     image, told, n = pictures(1)[0][1], [], 0
     while not told:
         session.ask(f"Question {n}?")
@@ -308,7 +308,7 @@ def test_a_policy_of_ones_own_decides_what_leaves(tokenizer, shadow):  # noqa: F
     """Attention sinks: the first two turns stay beside the last four."""
     def sinks(seconds, kinds, now, excess, window, prune):
         return (kinds != infer.PINNED) & (seconds > 1) & (seconds < now - 3)
-    session = Session(build(tokenizer), tokenizer, threshold=2.0, policy=sinks)
+    session = Session(build(tokenizer), tokenizer, threshold=1.0, policy=sinks)
     watched(session, pictures(12))
     assert sorted(shadow.slots.turns()) == [0, 1, 8, 9, 10, 11]
 

@@ -24,7 +24,7 @@ SPLITS = [[0, 1, 2, 3, 4, 5, 6, 7]], [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 # ---- The gradient
 
-def gradient(groups, *options):
+def gradient(groups, *options, own=False):
     """(all gradients as one vector, loss, learner) of a step with these micro-batches of this
     rank."""
     tokenizer, model = parts()
@@ -35,7 +35,7 @@ def gradient(groups, *options):
         batches.append(data.collate(items, tokenizer.pad_id))
     learner = train.Learner(train.parse(["--no-autocast", "--train", "all", *options]), tokenizer,
                             model)
-    log = learner.backward(batches)
+    log = learner.backward(batches, own)
     found = [engine.whole(p.grad).flatten() for p in learner.model.parameters()]
     return torch.cat(found), log["loss"], learner
 
@@ -56,6 +56,9 @@ def gradients_of_rank(rank, out):
             assert all(p.grad.untyped_storage().nbytes() > p.grad.nbytes for p in learner.learnt)
             assert places == [p.grad.data_ptr() for p in learner.learnt]
         found[-1].append(held)
+    # a past of one's own, which the model is asked for beside its wrapper
+    replicas, shards = (gradient(mine, *options, own=True)[1] for options in ([], ["--shard"]))
+    assert abs(replicas - shards) < 1e-4
     if rank == 0:
         torch.save(found, out)
     dist.destroy_process_group()
@@ -128,7 +131,7 @@ def test_a_past_of_its_own_changes_silence_and_standby_alone(monkeypatch):
                        learn.model.config.decoder.vocab_size)
     said[:, standby], said[:, response] = 1, 2
     with monkeypatch.context() as guess:
-        guess.setattr(learn, "model", lambda **_: said)
+        guess.setattr(learn.model, "forward", lambda *_, **__: said)
         past = learn.own_past(inputs, mask)
     mine = (batch["labels"] != -100) & torch.isin(ids, quiet)
     assert (ids[mine] == silence).any() and (past[mine] == standby).all()
@@ -139,21 +142,23 @@ def test_a_past_of_its_own_changes_silence_and_standby_alone(monkeypatch):
 
 def test_a_wrong_guess_leads_to_the_next_ones():
     """A model that stands by where its last words were Standby, and in the first second: each
-    reading of its own past takes the error a second further."""
+    reading of its own past takes the error a second further. The film is seen once."""
     learn, _, _ = learner()
     (silence, standby, _), size = learn.state_ids.tolist(), learn.model.config.decoder.vocab_size
     ids = torch.tensor([[9, silence] * 6])
     mask = torch.tensor([[True, False] * 6])
 
-    def guess(input_ids, select):
+    def guess(input_ids, features, select):
         said = torch.zeros(6, size)
         past = [standby, *input_ids[0, 1:-1:2].tolist()]
         for k, word in enumerate(past):
             said[k, word] = 1
         return said
 
-    learn.model = guess
-    past = learn.own_past({"input_ids": ids}, mask)
+    learn.model.forward, seen = guess, []
+    learn.model.features = lambda *frames: seen.append(frames)
+    past = learn.own_past({"input_ids": ids, "pixels": 1, "frames": 2, "grids": 3}, mask)
+    assert seen == [(1, 2, 3)]
     assert train.GUESSES == 3
     assert past[0, 1::2].tolist() == [standby] * 3 + [silence] * 3
     assert (past[0, ::2] == 9).all() and (ids[0, 1::2] == silence).all()

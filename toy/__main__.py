@@ -6,7 +6,7 @@ import imageio.v3 as iio
 from tqdm import tqdm
 
 from parts.files import replacing, write_json
-from parts.options import LineParser, check_bounds, path
+from parts.options import LineParser, check_bounds, a_path
 from toy.dialogues import sample
 
 
@@ -21,7 +21,7 @@ def write_film(path, clip, size, fps):
 def main():
     parser = LineParser("toy", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=path, required=True, help="folder to write to")
+    parser.add_argument("--out", type=a_path, required=True, help="folder to write to")
     for flag, default, text in (("--n", 20, "number of films"), ("--seed", 1, "which films"),
                                 ("--size", 256, "side of the picture in pixels, even, 32 or more"),
                                 ("--fps", 10, "frames a second of the films")):

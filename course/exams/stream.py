@@ -85,14 +85,14 @@ def told(turn):
 @check("loop", 1, "step: silent seconds of one stream", close=1e-3)
 def silent_seconds(rng):
     model, tokenizer = a_world(rng)
-    session = Session(model, tokenizer, threshold=2.0)
+    session = Session(model, tokenizer, threshold=1.0)
     return [told(turn) for image in pictures(rng, 4) for turn in step([session], [[image]])]
 
 
 @check("loop", 1, "step: more forwards of the vision tower or of the decoder than it needs")
 def forwards(rng):
     model, tokenizer = a_world(rng)
-    sessions = [Session(model, tokenizer, threshold=2.0, fps=2) for _ in range(3)]
+    sessions = [Session(model, tokenizer, threshold=1.0, fps=2) for _ in range(3)]
     calls = []
     for _ in range(3):
         step(sessions, [pictures(rng, 2) for _ in sessions])

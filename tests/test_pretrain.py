@@ -150,6 +150,10 @@ def test_a_model_that_can_watch_learns_on(tmp_path, monkeypatch, tiny):
                           "model was .*old, is .*none: take another folder")):
         with pytest.raises(ValueError, match=error):
             make(new, *words)
+    make(new, "--model", f"{old}/../old", "--watch-steps", "2", "--workers", "0")     # it is made
+    with pytest.raises(FileNotFoundError):
+        make(tmp_path / "typo", "--model", str(tmp_path / "none"))
+    assert not (tmp_path / "typo").exists()
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before
 
 

@@ -381,18 +381,22 @@ def test_training_the_states_alone_changes_their_rows_and_the_last_norm(tmp_path
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "run.json", "bad.txt"])
-def test_a_run_writes_over_no_annotations(tmp_path, capsys, monkeypatch, name):
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to, None])
+def test_a_run_writes_over_no_annotations(tmp_path, capsys, name, link):
+    """Neither where they lie in its folder, nor where a name in it leads to them."""
     start, records = saved_parts(tmp_path / "start"), films(tmp_path)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "raw.jsonl").rename(tmp_path / "run" / name)
-    before = (tmp_path / "run" / name).read_bytes()
-    words = [str(tmp_path / "run" / name) if word.endswith("raw.jsonl") else word
-             for word in records]
+    raw, own = tmp_path / "raw.jsonl", tmp_path / "run" / name
+    own.parent.mkdir()
+    before = raw.read_bytes()
+    if link:
+        link(own, raw)
+    else:
+        raw.rename(own)
+        records = [str(own) if word == str(raw) else word for word in records]
     with pytest.raises(SystemExit) as end:
-        train.main([*start, *words, "--workers", "0", "--out", str(tmp_path / "run")])
+        train.main([*start, *records, "--workers", "0", "--out", str(own.parent)])
     assert end.value.code == 2 and "would write over --data" in capsys.readouterr().err
-    assert (tmp_path / "run" / name).read_bytes() == before
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+    assert own.read_bytes() == before and [*own.parent.iterdir()] == [own]
 
 
 @pytest.mark.parametrize("words, what", [

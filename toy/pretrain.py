@@ -139,6 +139,8 @@ def check_same(o):
     # one that was begun before an option was there has its neutral value
     was = {"model": "", "tasks": "all", "muon": 0.0, "decay": 0.0, **was.get("config", {}),
            "processes": was.get("processes")}
+    if was["model"] and o.model and Path(was["model"]).resolve() == Path(o.model).resolve():
+        was["model"] = o.model                              # the same, by another name
     for name in now.keys() - MAY_DIFFER:
         check(was.get(name) == now[name] or name == "processes" and is_made(o.out),
               f"{path}: {name} was {was.get(name)}, is {now[name]}: take another folder, or "
@@ -150,9 +152,6 @@ def make(o, stop):
     folder, (rank, _) = Path(o.out), own_rank()
     check_same(o)
     about = about_run(o)
-    all_gather(None)                                        # all have looked before one writes
-    if rank == 0:
-        write_json(folder / "run.json", about)
     torch.manual_seed(o.seed)
     if o.model:
         tokenizer = Tokenizer.from_pretrained(o.model)
@@ -161,6 +160,9 @@ def make(o, stop):
     else:
         tokenizer = new_tokenizer()
         model = new_model(tokenizer)
+    all_gather(None)                                        # all have looked before one writes
+    if rank == 0:
+        write_json(folder / "run.json", about)
     if o.see_steps and not o.model:                         # its decoder reads what it sees by now
         learn_to_see(o, model, stop)
     if o.watch_steps:

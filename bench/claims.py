@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -65,11 +66,20 @@ def trained(args, options, seed):
     folder = args.runs / name
     if not (folder / "model" / "run.json").exists():                        # written last of all
         again = ["--resume"] if folder.exists() else []
+        share = str(max(1, os.cpu_count() // args.workers))                 # of the cores
         subprocess.run([sys.executable, Path(__file__).parent.with_name("train.py"),
                         *options.split(), *start, *steps, "--seed", str(seed),
                         "--out", str(folder), *again],
-                       check=True)
+                       check=True, env={"OMP_NUM_THREADS": share, **os.environ})
     return folder
+
+
+def train_all(args, variants):
+    """Train what is not there yet, --workers runs side by side: the first seed of all variants,
+    then the next."""
+    runs = {(options, seed): None for seed in range(args.seeds) for options, *_ in variants}
+    with ThreadPoolExecutor(args.workers) as pool:      # an error, or Ctrl-C, begins no other run
+        list(pool.map(lambda run: trained(args, *run), runs))
 
 
 def thinned(log, most=60):
@@ -85,6 +95,7 @@ def thinned(log, most=60):
 def claims(args):
     """Train what is not there yet, stream it, compare: {claim}.json, .md and logs in args.out."""
     (paper, variants), training, found = CLAIMS[args.claim], {}, {}
+    train_all(args, variants.values())
     for name, (options, fps, theirs) in variants.items():
         seeds, pooled, training[name] = [], [], []
         for seed in range(args.seeds):
@@ -198,7 +209,7 @@ def main(argv=None):
     add("--steps", type=int, help="of training; default: the recipe's")
     add("--runs", type=a_path, default="runs/claims", help="folder of the training runs")
     add("--out", type=a_path, default="assets/claims", help="of tables, figure and logs")
-    add("--workers", type=int, default=workers)
+    add("--workers", type=int, default=workers, help="runs side by side, then streams")
     add("--threshold", type=float, help="of P(Response)")
     add("--window", type=int, help="seconds kept in the context")
     args = parser.parse_args(argv)

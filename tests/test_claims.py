@@ -4,6 +4,7 @@ import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def trained(folder, monkeypatch):
     """train.py without the training: the tiny random model, a log; what it was asked to do."""
     commands = []
 
-    def train(command, check):
+    def train(command, check, env):
         commands.append([str(word) for word in command[2:]])
         out = Path(command[command.index("--out") + 1])
         shutil.copytree(folder, out / "model")
@@ -55,8 +56,8 @@ def test_a_claim_trains_its_variants_alike_and_only_once(folder, tmp_path, train
     same = ["--steps", "150", "--seed"]
     assert [command[:command.index("--out")] for command in trained] == [
         [*loss, *same, seed]
-        for loss in ([], *(["--loss", kind] for kind in ("alpha", "gamma", "fixed", "ce")))
-        for seed in "01"]
+        for seed in "01"
+        for loss in ([], *(["--loss", kind] for kind in ("alpha", "gamma", "fixed", "ce")))]
     claim(tmp_path, "loss", "--seeds", "2")
     claim(tmp_path, "states")  # its first variant is the focal loss's
     assert len(trained) == 11 and trained[10][:2] == ["--states", "2"]
@@ -70,6 +71,34 @@ def test_a_claim_trains_its_variants_alike_and_only_once(folder, tmp_path, train
     (unfinished / "step-000100").mkdir()
     claim(tmp_path, "states", "--model", folder)
     assert len(trained) == 14 and trained[13] == [*trained[12], "--resume"]
+
+
+def test_runs_go_side_by_side_each_with_its_share_of_the_cores(folder, tmp_path, trained,
+                                                              monkeypatch):
+    """Two are there at the same time, no more; an error begins no other."""
+    rows, both = [dialogue(task, gold, gold) for task, gold in GOLD.items()], Barrier(2, timeout=60)
+    monkeypatch.setattr(claims, "run_bench", lambda args: (rows, {}, None))
+    monkeypatch.setattr(claims.os, "cpu_count", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    train, threads = claims.subprocess.run, []
+
+    def together(command, check, env):
+        threads.append(env["OMP_NUM_THREADS"])
+        both.wait()
+        train(command, check, env)
+
+    claims.subprocess.run = together
+    claim(tmp_path, "states", "--workers", 2)
+    assert threads == ["3", "3"] and len(trained) == 2
+
+    def failing(command, check, env):
+        threads.append(command)
+        raise claims.subprocess.CalledProcessError(2, "train.py")
+
+    claims.subprocess.run = failing
+    with pytest.raises(SystemExit):
+        claim(tmp_path, "loss", "--seeds", 3, "--workers", 2)
+    assert len(threads) <= 2 + 4                                # of 14 that were to come
 
 
 def test_a_claim_tells_every_score_and_how_to_repeat_it(tmp_path, trained):

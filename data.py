@@ -196,8 +196,9 @@ class Augment:
     noise: float = 0.1                  # of toy clips alone: as a codec leaves it
 
 PLAIN = Augment(0, (0, 0), 0, 0, 0, 0, 0)
-# a shift is drawn below one of these: mostly a minute, seldom what a stream of a day comes to
-OFFSETS = 60, 60, 60, 60, 60, 200, 200, 900, 100_000
+# a shift is drawn below one of these: mostly a minute, seldom what a film or a stream of a day
+# comes to
+OFFSETS = 60, 60, 60, 60, 200, 200, 900, 4000, 100_000
 LASTS = 0.75                            # the chance that a wrong state is said again
 # tasks whose answers do not look back further than their event
 CUTTABLE = {"Real-time Narration", "Event Caption", "Action Caption", "Event Grounding"}

@@ -158,10 +158,10 @@ def asked(cells, question):
     return np.float32(old | named(0, 1)) + does
 
 # The toy curriculum: until this part of the steps, so many tokens a step, this mix of samples.
-CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.20, "frame": 0.08, "short": 0.44, "long": 0.14,
-                            "full": 0.12}),
-              (1.00, 3072, {"one": 0.02, "busy": 0.12, "frame": 0.05, "short": 0.38, "long": 0.16,
-                            "full": 0.27}))
+CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.20, "frame": 0.08, "short": 0.42, "long": 0.12,
+                            "full": 0.10, "reel": 0.06}),
+              (1.00, 3072, {"one": 0.02, "busy": 0.11, "frame": 0.05, "short": 0.36, "long": 0.14,
+                            "full": 0.22, "reel": 0.10}))
 # what --tasks leaves out
 LEFT_OUT = {"no-backward-grounding": "Backward Grounding", "no-narration": "Real-time Narration"}
 GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Frame QA",

@@ -7,7 +7,7 @@ told by the Dialogue d (telling.py), in the wordings of its name (wordings.py).
 import random
 from functools import partial
 
-from toy.drills import Bustle, Slides
+from toy.drills import Bustle, Reel, Slides
 from toy.telling import ABSENT, NOT_SO, VAIN, Dialogue
 from toy.wordings import FIRST, UNSEEN
 from toy.world import EVENTS, Clip, an, listed, placed, seen, there
@@ -17,8 +17,8 @@ TASKS, MIXES = {}, {}   # name: function; kind of film: {name: weight}, of full 
 
 
 def task(name, **weights):
-    """Register a task: "full", 10 to 60 s, "long", "short", "busy" and "frame" films (see sample)
-    are asked it with these weights."""
+    """Register a task: "full", 10 to 60 s, "long", "short", "reel", "busy" and "frame" films (see
+    sample) are asked it with these weights."""
     def register(tell):
         TASKS[name] = tell
         for kind, weight in weights.items():
@@ -34,7 +34,7 @@ def time_sensitive_qa(d):
     d.follow(*(d.undated() if d.rng.random() < ABSENT else d.dated()[0]))
 
 
-@task("Event Grounding", full=13.15, short=12.5)
+@task("Event Grounding", full=13.15, short=12.5, reel=15)
 def event_grounding(d):
     """Of an event that is to come, or never comes."""
     end, rng = d.clip.seconds, d.rng
@@ -66,7 +66,7 @@ def offline_qa(d):
     d.say(reply, turn + 2, since=turn)
 
 
-@task("Real-time Narration", full=12.7, short=14)
+@task("Real-time Narration", full=12.7, short=14, reel=40)
 def narration(d):
     """What starts and stops, on the second that shows it."""
     d.ask("Real-time Narration", "", 0)
@@ -76,14 +76,14 @@ def narration(d):
             d.say(e.caption if e.kind == "hit" else f"The {e.name} stops.", e.last + 1)
 
 
-@task("Event Caption", full=6.7, short=12)
+@task("Event Caption", full=6.7, short=12, reel=20)
 def event_caption(d):
     d.ask("Event Caption", "", 0)
     for e in d.clip.events:
         d.say(e.caption, e.last + 1, since=e.first)
 
 
-@task("Timed Caption", short=17, long=20)
+@task("Timed Caption", short=17, long=20, reel=20)
 def timed_caption(d):
     d.ask("Timed Caption", "", 0)
     for e in d.clip.events:
@@ -108,7 +108,7 @@ def recalling(d):
         d.recall(turn)
 
 
-@task("Waiting", short=40, busy=40, long=35)
+@task("Waiting", short=40, busy=40, long=35, reel=20)
 def waiting(d):
     """For one event after the other; some never come, while something like it does."""
     turn, end = 0, d.clip.seconds
@@ -174,8 +174,9 @@ def dating(d):
 def sample(seed, i, kind="full"):
     """(clip, raw record) number i of a seed, always the same. kind: "full", 10 to 60 s, one task by
     the paper's mix or several; "long", as long, with many questions about what is far back;
-    "short", 6 to 12 s and dense, with many hits; "busy", everything does something every second;
-    "frame", another picture every second; "one", a picture."""
+    "short", 6 to 12 s and dense, with many hits; "reel", several films end to end; "busy",
+    everything does something every second; "frame", another picture every second; "one", a
+    picture."""
     dialogue = drawn(seed, i, kind)
     return dialogue.clip, dialogue.record(i)
 
@@ -189,8 +190,8 @@ def drawn(seed, i, kind):
     """The dialogue of a sample, with its clip."""
     rng = random.Random(f"train/{kind}/{seed}/{i}")
     longest = rng.choices((20, 30, 60), (5, 3, 2))[0]
-    lengths = {"short": (6, 12), "busy": (3, 10), "frame": (2, 8), "one": (1, 1)}
-    film = {"one": Slides, "frame": Slides, "busy": Bustle,
+    lengths = {"short": (6, 12), "reel": (18, 40), "busy": (3, 10), "frame": (2, 8), "one": (1, 1)}
+    film = {"one": Slides, "frame": Slides, "busy": Bustle, "reel": Reel,
             "short": partial(Clip, odds=EVENTS | {"hit": 20})}.get(kind, Clip)
     clip = film(rng, rng.randint(*lengths.get(kind, (10, longest))))
     mix, dialogue = MIXES["frame" if kind == "one" else kind], Dialogue(clip, rng)

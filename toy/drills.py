@@ -1,4 +1,5 @@
-"""Films of the demo's pretraining: a new picture every second, or all things busy every second."""
+"""Films of the demo's training beside Clip: a new picture every second, all things busy every second,
+and several films end to end."""
 import math
 from dataclasses import replace
 
@@ -18,6 +19,35 @@ class Slides:
 
     def frame(self, t, size):
         return self.pictures[int(t)].frame(0, size)
+
+
+class Reel:
+    """Films end to end, `seconds` in all or more: the picture changes without a warning, as at the
+    cuts of a film, and what goes on is told as before."""
+
+    def __init__(self, rng, seconds):
+        self.films, self.events, self.seconds = [], [], 0
+        while self.seconds < seconds:
+            film, things = Clip(rng, rng.randint(8, 20)), sum(len(f.start) for _, f in self.films)
+            self.events += [replace(e, thing=e.thing + things, first=e.first + self.seconds,
+                                    last=e.last + self.seconds) for e in film.events]
+            self.films.append((self.seconds, film))
+            self.seconds += film.seconds
+
+    def at(self, t):
+        """(number of seconds before it, film) of the film that runs at t seconds."""
+        return [(begin, film) for begin, film in self.films if begin <= t][-1]
+
+    def state(self, t):
+        """The things of all films; those of the others are not there."""
+        begin, running = self.at(t)
+        states = ([replace(thing, r=0.0, doing="still") for thing in film.start]
+                  if film is not running else film.state(t - begin) for _, film in self.films)
+        return [thing for state in states for thing in state]
+
+    def frame(self, t, size):
+        begin, film = self.at(t)
+        return film.frame(t - begin, size)
 
 
 class Bustle:

@@ -37,7 +37,8 @@ from parts.checkpoints import (enter, last_checkpoint, load_checkpoint, open_log
                                save_checkpoint)
 from parts.config import parts_config, whole_config
 from parts.decision import STATES as NAMES
-from parts.devices import all_gather, all_reduce, autocast, own_device, own_rank
+from parts.devices import (all_gather, all_reduce, autocast, own_device, own_rank,
+                           product_dtype)
 from parts.engine import (distribute, gradient_sync, only_states, state_parts, whole,
                           whole_weights)
 from parts.files import check, write_json
@@ -251,7 +252,8 @@ class Learner:
         self.distributed = distribute(model, o.shard)       # what is called in the model's place
         self.learnt = [p for p in model.parameters() if p.requires_grad]
         # after that: the moments of shards are shards
-        self.optimizers = own_optimizers(model, o.lr, o.weight_decay, o.muon)
+        self.optimizers = own_optimizers(model, o.lr, o.weight_decay, o.muon,
+                                         product_dtype(o, self.device))
 
     def total(self, tensor):
         """The sum over ranks."""

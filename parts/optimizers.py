@@ -4,8 +4,8 @@ A step of Muon is as long in every direction of a matrix. M is the gradient's ru
 singular values differ by orders of magnitude, so that a plain step moves along few directions;
 U V^T of M = U S V^T moves along all alike. Five rounds of a polynomial in M bring S near 1, without
 a decomposition (Jordan et al., "Muon: An optimizer for hidden layers", 2024). torch.optim.Muon does
-the same in bfloat16, one matrix at a time: on CPUs that emulate it an update of the demo's decoder
-takes longer than its forward and backward. tests/test_optimizers.py holds the two together.
+the same in bfloat16 alone, one matrix at a time: on CPUs that emulate it an update of the demo's
+decoder takes longer than its forward and backward. tests/test_optimizers.py holds the two together.
 """
 from collections import defaultdict
 
@@ -31,10 +31,11 @@ def orthogonal(m):
 class Muon(torch.optim.Optimizer):
     """For matrices of hidden layers; embeddings, heads, biases and norms want AdamW. The rate
     is AdamW's too: a step is as long as one of its, 0.2 of lr for each weight, root mean square
-    (Liu et al., "Muon is Scalable for LLM Training", 2025).
+    (Liu et al., "Muon is Scalable for LLM Training", 2025). dtype: of the five rounds' products.
     ValueError for what is no matrix."""
 
-    def __init__(self, params, lr=1e-3, momentum=0.95, weight_decay=0.05):
+    def __init__(self, params, lr=1e-3, momentum=0.95, weight_decay=0.05, dtype=torch.float32):
+        self.dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         for p in (p for group in self.param_groups for p in group["params"]):
             if p.ndim != 2:
@@ -57,7 +58,7 @@ class Muon(torch.optim.Optimizer):
         """A step of matrices of one shape."""
         ahead = torch.stack([whole(self.ahead(p, group["momentum"])) for p in params])
         length = 0.2 * max(ahead.shape[1:]) ** 0.5
-        for p, direction in zip(params, orthogonal(ahead)):
+        for p, direction in zip(params, orthogonal(ahead.to(self.dtype)).to(ahead.dtype)):
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.sub_(part_of(direction, p), alpha=group["lr"] * length)
 
@@ -82,9 +83,10 @@ def others(parameters, matrices):
     return [(name, p) for name, p in parameters if p.requires_grad and id(p) not in known]
 
 
-def own_optimizers(model, lr, weight_decay, muon):
+def own_optimizers(model, lr, weight_decay, muon, dtype=torch.float32):
     """[AdamW] of what learns of a model or, unless muon is 0, [AdamW, Muon], Muon for the matrices
-    of the decoder's layers. group["scale"]: of a group's rate, in the run's."""
+    of the decoder's layers, with products in dtype. group["scale"]: of a group's rate, in the
+    run's."""
     matrices = layer_matrices(model) if muon else []
     # weight decay is for matrices: biases, norms and embeddings are scales, not directions
     rest = [(p, p.ndim == 2 and "embed" not in name)
@@ -94,5 +96,6 @@ def own_optimizers(model, lr, weight_decay, muon):
     # fused: no copy of all weights in a step
     found = [torch.optim.AdamW(groups, lr=lr, fused=True)]
     if matrices:
-        found.append(Muon([{"params": matrices, "scale": muon}], lr, weight_decay=weight_decay))
+        found.append(Muon([{"params": matrices, "scale": muon}], lr, weight_decay=weight_decay,
+                          dtype=dtype))
     return found

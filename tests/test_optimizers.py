@@ -6,6 +6,7 @@ from small import parts
 import train
 from parts import optimizers
 from parts.optimizers import Muon, layer_matrices, orthogonal, own_optimizers
+from toy import pretrain
 
 
 @pytest.mark.parametrize("shape", [(48, 96), (96, 48), (40, 40)])
@@ -20,13 +21,15 @@ def test_orthogonal_is_the_gradient_with_its_singular_values_near_one(shape):
         assert 0.6 < values.diag()[large].min() and values.diag().max() < 1.3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(24, 64), (64, 24), (24, 24)])
-def test_muon_is_torchs(shape):
-    """To the digits of bfloat16, in which torch's computes; over steps of several rates."""
+def test_muon_is_torchs(shape, dtype):
+    """To the digits of bfloat16, in which torch's computes, of both where ours does so, too; over
+    steps of several rates."""
     torch.manual_seed(1)
     start = torch.randn(shape)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    one = Muon([ours], lr=0.01, weight_decay=0.1)
+    one = Muon([ours], lr=0.01, weight_decay=0.1, dtype=dtype)
     other = torch.optim.Muon([theirs], lr=0.01, weight_decay=0.1, momentum=0.95,
                              adjust_lr_fn="match_rms_adamw")
     for rate in (0.01, 0.03, 0.002):
@@ -35,7 +38,8 @@ def test_muon_is_torchs(shape):
             p.grad = gradient.clone()
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
-    assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()
+    digits = 0.02 if dtype == torch.float32 else 0.04
+    assert (ours - theirs).norm() < digits * (theirs - start).norm()
 
 
 @pytest.mark.parametrize("together", [1 << 24, 1, 200])
@@ -52,6 +56,32 @@ def test_matrices_of_one_shape_move_as_if_they_were_alone(monkeypatch, together)
     for optimizer in moving:
         optimizer.step()
     torch.testing.assert_close(all_three, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_products_are_in_bfloat16_where_the_forward_s_are(monkeypatch):
+    """By the hardware and --autocast; the weights and the running mean stay float32."""
+    seen = []
+
+    def recording(m):
+        seen.append(m.dtype)
+        return orthogonal(m)
+
+    monkeypatch.setattr(optimizers, "orthogonal", recording)
+    for can, words, dtype in ((True, [], torch.bfloat16), (False, [], torch.float32),
+                              (True, ["--no-autocast"], torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: {"avx512_bf16": can})
+        tokenizer, model = parts()
+        learner = train.Learner(train.parse(["--muon", "2", *words]), tokenizer, model)
+        muon = learner.optimizers[1]
+        lessons = pretrain.Lessons(autocast=not words)
+        for optimizer in (muon, pretrain.watching_optimizers(lessons, model)[1]):
+            for p in layer_matrices(model):
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+        assert {*seen} == {dtype}, words
+        seen.clear()
+        assert {state["momentum_buffer"].dtype for state in muon.state.values()} | {
+            p.dtype for p in layer_matrices(model)} == {torch.float32}
 
 
 def test_muon_refuses_what_is_no_matrix():

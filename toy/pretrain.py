@@ -23,7 +23,7 @@ from data import Readable, loaded, model_inputs, own_group
 from loss import state_counts, state_focal_loss
 from parts.config import DecoderConfig, StreamoConfig, VisionConfig
 from parts.devices import (all_gather, all_reduce, autocast, broadcast_weights, own_device,
-                           own_rank)
+                           own_rank, product_dtype)
 from parts.engine import flat, load_moments, moments, read_state, write_state
 from parts.files import check, read_json, write_json
 from parts.optimizers import Muon, layer_matrices, others
@@ -373,7 +373,7 @@ def watching_optimizers(o, model, *heads):
     rest = others(torch.nn.ModuleList([model, *heads]).named_parameters(), matrices)
     found = [torch.optim.AdamW([p for _, p in rest], weight_decay=0.01)]
     if matrices:
-        found.append(Muon(matrices, weight_decay=0.05))
+        found.append(Muon(matrices, weight_decay=0.05, dtype=product_dtype(o, own_device())))
     return found
 
 

@@ -6,9 +6,7 @@ Times are seconds everywhere. The two public formats, Streamo-Instruct's raw and
 read and checked by parts/annotations.py; `python records.py` shows and converts annotation files.
 """
 import math
-import os
 import random
-import signal
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +23,7 @@ from parts.annotations import (DAY, faults, parse_rate, read_annotations, read_r
 from parts.compressor import Compressor
 from parts.files import check
 from parts.video import frames, resized
+from parts.workers import loader_process
 from streamo import RESPONSE, SILENCE, STANDBY, normalised
 
 SYSTEM = "Each second, say </Silence>, </Standby> or </Response> and the answer."
@@ -486,16 +485,10 @@ def loaded(dataset, tokenizer, steps, numbers, workers, rank=0, world=1):
     step = []
     for batch in DataLoader(dataset, batch_sampler=micro_batches(), num_workers=workers,
                             collate_fn=partial(collate, pad_id=tokenizer.pad_id),
-                            worker_init_fn=own_group, prefetch_factor=4 if workers else None,
+                            worker_init_fn=loader_process, prefetch_factor=4 if workers else None,
                             pin_memory=torch.cuda.is_available()):
         step.append(batch)
         if len(step) == sizes[0]:
             yield step
             step = []
             sizes.popleft()
-
-
-def own_group(_):
-    """For a loader's process: signals to the run's group of processes are not meant for it."""
-    os.setpgrp()
-    signal.set_wakeup_fd(-1)        # nor may what ends it be taken for a signal to the run

@@ -22,6 +22,24 @@ def begin_worker(parent, begin):
         begin()
 
 
+def end_by(parent):
+    """Obey SIGTERM of the parent alone: what stops a job sends it to all of its processes."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def loader_process(_):
+    """Begin a loader's process: signals to the run, its group or all its processes, are not meant
+    for it. The run obeys them: its loader goes on until the step is done."""
+    os.setpgrp()
+    signal.set_wakeup_fd(-1)            # nor may what ends it be taken for a signal to the run
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=end_by, args=(os.getppid(),), daemon=True).start()
+
+
 @contextmanager
 def without_ctrl_c():
     """Ctrl-C waits until the block is over."""

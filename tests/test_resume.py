@@ -1,5 +1,6 @@
 """Runs that stop and go on: kill -9, signals, other ranks, other options, broken files."""
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -44,7 +45,9 @@ def one_rank(rank, arguments, end, step):
 
     def last_rate(o, now):
         if now == step and end != "torn" and rank == 0:
-            subprocess.run(["kill", f"-{end:d}", "0"])  # all of the group, as torchrun does it
+            loaders = [str(child.pid) for child in multiprocessing.active_children()]
+            # all of the group, as torchrun does it, and all of the job, as a cluster does
+            subprocess.run(["kill", f"-{end:d}", *loaders, "0"])
         return rate(o, now)
 
     def torn(tensors, path, metadata):

@@ -389,7 +389,8 @@ def samples(kind, n):
 
 def everything():
     return itertools.chain(samples("full", 3000), samples("long", 200), samples("short", 200),
-                           samples("frame", 200), samples("one", 200), samples("busy", 200))
+                           samples("frame", 200), samples("one", 200), samples("busy", 200),
+                           samples("reel", 100))
 
 
 @pytest.mark.long
@@ -404,7 +405,7 @@ def test_every_task_appears_near_the_papers_share():
     for task, percent in paper.items():         # Event Caption stands in where a clip has no matter
         share = 100 * found[task] / sum(found.values())
         assert abs(share - percent) < (6 if task == "Event Caption" else 2.5), (task, share)
-    for kind in ("short", "long", "busy", "frame"):
+    for kind in ("short", "long", "busy", "frame", "reel"):
         tasks = {record["task_type"] for _, record in samples(kind, 200)}
         drawn = {"Recalling": "Backward Grounding", "Waiting": "Event Grounding"}
         assert tasks >= {drawn.get(task, task) for task in dialogues.MIXES[kind]} - {"Grounding"}
@@ -600,3 +601,29 @@ def test_a_film_has_its_name_only_when_it_is_whole(stop, code, line, tmp_path, m
         toy_main()
     assert end.value.code == code and re.search(line, capsys.readouterr().err.splitlines()[-1])
     assert [path.name for path in tmp_path.iterdir()] == ["000000.mp4"]
+
+
+def test_a_reel_shows_and_tells_its_films_one_after_the_other():
+    """Each film as it is alone: pictures, things, events; the others' things are not there."""
+    events = 0
+    for i in range(40):
+        reel, record = dialogues.sample(7, i, "reel")
+        ends = [begin for begin, _ in reel.films[1:]] + [reel.seconds]
+        assert len(reel.films) >= 2 and reel.seconds >= 18
+        first = 0
+        for (begin, film), end in zip(reel.films, ends, strict=True):
+            assert end - begin == film.seconds
+            for turn in (begin, (begin + end) // 2, end - 1):
+                assert (reel.frame(turn, 32) == film.frame(turn - begin, 32)).all()
+                assert [t.name for t in world.there(reel.state(turn))] == [
+                    t.name for t in world.there(film.state(turn - begin))]
+                mine = reel.state(turn)[first:first + len(film.start)]
+                assert [(t.name, t.r, t.doing) for t in mine] == [
+                    (t.name, t.r, t.doing) for t in film.state(turn - begin)]
+            told = [e for e in reel.events if begin <= e.first < end]
+            assert [(e.first - begin, e.last - begin, e.thing - first, e.caption) for e in told] \
+                == [(e.first, e.last, e.thing, e.caption) for e in film.events]
+            first, events = first + len(film.start), events + len(told)
+        if record["task_type"] == "Event Caption" and reel.events:
+            assert [r["content"] for r in record["response"]] == [e.caption for e in reel.events]
+    assert events > 100

@@ -170,7 +170,7 @@ def test_what_is_denied_did_not_happen_in_any_film():
 
 
 def test_among_waits_one_after_the_other_many_are_in_vain_and_something_like_it_happens():
-    for kind in ("short", "busy", "long"):
+    for kind in ("short", "busy", "long", "reel"):
         vain = tempted = asked_for = 0
         for i in range(60):
             clip = dialogues.sample(33, i, kind)[0]
@@ -198,7 +198,8 @@ def test_among_waits_one_after_the_other_many_are_in_vain_and_something_like_it_
 
 def test_what_is_told_to_be_absent_is_not_there_on_that_second():
     told = collections.Counter()
-    for kind, n in (("full", 800), ("short", 300), ("busy", 200), ("frame", 60), ("long", 60)):
+    for kind, n in (("full", 800), ("short", 300), ("busy", 200), ("frame", 60), ("long", 60),
+                    ("reel", 60)):
         for clip, record in samples(kind, n):
             for said in record["response"]:
                 turn = int(said["time"] or said["end_time"] + 1) - 1

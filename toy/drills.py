@@ -1,5 +1,5 @@
-"""Films of the demo's training beside Clip: a new picture every second, all things busy every second,
-and several films end to end."""
+"""Films of the demo's training beside Clip: a new picture every second, all things busy every
+second, and several films end to end."""
 import math
 from dataclasses import replace
 

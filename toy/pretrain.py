@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data import Readable, loaded, model_inputs, own_group
+from data import Readable, loaded, model_inputs
 from loss import state_counts, state_focal_loss
 from parts.config import DecoderConfig, StreamoConfig, VisionConfig
 from parts.devices import (all_gather, all_reduce, autocast, broadcast_weights, own_device,
@@ -30,6 +30,7 @@ from parts.optimizers import Muon, layer_matrices, others
 from parts.options import SEEDS, check_bounds, option, parser_of
 from parts.runs import Stopped, about_run, asked_to_stop, command, program, write_model
 from parts.tokenizer import FRAME, STATES, Tokenizer
+from parts.workers import loader_process
 from streamo import Streamo, normalised, pooling_matrix
 from toy.datasets import LEFT_OUT, ToyFilms, ToyStills, toy_texts
 from toy.steps import ToySteps
@@ -230,7 +231,8 @@ def learn_to_see(o, model, stop):
     whole = share * world                                               # of a step
 
     def batches(first):
-        return DataLoader(stills, batch_size=share, num_workers=o.workers, worker_init_fn=own_group,
+        return DataLoader(stills, batch_size=share, num_workers=o.workers,
+                          worker_init_fn=loader_process,
                           sampler=range(whole * first + rank, whole * o.see_steps, world))
 
     for step, (images, *labels), bar in lesson(o, "see", o.see_steps, stop, batches,

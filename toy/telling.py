@@ -72,8 +72,9 @@ class Dialogue:
         rng = self.rng
         near = [e for e in self.clip.events if e.last >= first and e.first <= last]
         if why == "elsewhen":
-            told = [(e.thing, e.does) for e in near]
-            found = [e for e in self.clip.events if e not in near and (e.thing, e.does) not in told]
+            told = {(e.thing, e.does) for e in near} | {e.caption for e in near}
+            found = [e for e in self.clip.events
+                     if e not in near and not {(e.thing, e.does), e.caption} & told]
             return rng.choice(found) if found else None
         now = self.clip.state(turn)
         here = [i for i, thing in enumerate(now) if thing.r > 0]
@@ -81,7 +82,8 @@ class Dialogue:
             if not here:
                 return None
             i = rng.choice(here)
-            name, done = now[i].name, [e for e in near if e.thing == i]
+            name = now[i].name
+            done = [e for e in near if e.thing == i or e.name == name]  # in a reel's other films
         else:
             ever, i, done = self.names(), -1, []
             name = rng.choice([name for name in NAMES if name not in ever])

@@ -88,6 +88,11 @@ def check_options(parser, o, given):
          "--eval-videos: of the evaluations of --eval-every, which is not said"),
         (said("vision_chunk") and o.train == "all",
          "--vision-chunk: of a frozen encoder, and --train all lets it learn"),
+        (said("micro_tokens") and not o.data and not o.batch,
+         "--micro-tokens: of --data or --batch; the toy world's curriculum has its own"),
+        (said("skip_bad") and not o.data, "--skip-bad: of --data; the toy world has no bad sample"),
+        (said("checkpoint_layers") and o.train == "states",
+         "--train states: no gradient goes through a layer, there is nothing to recompute"),
         (not o.out, "--out: a folder is wanted"))
     for wrong, message in rules:
         if wrong:

@@ -405,7 +405,10 @@ def test_a_run_writes_over_no_annotations(tmp_path, capsys, name, link):
     (["--lr", "1e300"], "--lr 1e+300"), (["--batch", "1000000000"], "--batch 1000000000"),
     (["--fps", "1000000"], "--fps 1000000"), (["--workers", "100000"], "--workers 100000"),
     (["--epochs", "2"], "--epochs: of --data"), (["--eval-videos", "2"], "--eval-videos: of"),
-    (["--train", "all", "--vision-chunk", "9"], "--vision-chunk: of a frozen encoder")])
+    (["--train", "all", "--vision-chunk", "9"], "--vision-chunk: of a frozen encoder"),
+    (["--micro-tokens", "300"], "--micro-tokens: of --data or --batch"),
+    (["--skip-bad"], "--skip-bad: of --data"),
+    (["--train", "states", "--checkpoint-layers"], "nothing to recompute")])
 def test_what_no_run_could_use_is_refused(words, what):
     with pytest.raises(ValueError, match=re.escape(what)):
         runs.weighted(train.parse(words).data)

@@ -1,4 +1,5 @@
 """The shipped checkpoint on the shipped film: what README shows is what it says."""
+import json
 import re
 from pathlib import Path
 
@@ -25,3 +26,17 @@ def test_the_demo_says_what_readme_shows():
 
 def test_the_checkpoint_is_small():
     assert sum(path.stat().st_size for path in (ROOT / "assets" / "tiny").iterdir()) < 12e6
+
+
+def test_the_start_of_the_comparisons_is_a_model_after_its_lessons():
+    """It sees as the demo model does, and its words are the same kind: python -m toy.pretrain."""
+    about = json.loads((ROOT / "assets/lessons/run.json").read_text(encoding="utf-8"))
+    assert about["config"]["watch_steps"] == 5000 and about["config"]["model"] == ""
+    model = Streamo.from_pretrained(ROOT / "assets/lessons", torch.float32)
+    tokenizer = Tokenizer.from_pretrained(ROOT / "assets/lessons")
+    assert model.config.decoder.vocab_size >= len(tokenizer) and model.config.threshold is None
+    question = [(0, "Name all the shapes, every second.")]
+    turns = stream(model, tokenizer, video.frames(ROOT / "assets" / "demo.mp4"), question)
+    (said,) = {turn.text for turn in list(turns)[8:9]}
+    names = "blue star", "red cross", "red triangle", "yellow star"
+    assert sum(name in said for name in names) >= 3, said          # of four; it has much to learn

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -68,20 +68,24 @@ def trained(args, options, seed):
     folder = args.runs / name
     if not (folder / "model" / "run.json").exists():                        # written last of all
         again = ["--resume"] if folder.exists() else []
-        share = str(max(1, os.cpu_count() // args.workers))                 # of the cores
+        share = str(max(1, torch.get_num_threads() // args.workers))
         subprocess.run([sys.executable, Path(__file__).parent.with_name("train.py"),
                         *options.split(), *start, *steps, "--seed", str(seed),
                         "--out", str(folder), *again],
-                       check=True, env={"OMP_NUM_THREADS": share, **os.environ})
+                       check=True, env={**os.environ, "OMP_NUM_THREADS": share})
     return folder
 
 
 def train_all(args, variants):
     """Train what is not there yet, --workers runs side by side: the first seed of all variants,
     then the next."""
-    runs = {(options, seed): None for seed in range(args.seeds) for options, *_ in variants}
-    with ThreadPoolExecutor(args.workers) as pool:      # an error, or Ctrl-C, begins no other run
-        list(pool.map(lambda run: trained(args, *run), runs))
+    runs = dict.fromkeys((options, seed) for seed in range(args.seeds) for options, *_ in variants)
+    with ThreadPoolExecutor(args.workers) as pool:
+        try:
+            for run in as_completed([pool.submit(trained, args, *run) for run in runs]):
+                run.result()
+        finally:                                            # an error, or Ctrl-C, begins no other
+            pool.shutdown(cancel_futures=True)
 
 
 def thinned(log, most=60):

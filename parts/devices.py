@@ -1,6 +1,7 @@
 """Devices and ranks: the GPU or CPU of a process, and what the processes of a run exchange."""
 import torch
 import torch.distributed as dist
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 
 def own_device():
@@ -32,8 +33,8 @@ def product_dtype(o, device):
 
 
 def autocast(o, device, **more):
-    """The context of a forward on this device, with products in product_dtype()."""
-    enabled = product_dtype(o, device) == torch.bfloat16
+    """The context of a forward on this device, in bfloat16 where in_bfloat16() says so."""
+    enabled = in_bfloat16(o, device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled, **more)
 
 
@@ -54,10 +55,9 @@ def all_reduce(tensors):
     """Replace each tensor, of one type, by its sum over the ranks: in one message, for a hundred
     small ones take a CPU eight times as long."""
     if dist.is_initialized():
-        whole = torch.cat([tensor.flatten() for tensor in tensors])
+        whole = parameters_to_vector(tensors)
         dist.all_reduce(whole)
-        for tensor, part in zip(tensors, whole.split([t.numel() for t in tensors])):
-            tensor.copy_(part.view_as(tensor))
+        vector_to_parameters(whole, tensors)
 
 
 def broadcast_weights(module):

@@ -5,7 +5,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 
 def end_with(parent):
@@ -37,7 +37,7 @@ def loader_process(_):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # macOS has none
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=end_by, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=end_by, args=(parent_process().pid,), daemon=True).start()
 
 
 @contextmanager

@@ -1,5 +1,4 @@
 """The shipped checkpoint on the shipped film: what README shows is what it says."""
-import json
 import re
 from pathlib import Path
 
@@ -28,15 +27,14 @@ def test_the_checkpoint_is_small():
     assert sum(path.stat().st_size for path in (ROOT / "assets" / "tiny").iterdir()) < 12e6
 
 
-def test_the_start_of_the_comparisons_is_a_model_after_its_lessons():
-    """It sees as the demo model does, and its words are the same kind: python -m toy.pretrain."""
-    about = json.loads((ROOT / "assets/lessons/run.json").read_text(encoding="utf-8"))
-    assert about["config"]["watch_steps"] == 5000 and about["config"]["model"] == ""
-    model = Streamo.from_pretrained(ROOT / "assets/lessons", torch.float32)
-    tokenizer = Tokenizer.from_pretrained(ROOT / "assets/lessons")
-    assert model.config.decoder.vocab_size >= len(tokenizer) and model.config.threshold is None
-    question = [(0, "Name all the shapes, every second.")]
-    turns = stream(model, tokenizer, video.frames(ROOT / "assets" / "demo.mp4"), question)
-    (said,) = {turn.text for turn in list(turns)[8:9]}
-    names = "blue star", "red cross", "red triangle", "yellow star"
-    assert sum(name in said for name in names) >= 3, said          # of four; it has much to learn
+def test_the_start_of_the_comparisons_has_had_its_lessons():
+    """It names most things of the demo film right, second after second; it has much to learn."""
+    folder = ROOT / "assets" / "lessons"
+    model = Streamo.from_pretrained(folder, torch.float32)
+    turns = stream(model, Tokenizer.from_pretrained(folder),
+                   video.frames(ROOT / "assets" / "demo.mp4"),
+                   [(0, "Name all the shapes, every second.")])
+    first = ["blue star", "red cross", "green triangle", "yellow star"]     # until one turns red
+    said = [turn.text for turn in list(turns)[4:7]]
+    named = [name in text for text in said for name in first]
+    assert len(named) == 12 and sum(named) >= 9, said

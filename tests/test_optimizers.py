@@ -67,6 +67,7 @@ def test_products_are_in_bfloat16_where_the_forward_s_are(monkeypatch):
         return orthogonal(m)
 
     monkeypatch.setattr(optimizers, "orthogonal", recording)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for can, words, dtype in ((True, [], torch.bfloat16), (False, [], torch.float32),
                               (True, ["--no-autocast"], torch.float32)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: {"avx512_bf16": can})

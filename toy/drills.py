@@ -26,13 +26,15 @@ class Reel:
     cuts of a film, and what goes on is told as before."""
 
     def __init__(self, rng, seconds):
-        self.films, self.events, self.seconds = [], [], 0
+        self.films, self.events, self.seconds, things = [], [], 0, 0
         while self.seconds < seconds:
-            film, things = Clip(rng, rng.randint(8, 20)), sum(len(f.start) for _, f in self.films)
-            self.events += [replace(e, thing=e.thing + things, first=e.first + self.seconds,
-                                    last=e.last + self.seconds) for e in film.events]
+            film = Clip(rng, rng.randint(8, 20))
             self.films.append((self.seconds, film))
+            for e in film.events:
+                self.events.append(replace(e, thing=things + e.thing, first=self.seconds + e.first,
+                                           last=self.seconds + e.last))
             self.seconds += film.seconds
+            things += len(film.start)
 
     def at(self, t):
         """(number of seconds before it, film) of the film that runs at t seconds."""
@@ -41,9 +43,13 @@ class Reel:
     def state(self, t):
         """The things of all films; those of the others are not there."""
         begin, running = self.at(t)
-        states = ([replace(thing, r=0.0, doing="still") for thing in film.start]
-                  if film is not running else film.state(t - begin) for _, film in self.films)
-        return [thing for state in states for thing in state]
+        things = []
+        for _, film in self.films:
+            if film is running:
+                things += film.state(t - begin)
+            else:
+                things += [replace(thing, r=0.0, doing="still") for thing in film.start]
+        return things
 
     def frame(self, t, size):
         begin, film = self.at(t)

@@ -9,6 +9,7 @@ import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -17,7 +18,7 @@ from bench.public import mean
 from bench.report import VERSIONS
 from bench.streams import JUDGE, SIX, score_stream, threshold_curve
 from eval import run_bench, sha256
-from parts.files import check_folder, read_records, replacing, write_json, write_text
+from parts.files import check, check_folder, read_records, replacing, write_json, write_text
 from parts.options import LineParser, a_path, check_bounds
 from parts.runs import to_the_end
 
@@ -69,23 +70,39 @@ def trained(args, options, seed):
     if not (folder / "model" / "run.json").exists():                        # written last of all
         again = ["--resume"] if folder.exists() else []
         share = str(max(1, torch.get_num_threads() // args.workers))
-        subprocess.run([sys.executable, Path(__file__).parent.with_name("train.py"),
-                        *options.split(), *start, *steps, "--seed", str(seed),
-                        "--out", str(folder), *again],
-                       check=True, env={**os.environ, "OMP_NUM_THREADS": share})
+        words = [sys.executable, Path(__file__).parent.with_name("train.py"), *options.split(),
+                 *start, *steps, "--seed", str(seed), "--out", str(folder), *again]
+        with subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": share}) as process:
+            args.running.add(process)
+            code = process.wait()
+            args.running.remove(process)
+        check(code == 0, f"{folder}: train.py ended with code {code}, for the reason that it gave "
+                         "above; the same command of bench.claims goes on")
     return folder
 
 
 def train_all(args, variants):
     """Train what is not there yet, --workers runs side by side: the first seed of all variants,
-    then the next."""
+    then the next. An error of one, Ctrl-C or SIGTERM stops the others, which save their step."""
     runs = dict.fromkeys((options, seed) for seed in range(args.seeds) for options, *_ in variants)
+    ended = Event()                                         # none is begun any more
+
+    def train(run):
+        try:
+            if not ended.is_set():
+                trained(args, *run)
+        except ValueError:
+            ended.set()                                     # before this thread takes the next
+            raise
+
     with ThreadPoolExecutor(args.workers) as pool:
         try:
-            for run in as_completed([pool.submit(trained, args, *run) for run in runs]):
+            for run in as_completed([pool.submit(train, run) for run in runs]):
                 run.result()
-        finally:                                            # an error, or Ctrl-C, begins no other
-            pool.shutdown(cancel_futures=True)
+        finally:
+            ended.set()
+            for process in [*args.running]:
+                process.terminate()
 
 
 def thinned(log, most=60):
@@ -224,9 +241,10 @@ def main(argv=None):
                      "each variant makes a start of its own")
     check_bounds(parser, args, {"videos": (1, 10**6), "seeds": (1, 1000), "steps": (1, 10**9),
                                 "workers": (1, 1024), "threshold": (0, 1), "window": 0})
-    args.bench, line = "toy", sys.argv[1:] if argv is None else argv
+    args.bench, args.running, line = "toy", set(), sys.argv[1:] if argv is None else argv
     args.line = " ".join(["python -m bench.claims", *line])
-    with to_the_end("bench.claims", "what was finished is kept"):
+    with to_the_end("bench.claims", "what was done is kept, the same command goes on"):
+        check(not args.model or args.model.is_dir(), f"--model {args.model}: no such folder")
         for flag in ("runs", "out"):                    # before hours of training
             check_folder(f"--{flag}", getattr(args, flag))
         claims(args)

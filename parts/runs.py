@@ -272,16 +272,24 @@ def in_a_line(error):
 
 @contextmanager
 def to_the_end(name, kept="nothing is written"):
-    """Ctrl-C, or what a measurement lacks, ends the program with a line and its exit code."""
+    """Ctrl-C, SIGTERM or what a measurement lacks ends the program in a line, with its code."""
+    got = []
+
+    def interrupt(number, _):
+        got.append(number)
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     except KeyboardInterrupt:
         print(f"{name}: interrupted, {kept}", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError,
-            subprocess.CalledProcessError) as error:
+        raise SystemExit(128 + (got or [signal.SIGINT])[0]) from None
+    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
         print(f"{name}: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def program(name, work):

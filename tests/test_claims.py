@@ -1,6 +1,8 @@
 """The paper's claims in miniature, without the training."""
 import json
+import os
 import shutil
+import signal
 import sys
 import time
 from argparse import Namespace
@@ -23,7 +25,7 @@ def trained(folder, monkeypatch):
     """train.py without the training: the tiny random model, a log; what it was asked to do."""
     commands = []
 
-    def train(command, check, env):
+    def train(command, env):
         commands.append([str(word) for word in command[2:]])
         out = Path(command[command.index("--out") + 1])
         shutil.copytree(folder, out / "model")
@@ -36,10 +38,30 @@ def trained(folder, monkeypatch):
     bench = dialogues.bench
     monkeypatch.setattr(dialogues, "BENCH",                             # a task each
                         {"": lambda *of: (bench(*of)[0], bench(*of)[1][:5])})
-    # not subprocess.run itself: the background runs torchrun with it at this time
-    monkeypatch.setattr(claims, "subprocess", Namespace(
-        run=train, CalledProcessError=claims.subprocess.CalledProcessError))
+    # not subprocess.Popen itself: the background runs torchrun with it at this time
+    monkeypatch.setattr(claims, "subprocess", Namespace(Popen=Child))
+    monkeypatch.setattr(Child, "work", staticmethod(train))
     return commands
+
+
+class Child:
+    """In the place of a process: wait() does its work, terminate() asks it to stop."""
+    work = None
+
+    def __init__(self, command, env):
+        self.command, self.env, self.stopped = command, env, Event()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def wait(self):
+        return Child.work(self.command, self.env) or 0
+
+    def terminate(self):
+        self.stopped.set()
 
 
 def claim(tmp_path, name, *more):
@@ -84,35 +106,54 @@ def test_runs_go_side_by_side_each_with_its_share_of_the_cores(folder, tmp_path,
     monkeypatch.setattr(claims, "run_bench", lambda args: (rows, {}, None))
     monkeypatch.setattr(claims.torch, "get_num_threads", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
-    train, threads = claims.subprocess.run, []
+    train, threads = Child.work, []
 
-    def together(command, check, env):
+    def together(command, env):
         threads.append(env["OMP_NUM_THREADS"])
         both.wait()
-        train(command, check, env)
+        train(command, env)
 
-    claims.subprocess.run = together
+    monkeypatch.setattr(Child, "work", staticmethod(together))
     claim(tmp_path, "states", "--workers", 2)
     assert threads == ["3", "3"] and len(trained) == 2
 
 
-def test_a_run_that_fails_begins_no_other(tmp_path, trained, capsys):
-    """Also where one that was begun before goes on: the command ends when that has ended."""
+def test_a_run_that_fails_stops_the_others_and_begins_none(tmp_path, trained, capsys, monkeypatch):
+    """It is told in a line that names its folder, and not after an hour of the others."""
     begun, failed = [], Event()
 
-    def run(command, check, env):
-        begun.append(command)
-        if len(begun) == 1:
-            failed.wait(60)
+    class Run(Child):
+        def wait(self):
+            begun.append(self)
+            if len(begun) > 1:
+                failed.set()
+                return 2
+            assert failed.wait(60) and self.stopped.wait(60)
             time.sleep(0.3)                                 # time enough to begin a third
-        else:
-            failed.set()
-        raise claims.subprocess.CalledProcessError(2, "train.py")
+            return 143
 
-    claims.subprocess.run = run
-    with pytest.raises(SystemExit):
+    monkeypatch.setattr(claims.subprocess, "Popen", Run)
+    with pytest.raises(SystemExit) as end:
         claim(tmp_path, "loss", "--seeds", 3, "--workers", 2)
-    assert len(begun) == 2 and "train.py" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and len(begun) == 2 and said.count("\n") == 1
+    assert "loss-fixed-from-nothing-150-steps-seed-0: train.py ended with code 2" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_runs_and_is_told(tmp_path, trained, capsys, monkeypatch, number):
+    class Run(Child):
+        def wait(self):
+            os.kill(os.getpid(), number)                    # to bench.claims alone
+            assert self.stopped.wait(60)
+            return 143
+
+    monkeypatch.setattr(claims.subprocess, "Popen", Run)
+    with pytest.raises(SystemExit) as end:
+        claim(tmp_path, "states")
+    said = capsys.readouterr().err
+    assert end.value.code == 128 + number and "the same command goes on" in said
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_claim_tells_every_score_and_how_to_repeat_it(tmp_path, trained):
@@ -212,6 +253,7 @@ def test_the_figure_shows_recall_in_training_and_the_curve(tmp_path):
     (["loss", "--workers", "0"], "--workers 0"), (["loss", "--steps", "0"], "--steps 0"),
     (["loss", "--threshold", "nan"], "--threshold nan"), (["loss", "--window", "-1"], "--window"),
     (["loss", "--seeds", "0"], "--seeds 0"), (["fps", "--videos", "0"], "--videos 0"),
+    (["loss", "--model", __file__], "no such folder"),
     (["fps", "--out", __file__], "no folder can be made"), (["fps", "--model", ""], "--model"),
     (["fps", "--runs", f"{__file__}/x"], "no folder can be made")])
 def test_what_would_measure_nothing_is_refused(words, what, capsys):

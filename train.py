@@ -69,6 +69,7 @@ class Options:
     train: str = option("connector+decoder", "which parts learn",
                         choices=("states", "connector", "connector+decoder", "all"))
     loss: str = option("focal", "loss on the state tokens", choices=KINDS)
+    ce_share: float = option(0.0, "share of the steps, the last, with --loss ce in its place")
     states: int = option(3, "2: no Standby, only when to speak", choices=(2, 3))
     tasks: str = option("all", "toy tasks", choices=("all", "grounding+caption", *LEFT_OUT))
     # how much of it: what is 0 is filled in by fit()
@@ -111,7 +112,7 @@ class Options:
     estimate: bool = option(False, "say how long and how large the run would be, and end")
 
 # of the toy world: small, quickly drawn, and the past is the model's own in each fourth step
-TOY = dict(lr=1e-3, muon=2.0, warmup=0.01, weight_decay=0.05, vision_chunk=0,
+TOY = dict(ce_share=0.3, lr=1e-3, muon=2.0, warmup=0.01, weight_decay=0.05, vision_chunk=0,
            checkpoint_layers=False, own_every=4, save_every=500)
 # "own" is empty: fit() looks at the data; "paper" is section 5 of the paper
 PRESETS = {"hour": dict(TOY, steps=2000), "own": {},
@@ -289,9 +290,9 @@ class Learner:
                 "said_response": (guess == self.state_ids[2]).sum(),
                 "right_text": right[text].sum(), "text": text.sum()}
 
-    def backward(self, batches, own=False):
+    def backward(self, batches, own=False, kind=None):
         """The gradients of one step from this rank's micro-batches; returns what the log shows, see
-        shown. own: past states are the model's guesses, see own_past."""
+        shown. own: past states are the model's guesses, see own_past. kind: of the loss."""
         # logits are made only where the next position is supervised
         masks = [F.pad(b["labels"][:, 1:] != -100, (0, 1)) for b in batches]           # (B, T)
         targets = [b["labels"][:, 1:][m[:, :-1]].to(self.device) for b, m in zip(batches, masks)]
@@ -307,7 +308,8 @@ class Learner:
                     if own:
                         inputs["input_ids"] = self.own_past(inputs, mask)
                     logits = self.distributed(**inputs, select=mask)                   # (n, V)
-                loss = state_focal_loss(logits, target, self.state_ids, counts, items, self.o.loss)
+                loss = state_focal_loss(logits, target, self.state_ids, counts, items,
+                                        kind or self.o.loss)
                 # DDP and FSDP take the mean of the ranks' gradients; we want the sum
                 (loss * self.world).backward()
             for name, value in self.tally(logits, target, loss, items).items():
@@ -330,12 +332,12 @@ class Learner:
                 "text_accuracy": s["right_text"] / max(s["text"], 1),
                 "tokens": int(s["tokens"]), "samples": int(s["samples"])}
 
-    def step(self, batches, rate, own=False):
+    def step(self, batches, rate, own=False, kind=None):
         """One optimiser step; ValueError names a loss or gradient that is not finite."""
         for optimizer in self.optimizers:                   # of groups that decay, or do not
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]         # Muon's is a multiple
-        log = self.backward(batches, own)
+        log = self.backward(batches, own, kind)
         # every rank has the same norm, for every rank has all gradients or a shard of them
         total = torch.nn.utils.get_total_norm([p.grad for p in self.learnt])
         norm = whole(total).item()
@@ -379,6 +381,12 @@ def learning_rate(o, step):
     the rise is taken at a step's end, the fall at its beginning."""
     rise = min(1, spent(o, step + 1) / o.warmup) if o.warmup else 1
     return o.lr * rise * (0.02 + 0.49 * (1 + math.cos(math.pi * spent(o, step))))
+
+
+def loss_kind(o, step):
+    """The loss of a step. Focal weights teach the rare states soon, and leave them too likely; at
+    last cross entropy lets each be as likely as it is right, and what is half an answer unsaid."""
+    return "ce" if step >= (1 - o.ce_share) * o.steps else o.loss
 
 
 # ---- The loop --------------------------------------------------------------------------------
@@ -437,7 +445,8 @@ def train(o, stop, again, tokenizer, learner, dataset, about, first):
         waited = time.perf_counter() - began
         try:
             line = learner.step(micro, learning_rate(o, step),
-                                own=o.own_every and step % o.own_every == 0)
+                                own=o.own_every and step % o.own_every == 0,
+                                kind=loss_kind(o, step))
         except ValueError as error:
             raise ValueError(f"step {step + 1}: {error}") from error
         took = time.perf_counter() - began

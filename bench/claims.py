@@ -23,6 +23,7 @@ from parts.options import LineParser, a_path, check_bounds
 from parts.runs import to_the_end
 
 OVO_MEANS = "OVO-Bench real-time / backward / forward / total"
+ALL_STEPS = ("--ce-share", "0")         # the loss of all steps: a recipe's last have another
 CLAIMS = {  # what the paper shows, and the variants: options of train.py, fps of the test, paper's
     "loss": ("table 4, 3B: OVO-Bench REC / SSR / CRR", {
         "focal": ("", 1, "27.94 / 50.72 / 82.5"),
@@ -71,7 +72,7 @@ def trained(args, options, seed):
         again = ["--resume"] if folder.exists() else []
         share = str(max(1, torch.get_num_threads() // args.workers))
         words = [sys.executable, Path(__file__).parent.with_name("train.py"), *options.split(),
-                 *start, *steps, "--seed", str(seed), "--out", str(folder), *again]
+                 *start, *steps, *ALL_STEPS, "--seed", str(seed), "--out", str(folder), *again]
         with subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": share}) as process:
             args.running.add(process)
             code = process.wait()

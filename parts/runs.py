@@ -56,9 +56,10 @@ def about_run(o, data=()):
 # the least value of an option, or (least, most)
 BOUNDS = {"epochs": (0, 10**6), "steps": (0, 10**9), "batch": (0, 10**6), "see_steps": (0, 10**9),
           "watch_steps": (0, 10**9), "micro_tokens": 1, "own_every": 0, "max_tokens": 1,
-          "fps": checks.BOUNDS["fps"], "lr": (0, 10), "warmup": (0, 1), "weight_decay": (0, 10),
-          "clip": 0, "muon": (0, 1000), "workers": (0, 1024), "vision_chunk": 0, "save_every": 0,
-          "keep": 1, "eval_every": 0, "eval_videos": (1, 10**6), "seed": SEEDS}
+          "fps": checks.BOUNDS["fps"], "ce_share": (0, 1), "lr": (0, 10), "warmup": (0, 1),
+          "weight_decay": (0, 10), "clip": 0, "muon": (0, 1000), "workers": (0, 1024),
+          "vision_chunk": 0, "save_every": 0, "keep": 1, "eval_every": 0, "eval_videos": (1, 10**6),
+          "seed": SEEDS}
 
 
 def check_options(parser, o, given):

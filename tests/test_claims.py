@@ -76,7 +76,7 @@ def test_a_claim_trains_its_variants_alike_and_only_once(folder, tmp_path, train
     rows = [dialogue(task, gold, gold) for task, gold in GOLD.items()]
     monkeypatch.setattr(claims, "run_bench", lambda args: (rows, {}, None))
     claim(tmp_path, "loss", "--seeds", "2")
-    same = ["--steps", "150", "--seed"]
+    same = ["--steps", "150", "--ce-share", "0", "--seed"]
     assert [command[:command.index("--out")] for command in trained] == [
         [*loss, *same, seed]
         for seed in "01"

@@ -12,6 +12,7 @@ from small import films, launch, parts, run_here, saved_parts, told
 import data
 import train
 from infer import stream
+from loss import state_focal_loss
 from parts import devices, engine, runs
 from streamo import Streamo, Tokenizer
 from toy import datasets
@@ -265,6 +266,28 @@ def test_the_first_step_learns_whatever_the_schedule():
     assert train.learning_rate(o, 24) == pytest.approx(1e-3, rel=0.05)
     assert train.learning_rate(o, o.steps // 2) == pytest.approx(0.55e-3, rel=0.15)    # a cosine
     assert train.learning_rate(o, o.steps - 1) < 0.03 * o.lr
+
+
+def test_the_last_steps_learn_by_cross_entropy_where_the_recipe_says_so(tmp_path, monkeypatch):
+    """The share of --ce-share, to the step; a toy run has one, one of --data does not."""
+    o = train.parse(["--steps", "10", "--ce-share", "0.25", "--loss", "alpha", "--save-every", "99",
+                     "--model", "assets/tiny", "--out", str(tmp_path / "run"), "--lr", "0"])
+    kinds = []
+
+    def loss(*args):
+        kinds.append(args[-1])
+        return state_focal_loss(*args)
+
+    monkeypatch.setattr(train, "state_focal_loss", loss)
+    monkeypatch.setattr(train, "steps_of", lambda *_: [[[("one", n)]] for n in range(10)])
+    train.run(o)
+    assert kinds == ["alpha"] * 8 + ["ce"] * 2
+    own = ["--data", "a.json", "--videos", "b"]
+    shares = [train.parse(words).ce_share for words in (
+        [], ["--preset", "demo"], own, ["--preset", "paper", *own])]
+    assert shares == [0.3, 0.3, 0, 0]
+    o = train.parse(["--ce-share", "0"])
+    assert {train.loss_kind(o, step) for step in range(o.steps)} == {"focal"}
 
 
 def test_a_small_data_set_of_ones_own_is_learnt(tmp_path, monkeypatch, capsys):

@@ -44,8 +44,8 @@ from parts.engine import (distribute, gradient_sync, only_states, state_parts, w
 from parts.files import check, write_json
 from parts.optimizers import own_optimizers
 from parts.options import option, parser_of
-from parts.runs import (Stopped, asked_to_stop, check_options, command, duration, evaluate, memory,
-                        program, recipe, weighted, write_model)
+from parts.runs import (Stopped, alone_in, asked_to_stop, check_options, command, duration,
+                        evaluate, memory, program, recipe, weighted, write_model)
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from parts.weights import on_meta
 from streamo import Streamo
@@ -422,7 +422,7 @@ def prepare(o, stop):
 def run(o):
     """The whole training run on this rank."""
     again = command(f"train.py --resume --out {o.out}", own_rank()[1])
-    with asked_to_stop("train.py", o.out, again) as stop:
+    with alone_in(o.out), asked_to_stop("train.py", o.out, again) as stop:
         train(o, stop, again, *prepare(o, stop))
 
 

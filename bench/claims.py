@@ -70,10 +70,11 @@ def trained(args, options, seed):
     folder = args.runs / name
     if not (folder / "model" / "run.json").exists():                        # written last of all
         again = ["--resume"] if folder.exists() else []
-        share = str(max(1, torch.get_num_threads() // args.workers))
+        share = max(1, torch.get_num_threads() // args.workers)
+        env = {**os.environ, "OMP_NUM_THREADS": str(share), "PARENT_PID": str(os.getpid())}
         words = [sys.executable, Path(__file__).parent.with_name("train.py"), *options.split(),
                  *start, *steps, *ALL_STEPS, "--seed", str(seed), "--out", str(folder), *again]
-        with subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": share}) as process:
+        with subprocess.Popen(words, env=env) as process:
             args.running.add(process)
             code = process.wait()
             args.running.remove(process)

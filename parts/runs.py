@@ -1,4 +1,6 @@
 """What a program that trains leaves behind, how it stops, and how it says what went wrong."""
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -171,7 +173,32 @@ def evaluate(folder, videos, log):
     print(json.dumps({"step": step, **scores}), file=log, flush=True)
 
 
-# ---- How a run stops
+# ---- One run in a folder, and how it stops
+
+@contextmanager
+def alone_in(folder):
+    """Hold the folder of a run, on rank 0, against a second run, which would write over the first
+    one's checkpoints. The lock ends with this process, however that ends; no child inherits it."""
+    if own_rank()[0]:
+        yield
+        return
+    folder = Path(folder)
+    new, path = not folder.exists(), folder / ".lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:                            # some network disks have no locks
+            check(error.errno not in (errno.EAGAIN, errno.EACCES), f"--out {folder}: another run "
+                  "is at work there; stop it, or name another folder")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):                         # there is something in it
+                if new:
+                    folder.rmdir()
+
 
 class Stopped(Exception):
     """A run was asked to stop, and is saved. number: of the signal."""
@@ -238,8 +265,8 @@ def asked_to_stop(name, out, again):
 # ---- How it ends when something is wrong
 
 def end_with(parent):
-    """End this process when its parent has: a rank that outlives a killed torchrun would write
-    into the folder of the run that goes on."""
+    """End this process when its parent has: what outlives a killed torchrun or bench.claims would
+    write into the folder of the run that goes on."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -249,9 +276,12 @@ def join_ranks():
     """Make this process one of torchrun's ranks, if it is."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        parent = int(os.environ.get("TORCHRUN_PID", os.getppid()))      # see parts.torchrun
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    # of parts.torchrun or bench.claims; not for the processes that this one begins
+    parent = int(os.environ.pop("PARENT_PID", os.getppid() if several else 0))
+    if parent:
         threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    if several:
         # ranks wait while one saves, evaluates
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo",
                                 timeout=timedelta(hours=4))

@@ -109,6 +109,7 @@ def test_runs_go_side_by_side_each_with_its_share_of_the_cores(folder, tmp_path,
     train, threads = Child.work, []
 
     def together(command, env):
+        assert env["PARENT_PID"] == str(os.getpid())        # kill -9 ends them, too
         threads.append(env["OMP_NUM_THREADS"])
         both.wait()
         train(command, env)

@@ -187,6 +187,30 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path, beginning):
     assert {path.name for path in out.glob("step-*")} == {"step-000002"}
 
 
+def test_a_second_run_in_a_folder_is_refused_and_writes_nothing(tmp_path, monkeypatch, beginning):
+    """Also one that would go on; after a kill -9 of the first one it does."""
+    out, said = tmp_path / "out", tmp_path / "said"
+    arguments = [*beginning, "--workers", "0", "--out", str(out)]
+    process = FORKS.Process(target=asleep, args=(0, arguments, said))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not (out / "step-000002").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    def state():
+        return {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+    before = state()
+    for more in (arguments, ["--resume", "--out", str(out)]):
+        with pytest.raises(ValueError, match="another run is at work there"):
+            run_here(monkeypatch, *more)
+        assert state() == before
+    process.kill()
+    process.join()
+    run_here(monkeypatch, "--resume", "--out", str(out))
+    assert (out / "model" / "model.safetensors").exists() and not (out / ".lock").exists()
+
+
 def test_torchrun_says_no_more_than_its_program_and_ends_with_its_code(monkeypatch, capsys):
     """Ours in one process, with what torch's raises: its own page and exit code 1 are lost."""
     def failing(error):
@@ -195,7 +219,7 @@ def test_torchrun_says_no_more_than_its_program_and_ends_with_its_code(monkeypat
         return run
 
     monkeypatch.setattr("sys.argv", ["torchrun", "--nproc_per_node=2", "train.py", "--lr", "fast"])
-    for name in ("TORCHRUN_PID", "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+    for name in ("PARENT_PID", "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
         monkeypatch.setenv(name, "1")                       # to be as they were afterwards
     for code, wanted, line in ((2, 2, ""), (-9, 137, "torchrun: process 1 was ended by SIGKILL\n")):
         failure = errors.ProcessFailure(1, 99, code, "")
@@ -221,6 +245,21 @@ def test_a_rank_ends_with_its_torchrun():
         process.kill()
     parent.wait()
     assert ended == 1
+
+
+def test_what_was_told_its_parent_ends_with_it_and_its_own_children_do_not_know():
+    """As a training that bench.claims began: kill -9 of bench.claims is the end of both."""
+    words = [sys.executable, "-c", "import os, time; from parts.runs import join_ranks; join_ranks("
+             "); print(os.environ.get('PARENT_PID'), flush=True); time.sleep(60)"]
+    for parent, alive in ((os.getpid(), True), (os.getppid(), False)):
+        env = {**os.environ, "PARENT_PID": str(parent)}
+        with subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as run:
+            assert run.stdout.readline() in (("None\n",) if alive else ("None\n", ""))
+            try:
+                assert run.wait(1 if alive else 30) == 1 and not alive
+            except subprocess.TimeoutExpired:
+                assert alive
+            run.kill()
 
 
 # ---- What is refused, by name, and what goes on

@@ -198,7 +198,7 @@ def test_among_waits_one_after_the_other_many_are_in_vain_and_something_like_it_
 
 def test_what_is_told_to_be_absent_is_not_there_on_that_second():
     told = collections.Counter()
-    for kind, n in (("full", 800), ("short", 300), ("busy", 200), ("frame", 60), ("long", 60),
+    for kind, n in (("full", 800), ("short", 300), ("busy", 300), ("frame", 60), ("long", 60),
                     ("reel", 60)):
         for clip, record in samples(kind, n):
             for said in record["response"]:

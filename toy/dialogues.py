@@ -40,7 +40,7 @@ def event_grounding(d):
     end, rng = d.clip.seconds, d.rng
     coming = d.unique(end, instants=True)
     if rng.random() < NOT_SO or not coming:
-        d.vain(rng.randrange(1 + end // 2))
+        d.tempt(rng.randrange(1 + end // 2))
     else:
         d.ground_ahead(coming)
 

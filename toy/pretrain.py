@@ -28,7 +28,8 @@ from parts.engine import flat, load_moments, moments, read_state, write_state
 from parts.files import check, read_json, write_json
 from parts.optimizers import Muon, layer_matrices, others
 from parts.options import SEEDS, check_bounds, option, parser_of
-from parts.runs import Stopped, about_run, asked_to_stop, command, program, write_model
+from parts.runs import (Stopped, about_run, alone_in, asked_to_stop, command, program,
+                        write_model)
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from parts.workers import loader_process
 from streamo import Streamo, normalised, pooling_matrix
@@ -204,7 +205,7 @@ def run(parser, argv):
         check_same(o)
     else:
         again = command(" ".join(["-m toy.pretrain", *spoken(o)]), world)
-        with asked_to_stop("toy.pretrain", o.out, again) as stop:
+        with alone_in(o.out), asked_to_stop("toy.pretrain", o.out, again) as stop:
             make(o, stop)
     if rank == 0:
         print(f"{o.out} is made; to train from it: python train.py --model {o.out}")

@@ -4,12 +4,12 @@ Events do not always come, and things are not always there: what life has, a sha
 has, too (NOT_SO, ABSENT). The right answer to a wait for what never comes is none.
 """
 from toy.drills import Slides
-from toy.wordings import KNOWN
+from toy.wordings import KNOWN, typed
 from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, count, seen, there
 
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 NOT_SO = 0.25           # share of the questions about events whose event never comes or never came
-VAIN = 0.4              # share of "Waiting" whose event never comes, while a look-alike does
+VAIN = 0.5              # share of "Waiting" whose event never comes, while a look-alike does
 ABSENT = 0.15           # share of the questions about the picture after something that is not in it
 WHY = ("another", "absent", "elsewhen")     # why an event is missing, see Dialogue.missing
 
@@ -43,7 +43,10 @@ class Dialogue:
         """Ask about a thing, an event or, of a pair (kind, thing), the inner question."""
         self.tasks.add(task)
         about = self.worded(*about) if isinstance(about, tuple) else about
-        self.questions.append({"content": self.worded(task, about), "time": str(turn + 1)})
+        text = self.worded(task, about)
+        if self.wordings is KNOWN:
+            text = typed(self.rng, text)
+        self.questions.append({"content": text, "time": str(turn + 1)})
 
     def say(self, text, turn, since=None):
         """The response on a turn; `since`: the first turn that shows what it waits for."""

@@ -5,11 +5,13 @@ sentence of its own ("The red star moves left."); {clause} is that event within 
 star moves left"), {gerund} as a thing to look out for ("the red star moving left").
 
 FIRST    as in the first edition of Streamo-Bench, whose ten rows a film are asked in these
-KNOWN    what training asks, FIRST among them: 30 or more of a kind
+KNOWN    what training asks, FIRST and paraphrases.py among them: 30 or more of a kind
 UNSEEN   kept for the benchmark alone
 """
 import re
 from itertools import product
+
+from toy.paraphrases import MORE
 
 
 def expanded(patterns):
@@ -260,7 +262,24 @@ WORDINGS = {
         "Is there motion?", "Do they all stand still, or is one moving?", "Any movement?",
         "Would you say that something moves?", "Motion, yes or no?"))}
 
+# what people put before and behind a question
+BEFORE = ("Hello! {}", "Hi, a question. {}", "Excuse me. {}", "Please help me. {}", "OK. {}",
+          "Hey you! {}", "So: {}", "By the way: {}", "Now something else. {}", "Dear assistant: {}")
+BEHIND = ("{} Thanks.", "{} Thank you!", "{} Please.", "{} Thanks a lot!", "{} OK?")
+
+
+def typed(rng, text):
+    """A question as people type it: one in eight has something before or behind it, one in eight no
+    capitals, one in eight no stop at its end."""
+    if rng.random() < 1 / 8:
+        text = rng.choice(BEFORE + BEHIND).format(text)
+    if rng.random() < 1 / 8:
+        text = text.lower()
+    return text.rstrip(".?!") if rng.random() < 1 / 8 else text
+
+
 FIRST = {kind: first for kind, (first, _, _) in WORDINGS.items()}
-KNOWN = {kind: first + tuple(text for text in expanded(more) if text not in first)
-         for kind, (first, more, _) in WORDINGS.items()}
 UNSEEN = {kind: expanded(unseen) for kind, (_, _, unseen) in WORDINGS.items()}
+KNOWN = {kind: first + tuple(text for text in dict.fromkeys(expanded(more + MORE.get(kind, ())))
+                             if text not in first + UNSEEN[kind])
+         for kind, (first, more, _) in WORDINGS.items()}

@@ -121,13 +121,24 @@ def settings_of(args, world):
         "prune", "memory", "decider")}
 
 
+def differing(lines, header):
+    """Which settings of a run are not as they were. lines: of its file; header: as it is now."""
+    try:
+        was, now = (json.loads(line)["run"] for line in (lines[0], header))
+        names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    except MISSHAPEN:
+        names = []
+    return f"with another {', '.join(names)}" if names else "see its first line"
+
+
 def done_before(out, header):
     """{id: row} of a run's file; a last line that was cut short is none of it."""
     lines = [header]
     if out.exists():                                    # bytes that are no UTF-8: a broken line
         lines = out.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     if lines[:1] != [header]:
-        raise ValueError(f"{out}: of another run, see its first line; remove it, or change --out")
+        raise ValueError(f"{out}: of another run, {differing(lines[:1], header)}; remove it, or "
+                         "change --out")
     rows = {}
     for n, line in enumerate(lines[1:], 2):
         try:

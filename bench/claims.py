@@ -60,9 +60,9 @@ def origin(model):
     return "-".join([model.name, *(d[:8] for d in sha256(model, "safetensors").values())])
 
 
-def trained(args, options, seed):
+def trained(args, options, seed, number=0):
     """The folder of a run of train.py, whose name tells options, start, steps and seed: begun, gone
-    on with, or complete and left alone."""
+    on with, or complete and left alone. number: of the run, for its line of the terminal."""
     start = ["--model", str(args.model)] if args.model else []
     steps = ["--steps", str(args.steps)] if args.steps else []
     variant = "-".join(options.strip("-").split() or ["base"])
@@ -71,7 +71,8 @@ def trained(args, options, seed):
     if not (folder / "model" / "run.json").exists():                        # written last of all
         again = ["--resume"] if folder.exists() else []
         share = max(1, torch.get_num_threads() // args.workers)
-        env = {**os.environ, "OMP_NUM_THREADS": str(share), "PARENT_PID": str(os.getpid())}
+        env = {**os.environ, "OMP_NUM_THREADS": str(share), "PARENT_PID": str(os.getpid()),
+               "TQDM_DESC": f"{variant} {seed}", "TQDM_POSITION": str(number % args.workers)}
         words = [sys.executable, Path(__file__).parent.with_name("train.py"), *options.split(),
                  *start, *steps, *ALL_STEPS, "--seed", str(seed), "--out", str(folder), *again]
         with subprocess.Popen(words, env=env) as process:
@@ -89,17 +90,17 @@ def train_all(args, variants):
     runs = dict.fromkeys((options, seed) for seed in range(args.seeds) for options, *_ in variants)
     ended = Event()                                         # none is begun any more
 
-    def train(run):
+    def train(number, run):
         try:
             if not ended.is_set():
-                trained(args, *run)
+                trained(args, *run, number)
         except ValueError:
             ended.set()                                     # before this thread takes the next
             raise
 
     with ThreadPoolExecutor(args.workers) as pool:
         try:
-            for run in as_completed([pool.submit(train, run) for run in runs]):
+            for run in as_completed([pool.submit(train, *each) for each in enumerate(runs)]):
                 run.result()
         finally:
             ended.set()
@@ -166,7 +167,7 @@ def claim_table(args, paper, found):
             cells = [cell.format(v["mean"][key], v["half_range"][key]) for v in found.values()]
             lines.append((key.replace("_", " "), *cells))
     lines.append((f"the paper, {paper}", *(v["paper"] for v in found.values())))
-    lines.append(("response f1 at its best threshold", *(
+    lines.append(("response f1 at the best threshold", *(
         "{:.1f} (p ≥ {:g})".format(*best(v["curve"])) for v in found.values())))
     curves = [{threshold: pair for threshold, *pair in v["curve"]} for v in found.values()]
     for threshold in SHOWN:
@@ -175,8 +176,9 @@ def claim_table(args, paper, found):
             for curve in curves)))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (
         f"\nTrained from {origin(args.model)}; steps: {args.steps or 'as the recipe'}; seeds: "
-        f"{args.seeds} (mean ± half of the range); tested on {args.videos} toy videos of seed "
-        f"{args.seed}. Response within 1 s. {JUDGE}\n\n    {args.line}\n")
+        f"{args.seeds}{' (mean ± half of the range)' * (args.seeds > 1)}; tested on {args.videos} "
+        f"toy videos of seed {args.seed}. Response within 1 s, said where it is the likeliest state; "
+        f"at a threshold, wherever it is that likely. {JUDGE}\n\n    {args.line}\n")
 
 
 def loss_figure(found, training, path, sharp=4):

@@ -106,17 +106,19 @@ def test_runs_go_side_by_side_each_with_its_share_of_the_cores(folder, tmp_path,
     monkeypatch.setattr(claims, "run_bench", lambda args: (rows, {}, None))
     monkeypatch.setattr(claims.torch, "get_num_threads", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
-    train, threads = Child.work, []
+    train, threads, bars = Child.work, [], []
 
     def together(command, env):
         assert env["PARENT_PID"] == str(os.getpid())        # kill -9 ends them, too
         threads.append(env["OMP_NUM_THREADS"])
+        bars.append((env["TQDM_DESC"], env["TQDM_POSITION"]))           # each has a line
         both.wait()
         train(command, env)
 
     monkeypatch.setattr(Child, "work", staticmethod(together))
     claim(tmp_path, "states", "--workers", 2)
     assert threads == ["3", "3"] and len(trained) == 2
+    assert sorted(bars) == [("base 0", "0"), ("states-2 0", "1")]
 
 
 def test_a_run_that_fails_stops_the_others_and_begins_none(tmp_path, trained, capsys, monkeypatch):

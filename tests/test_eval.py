@@ -415,7 +415,7 @@ def test_raw_files_of_our_own_and_offline(folder, tmp_path, capsys):
     (tmp_path / "own.json").write_text(json.dumps(records[::-1]))
     with pytest.raises(SystemExit):  # the answers there are to other records
         ev.main([*map(str, own)])
-    assert "own_scores.jsonl: of another run" in capsys.readouterr().err
+    assert "own_scores.jsonl: of another run, with another data_sha256;" in capsys.readouterr().err
 
 
 def test_a_task_of_ones_own_is_none_of_the_benchmarks(folder, tmp_path):

@@ -33,7 +33,8 @@ from parts.annotations import (
     video_path,
 )
 from parts.config import StreamoConfig
-from parts.files import MISSHAPEN, check_outputs, read_json, read_records, replacing, write_json
+from parts.files import (MISSHAPEN, check_outputs, fault, read_json, read_records, replacing,
+                         write_json)
 from parts.options import LineParser, named_file
 from parts.tokenizer import STATES, Tokenizer
 from parts.video import frames
@@ -89,9 +90,8 @@ def convert(source, files, videos, counts):
                     raise ValueError(f"what was made of it: {wrong}")
             except (OSError, *MISSHAPEN) as error:
                 counts["items refused"] += 1
-                told = error if isinstance(error, OSError) or type(error) is ValueError else (
-                    f"{type(error).__name__} {error}")
-                print(f"{file}: item {n} refused: {told}", file=sys.stderr)
+                other = "" if isinstance(error, (OSError, ValueError)) else f"no item of {source}: "
+                print(f"{file}: item {n} refused: {other}{fault(error)}", file=sys.stderr)
                 continue
             counts.update(mended)
             counts["items used" if made else "items with nothing to learn from"] += 1

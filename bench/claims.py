@@ -177,8 +177,8 @@ def claim_table(args, paper, found):
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (
         f"\nTrained from {origin(args.model)}; steps: {args.steps or 'as the recipe'}; seeds: "
         f"{args.seeds}{' (mean ± half of the range)' * (args.seeds > 1)}; tested on {args.videos} "
-        f"toy videos of seed {args.seed}. Response within 1 s, said where it is the likeliest state; "
-        f"at a threshold, wherever it is that likely. {JUDGE}\n\n    {args.line}\n")
+        f"toy videos of seed {args.seed}. Response within 1 s, said where it is the likeliest "
+        f"state; at a threshold, wherever it is that likely. {JUDGE}\n\n    {args.line}\n")
 
 
 def loss_figure(found, training, path, sharp=4):

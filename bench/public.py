@@ -6,7 +6,7 @@ from collections import defaultdict
 from functools import partial
 
 from parts.annotations import DAY
-from parts.files import MISSHAPEN, read_records
+from parts.files import MISSHAPEN, fault, read_records
 
 
 def percent(part, whole):
@@ -340,8 +340,9 @@ def read_rows(bench, path, readers=READERS):
             if answered.replace("toy", "raw") != bench:
                 raise ValueError(f"answers to {answered}")
             return content[1:]
+        if bench not in readers:
+            raise ValueError("wanted are the answers (.jsonl) that eval.py run, or toy, writes")
         rows = list(readers[bench](content, path.stem))
     except MISSHAPEN as error:
-        what = str(error) if isinstance(error, ValueError) else repr(error)
-        raise ValueError(f"{path}: not a file of {bench}: {what}") from None
+        raise ValueError(f"{path}: not a file of {bench}: {fault(error)}") from None
     return [sound(row, path) for row in rows]

@@ -10,6 +10,7 @@ import random
 import re
 from collections import Counter
 from functools import partial
+from inspect import signature
 from itertools import groupby
 from pathlib import Path
 
@@ -314,6 +315,9 @@ def raw_records(source, item, counts, ask, file=""):
     read = SOURCES[source]
     if source == "llava-video":
         read = partial(read, described="_cap_" in Path(file).name)
+    named = "name" in signature(read).parameters
+    check(len(item) == 1 + named,
+          f"a file of {source} holds {'an object, {name: item}' if named else 'a list of items'}")
     for video, duration, spans, *makers in read(*item):
         duration = parse_time(duration)
         spans = list(clean(spans, duration, counts))

@@ -30,17 +30,23 @@ def only(data, where, **allowed):
               f"supported, only {' or '.join(map(repr, values))}")
 
 
+def fault(error):
+    """What is wrong with data, by the error that it led to, in a line."""
+    message = " ".join(str(error).split())[:500]
+    what = {KeyError: "there is no "}.get(type(error), "" if isinstance(
+        error, (ValueError, OSError)) else "misshapen: ")
+    return f"{what}{message}"
+
+
 @contextmanager
 def reading(path):
     """What a misshapen file makes of the code that reads it: a ValueError of a line, naming it."""
     try:
         yield
     except (RecursionError, *MISSHAPEN) as error:
-        message = " ".join(str(error).split())[:500]
-        if isinstance(error, ValueError) and str(path) in message:
+        if isinstance(error, ValueError) and str(path) in str(error):
             raise
-        what = {KeyError: "there is no ", ValueError: ""}.get(type(error), "misshapen: ")
-        raise ValueError(f"{path}: {what}{message}") from error
+        raise ValueError(f"{path}: {fault(error)}") from error
 
 
 # ---- JSON

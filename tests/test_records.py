@@ -14,6 +14,7 @@ from PIL import Image
 from test_data import film, line, record
 
 import data
+import eval as ev
 import records
 from data import turns_from_record
 from parts import files
@@ -939,3 +940,20 @@ def test_a_full_disk_under_standard_output_is_one_line(tmp_path):
             [sys.executable, records.__file__, "check", str(tmp_path / "raw.json")],
             stdout=full, stderr=subprocess.PIPE, text=True)
     assert run.returncode == 2 and run.stderr.count("\n") == 1 and "standard output" in run.stderr
+
+
+def test_a_file_of_another_kind_is_refused_in_words(tmp_path, capsys):
+    """Not by the call that failed."""
+    foreign = tmp_path / "raw.json"
+    foreign.write_text(json.dumps([{"video_name": "a", "question": [], "response": []}] * 2))
+    out = str(tmp_path / "out.jsonl")
+    for source in ("coin", "didemo", "hacs", "llava-video", "et-instruct"):
+        with pytest.raises(ValueError, match="nothing usable in"):
+            records.main(["convert", source, str(foreign), "--out", out])
+        said = capsys.readouterr().err
+        assert re.search(rf"item 1 refused: .*\b{source}\b", said)
+        assert not re.search(r"\w+Error|argument", said), said
+    for bench, words in (("raw", "wanted are the answers"), ("ovo", "there is no 'task'")):
+        with pytest.raises(SystemExit):
+            ev.main(["score", bench, str(foreign), "--out", out])
+        assert f"not a file of {bench}: {words}" in capsys.readouterr().err

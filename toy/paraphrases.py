@@ -1,4 +1,4 @@
-"""More wordings of the questions that training asks, by kind, patterns as in wordings.py: written by
+"""More wordings of what training asks, by kind, in patterns as those of wordings.py: written by
 someone who had seen none of those that are kept for the benchmark."""
 
 MORE = {

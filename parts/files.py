@@ -33,9 +33,9 @@ def only(data, where, **allowed):
 def fault(error):
     """What is wrong with data, by the error that it led to, in a line."""
     message = " ".join(str(error).split())[:500]
-    what = {KeyError: "there is no "}.get(type(error), "" if isinstance(
-        error, (ValueError, OSError)) else "misshapen: ")
-    return f"{what}{message}"
+    if isinstance(error, (ValueError, OSError)):
+        return message
+    return f"there is no {message}" if isinstance(error, KeyError) else f"misshapen: {message}"
 
 
 @contextmanager

@@ -166,6 +166,21 @@ def asleep(rank, arguments, printed):
     train.main(arguments)
 
 
+def test_ctrl_c_while_pytorch_is_imported_is_a_line(tmp_path):
+    """Of the programs that people begin and think better of."""
+    slow = tmp_path / "torch"                               # found first, and slow to import
+    slow.mkdir()
+    (slow / "__init__.py").write_text("import time\nprint('importing', flush=True)\n"
+                                      "time.sleep(60)\n")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for name in ("train.py", "eval.py"):
+        with subprocess.Popen([sys.executable, ROOT / name], env=env, text=True, cwd=tmp_path,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+            assert run.stdout.readline() == "importing\n"
+            run.send_signal(signal.SIGINT)
+            assert run.communicate(timeout=20)[1] == "interrupted\n" and run.returncode == 130
+
+
 def test_a_second_signal_ends_a_run_at_once(tmp_path, beginning):
     out, said = tmp_path / "out", tmp_path / "said"
     process = FORKS.Process(target=asleep, args=(0, [*beginning, "--workers", "0", "--out",

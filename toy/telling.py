@@ -4,13 +4,14 @@ Events do not always come, and things are not always there: what life has, a sha
 has, too (NOT_SO, ABSENT). The right answer to a wait for what never comes is none.
 """
 from toy.drills import Slides
-from toy.wordings import KNOWN, typed
+from toy.wordings import FIRST, KNOWN, typed
 from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, count, seen, there
 
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 NOT_SO = 0.25           # share of the questions about events whose event never comes or never came
 VAIN = 0.5              # share of "Waiting" whose event never comes, while a look-alike does
 ABSENT = 0.15           # share of the questions about the picture after something that is not in it
+PLAIN = 0.25            # share of the questions in the plainest words, FIRST or an inner one bare
 WHY = ("another", "absent", "elsewhen")     # why an event is missing, see Dialogue.missing
 
 
@@ -34,6 +35,8 @@ class Dialogue:
     def worded(self, kind, about=""):
         """A question of a kind about a thing, an inner question or an event."""
         wordings = self.wordings[kind]
+        if self.wordings is KNOWN and self.rng.random() < PLAIN:
+            wordings = ("{}",) if kind == "Frame QA" else FIRST[kind]
         text = self.rng.choice(wordings) if len(wordings) > 1 else wordings[0]
         if isinstance(about, Event):
             return text.format(about.caption, clause=about.clause, gerund=about.gerund)
@@ -218,12 +221,14 @@ class Dialogue:
         movers = [thing for thing in now if thing.moves]
         if turn and len(movers) == 1:
             asks += [(("mover", ""), f"The {movers[0].name}.")] * 2
-        ends = [e.last for e in over]
-        for which, end, weight in (("last", max, 3), ("first", min, 1)) if over else ():
-            if ends.count(end(ends)) == 1:
-                event = over[ends.index(end(ends))]
-                asks += [((which, ""), event.caption)] * weight
-        if not over and not isinstance(self.clip, Slides):
+        begun = [e for e in self.clip.events if e.first <= turn]
+        if over:                                            # by its beginning and by its end
+            last, first = max(over, key=lambda e: e.last), min(over, key=lambda e: e.last)
+            if all(e.first < last.first and e.last < last.last for e in begun if e is not last):
+                asks += [(("last", ""), last.caption)] * 3
+            if all(e.first > first.first and e.last > first.last for e in begun if e is not first):
+                asks += [(("first", ""), first.caption)]
+        if not begun and not isinstance(self.clip, Slides):
             asks += [(("last", ""), "Nothing happened.")]
         return rng.choice(asks)
 

@@ -263,9 +263,9 @@ WORDINGS = {
         "Would you say that something moves?", "Motion, yes or no?"))}
 
 # what people put before and behind a question
-BEFORE = ("Hello! {}", "Hi, a question. {}", "Excuse me. {}", "Please help me. {}", "OK. {}",
-          "Hey you! {}", "So: {}", "By the way: {}", "Now something else. {}", "Dear assistant: {}")
-BEHIND = ("{} Thanks.", "{} Thank you!", "{} Please.", "{} Thanks a lot!", "{} OK?")
+BEFORE = ("Hello! {}", "Hi there. {}", "Excuse me. {}", "Please help me. {}", "OK. {}", "Hey you! {}",
+          "So: {}", "By the way: {}", "Dear assistant: {}")
+BEHIND = ("{} Thanks.", "{} Thank you!", "{} Thanks a lot!", "{} OK?")
 
 
 def typed(rng, text):
@@ -278,8 +278,14 @@ def typed(rng, text):
     return text.rstrip(".?!") if rng.random() < 1 / 8 else text
 
 
+def alike(text):
+    """A wording without what makes no difference."""
+    text = text.lower().replace("color", "colour").replace("'s", " is")
+    return re.sub(r"[^a-z{} ]", "", text).strip()
+
+
 FIRST = {kind: first for kind, (first, _, _) in WORDINGS.items()}
 UNSEEN = {kind: expanded(unseen) for kind, (_, _, unseen) in WORDINGS.items()}
 KNOWN = {kind: first + tuple(text for text in dict.fromkeys(expanded(more + MORE.get(kind, ())))
-                             if text not in first + UNSEEN[kind])
+                             if text not in first and alike(text) not in map(alike, UNSEEN[kind]))
          for kind, (first, more, _) in WORDINGS.items()}

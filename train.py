@@ -74,7 +74,7 @@ class Options:
     train: str = option("connector+decoder", "which parts learn",
                         choices=("states", "connector", "connector+decoder", "all"))
     loss: str = option("focal", "loss on the state tokens", choices=KINDS)
-    ce_share: float = option(0.0, "share of the steps, the last, with --loss ce in its place")
+    ce_share: float = option(0.0, "share of the steps, the last, by cross entropy in any case")
     states: int = option(3, "2: no Standby, only when to speak", choices=(2, 3))
     tasks: str = option("all", "toy tasks", choices=("all", "grounding+caption", *LEFT_OUT))
     # how much of it: what is 0 is filled in by fit()
@@ -391,7 +391,7 @@ def learning_rate(o, step):
 def loss_kind(o, step):
     """The loss of a step. Focal weights teach the rare states soon, and leave them too likely; at
     last cross entropy lets each be as likely as it is right, and what is half an answer unsaid."""
-    return "ce" if step >= (1 - o.ce_share) * o.steps else o.loss
+    return "ce" if step >= round((1 - o.ce_share) * o.steps) else o.loss
 
 
 # ---- The loop --------------------------------------------------------------------------------

@@ -60,25 +60,27 @@ def origin(model):
     return "-".join([model.name, *(d[:8] for d in sha256(model, "safetensors").values())])
 
 
-def trained(args, options, seed, number=0):
+def trained(args, options, seed):
     """The folder of a run of train.py, whose name tells options, start, steps and seed: begun, gone
-    on with, or complete and left alone. number: of the run, for its line of the terminal."""
+    on with, or complete and left alone."""
     start = ["--model", str(args.model)] if args.model else []
     steps = ["--steps", str(args.steps)] if args.steps else []
     variant = "-".join(options.strip("-").split() or ["base"])
     name = f"{variant}-from-{origin(args.model)}-{args.steps or 'recipe'}-steps-seed-{seed}"
     folder = args.runs / name
     if not (folder / "model" / "run.json").exists():                        # written last of all
-        again = ["--resume"] if folder.exists() else []
+        again = ["--resume"] if (folder / "run.json").exists() else []
         share = max(1, torch.get_num_threads() // args.workers)
-        env = {**os.environ, "OMP_NUM_THREADS": str(share), "PARENT_PID": str(os.getpid()),
-               "TQDM_DESC": f"{variant} {seed}", "TQDM_POSITION": str(number % args.workers)}
+        line = args.lines.pop(0)                            # of the terminal, for its bar
+        env = {**os.environ, "OMP_NUM_THREADS": str(share), "STREAMO_PARENT_PID": str(os.getpid()),
+               "TQDM_DESC": f"{variant} {seed}", "TQDM_POSITION": str(line)}
         words = [sys.executable, Path(__file__).parent.with_name("train.py"), *options.split(),
                  *start, *steps, *ALL_STEPS, "--seed", str(seed), "--out", str(folder), *again]
         with subprocess.Popen(words, env=env) as process:
             args.running.add(process)
             code = process.wait()
             args.running.remove(process)
+        args.lines.append(line)
         check(code == 0, f"{folder}: train.py ended with code {code}, for the reason that it gave "
                          "above; the same command of bench.claims goes on")
     return folder
@@ -90,17 +92,17 @@ def train_all(args, variants):
     runs = dict.fromkeys((options, seed) for seed in range(args.seeds) for options, *_ in variants)
     ended = Event()                                         # none is begun any more
 
-    def train(number, run):
+    def train(run):
         try:
             if not ended.is_set():
-                trained(args, *run, number)
+                trained(args, *run)
         except ValueError:
             ended.set()                                     # before this thread takes the next
             raise
 
     with ThreadPoolExecutor(args.workers) as pool:
         try:
-            for run in as_completed([pool.submit(train, *each) for each in enumerate(runs)]):
+            for run in as_completed([pool.submit(train, run) for run in runs]):
                 run.result()
         finally:
             ended.set()
@@ -245,8 +247,9 @@ def main(argv=None):
                      "each variant makes a start of its own")
     check_bounds(parser, args, {"videos": (1, 10**6), "seeds": (1, 1000), "steps": (1, 10**9),
                                 "workers": (1, 1024), "threshold": (0, 1), "window": 0})
-    args.bench, args.running, line = "toy", set(), sys.argv[1:] if argv is None else argv
-    args.line = " ".join(["python -m bench.claims", *line])
+    args.bench, args.running, args.lines = "toy", set(), [*range(args.workers)]
+    words = sys.argv[1:] if argv is None else argv
+    args.line = " ".join(["python -m bench.claims", *words])
     with to_the_end("bench.claims", "what was done is kept, the same command goes on"):
         check(not args.model or args.model.is_dir(), f"--model {args.model}: no such folder")
         for flag in ("runs", "out"):                    # before hours of training

@@ -321,7 +321,7 @@ def records(path):
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         try:
             return [json.loads(line) for line in lines if line.strip()]
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         raise
 

@@ -35,7 +35,10 @@ def fault(error):
     message = " ".join(str(error).split())[:500]
     if isinstance(error, (ValueError, OSError)):
         return message
-    return f"there is no {message}" if isinstance(error, KeyError) else f"misshapen: {message}"
+    if isinstance(error, KeyError):
+        return f"there is no {message}"
+    return "nested too deep" if isinstance(error, RecursionError) else \
+        "misshapen: a value of another kind than the format's stands in it"
 
 
 @contextmanager
@@ -56,7 +59,7 @@ def parse_json(text, path):
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:           # bytes that are no UTF-8, too
-        raise ValueError(f"{path}: not JSON ({error})") from None
+        raise ValueError(f"{path}: not JSON ({fault(error)})") from None
 
 
 def read_json(path):
@@ -198,7 +201,7 @@ def read_records(file):
                 raise ValueError("neither a JSON list nor an object")
             yield from whole.items() if isinstance(whole, dict) else whole
     except (ValueError, RecursionError, csv.Error) as error:
-        raise ValueError(f"{file}: {f'line {n}: ' if n else ''}{error}") from error
+        raise ValueError(f"{file}: {f'line {n}: ' if n else ''}{fault(error)}") from error
     finally:
         bar.close()
 

@@ -72,6 +72,7 @@ def check_options(parser, o, given):
         (bool(o.vision) != bool(o.decoder) or o.vision and o.model,
          "start from --model alone, or from --vision and --decoder together"),
         (bool(o.data) != bool(o.videos), "--data and --videos go together"),
+        (said("ce_share") and o.loss == "ce", "--ce-share: of the steps in which --loss is not ce"),
         (not o.data and not o.steps, "--steps is needed without --data: the toy world has no end"),
         (o.batch and not o.data and o.tasks != "all",
          "--tasks chooses among what the curriculum gives: it goes without --batch"),
@@ -147,13 +148,14 @@ def recipe(o, origin, model, dataset, world):
     sizes = ", ".join(f"{name} ({size:,} weights)" for name, size in learns.items() if size)
     frozen = ", ".join(name for name, size in learns.items() if not size)
     each = f"{o.batch} sample{'s' * (o.batch > 1)}"
+    by_ce = f"; the last {o.ce_share:.0%} by cross entropy" if o.ce_share and o.loss != "ce" else ""
     if not o.batch:
         each = f"{world} micro-batch{'es' * (world > 1)}"
     return (f"start   {origin}\n"
             f"data    {of}\n"
             f"learns  {sizes}{'; frozen: ' * bool(frozen)}{frozen}\n"
             f"recipe  {o.steps} steps of {each}{passes}, rate {o.lr:g}, a checkpoint every "
-            f"{o.save_every} steps")
+            f"{o.save_every} steps{by_ce}")
 
 
 def evaluate(folder, videos, log):
@@ -175,29 +177,43 @@ def evaluate(folder, videos, log):
 
 # ---- One run in a folder, and how it stops
 
+def locked(path):
+    """A file, open and locked, which ends with this process and no child inherits; None: another
+    process holds it."""
+    while True:
+        file = open(path, "a")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:                            # some network disks have no locks
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                file.close()
+                return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()                                        # its holder has just removed it: again
+
+
 @contextmanager
 def alone_in(folder):
     """Hold the folder of a run, on rank 0, against a second run, which would write over the first
-    one's checkpoints. The lock ends with this process, however that ends; no child inherits it."""
+    one's checkpoints; where nothing was written, a new folder goes again."""
     if own_rank()[0]:
         yield
         return
     folder = Path(folder)
     new, path = not folder.exists(), folder / ".lock"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:                            # some network disks have no locks
-            check(error.errno not in (errno.EAGAIN, errno.EACCES), f"--out {folder}: another run "
-                  "is at work there; stop it, or name another folder")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            with suppress(OSError):                         # there is something in it
-                if new:
-                    folder.rmdir()
+    file = locked(path)
+    check(file, f"--out {folder}: another run is at work there; stop it, or name another folder")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+        with suppress(OSError):                             # there is something in it
+            if new:
+                folder.rmdir()
 
 
 class Stopped(Exception):
@@ -278,7 +294,7 @@ def join_ranks():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     # of parts.torchrun or bench.claims; not for the processes that this one begins
-    parent = int(os.environ.pop("PARENT_PID", os.getppid() if several else 0))
+    parent = int(os.environ.pop("STREAMO_PARENT_PID", os.getppid() if several else 0))
     if parent:
         threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     if several:

@@ -18,7 +18,7 @@ TO_SAVE = 3600                                  # seconds for a step and a large
 
 
 def main():
-    os.environ["PARENT_PID"] = str(os.getpid())             # the processes end with this one
+    os.environ["STREAMO_PARENT_PID"] = str(os.getpid())     # the processes end with this one
     os.environ.setdefault("OMP_NUM_THREADS", "1")           # as torchrun has it, which tells it
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(TO_SAVE))

@@ -952,7 +952,14 @@ def test_a_file_of_another_kind_is_refused_in_words(tmp_path, capsys):
             records.main(["convert", source, str(foreign), "--out", out])
         said = capsys.readouterr().err
         assert re.search(rf"item 1 refused: .*\b{source}\b", said)
-        assert not re.search(r"\w+Error|argument", said), said
+        assert not re.search(r"\w+Error|argument|object", said.replace("an object,", "")), said
+    (tmp_path / "deep.json").write_text("[" * 10**5 + "]" * 10**5)
+    for source, bench in (("coin", "ovo"), ("didemo", "mvbench")):
+        with pytest.raises(ValueError, match="nested too deep"):
+            records.main(["convert", source, str(tmp_path / "deep.json"), "--out", out])
+        with pytest.raises(SystemExit):
+            ev.main(["score", bench, str(tmp_path / "deep.json"), "--out", out])
+        assert "deep.json: nested too deep" in capsys.readouterr().err
     for bench, words in (("raw", "wanted are the answers"), ("ovo", "there is no 'task'")):
         with pytest.raises(SystemExit):
             ev.main(["score", bench, str(foreign), "--out", out])

@@ -226,6 +226,34 @@ def test_a_second_run_in_a_folder_is_refused_and_writes_nothing(tmp_path, monkey
     assert (out / "model" / "model.safetensors").exists() and not (out / ".lock").exists()
 
 
+def enter_and_leave(folder):
+    """Five hundred times; code 1 where somebody else was in it, too."""
+    entered = 0
+    while entered < 500:
+        try:
+            with runs.alone_in(folder):
+                entered += 1
+                os.close(os.open(folder / "somebody", os.O_CREAT | os.O_EXCL))
+                os.unlink(folder / "somebody")
+        except ValueError:
+            continue
+        except FileExistsError:
+            os._exit(1)
+
+
+def test_one_process_at_a_time_is_in_a_folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    processes = [FORKS.Process(target=enter_and_leave, args=(tmp_path / "out",)) for _ in "123"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    with pytest.raises(KeyError), runs.alone_in(tmp_path / "new"):
+        raise KeyError                                      # what is refused leaves no new folder
+    assert not (tmp_path / "new").exists()
+
+
 def test_torchrun_says_no_more_than_its_program_and_ends_with_its_code(monkeypatch, capsys):
     """Ours in one process, with what torch's raises: its own page and exit code 1 are lost."""
     def failing(error):
@@ -234,7 +262,7 @@ def test_torchrun_says_no_more_than_its_program_and_ends_with_its_code(monkeypat
         return run
 
     monkeypatch.setattr("sys.argv", ["torchrun", "--nproc_per_node=2", "train.py", "--lr", "fast"])
-    for name in ("PARENT_PID", "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+    for name in ("STREAMO_PARENT_PID", "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
         monkeypatch.setenv(name, "1")                       # to be as they were afterwards
     for code, wanted, line in ((2, 2, ""), (-9, 137, "torchrun: process 1 was ended by SIGKILL\n")):
         failure = errors.ProcessFailure(1, 99, code, "")
@@ -265,9 +293,9 @@ def test_a_rank_ends_with_its_torchrun():
 def test_what_was_told_its_parent_ends_with_it_and_its_own_children_do_not_know():
     """As a training that bench.claims began: kill -9 of bench.claims is the end of both."""
     words = [sys.executable, "-c", "import os, time; from parts.runs import join_ranks; join_ranks("
-             "); print(os.environ.get('PARENT_PID'), flush=True); time.sleep(60)"]
+             "); print(os.environ.get('STREAMO_PARENT_PID'), flush=True); time.sleep(60)"]
     for parent, alive in ((os.getpid(), True), (os.getppid(), False)):
-        env = {**os.environ, "PARENT_PID": str(parent)}
+        env = {**os.environ, "STREAMO_PARENT_PID": str(parent)}
         with subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as run:
             assert run.stdout.readline() in (("None\n",) if alive else ("None\n", ""))
             try:

@@ -286,6 +286,8 @@ def test_the_last_steps_learn_by_cross_entropy_where_the_recipe_says_so(tmp_path
     shares = [train.parse(words).ce_share for words in (
         [], ["--preset", "demo"], own, ["--preset", "paper", *own])]
     assert shares == [0.3, 0.3, 0, 0]
+    o = train.parse(["--ce-share", "0.7", "--steps", "10"])
+    assert [train.loss_kind(o, step) for step in range(10)] == ["focal"] * 3 + ["ce"] * 7
     o = train.parse(["--ce-share", "0"])
     assert {train.loss_kind(o, step) for step in range(o.steps)} == {"focal"}
 

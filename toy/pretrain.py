@@ -152,28 +152,29 @@ def check_same(o):
 def make(o, stop):
     """Make the start in o.out, or go on with it; each rank does its part. stop: asked_to_stop."""
     folder, (rank, _) = Path(o.out), own_rank()
-    check_same(o)
-    about = about_run(o)
-    torch.manual_seed(o.seed)
-    if o.model:
-        tokenizer = Tokenizer.from_pretrained(o.model)
-        model = Streamo.from_pretrained(o.model, torch.float32)
-        model.config = replace(model.config, threshold=None)            # it was the old weights'
-    else:
-        tokenizer = new_tokenizer()
-        model = new_model(tokenizer)
-    all_gather(None)                                        # all have looked before one writes
-    if rank == 0:
-        write_json(folder / "run.json", about)
-    if o.see_steps and not o.model:                         # its decoder reads what it sees by now
-        learn_to_see(o, model, stop)
-    if o.watch_steps:
-        learn_to_watch(o, tokenizer, model, stop)
-    if rank == 0:
-        write_model(folder, model, tokenizer, about)
-        for path in state_path(o, "see"), state_path(o, "watch"):
-            path.unlink(missing_ok=True)
-    all_gather(None)                                        # the others wait until it is there
+    with alone_in(folder):
+        check_same(o)
+        about = about_run(o)
+        torch.manual_seed(o.seed)
+        if o.model:
+            tokenizer = Tokenizer.from_pretrained(o.model)
+            model = Streamo.from_pretrained(o.model, torch.float32)
+            model.config = replace(model.config, threshold=None)        # it was the old weights'
+        else:
+            tokenizer = new_tokenizer()
+            model = new_model(tokenizer)
+        all_gather(None)                                    # all have looked before one writes
+        if rank == 0:
+            write_json(folder / "run.json", about)
+        if o.see_steps and not o.model:                     # its decoder reads what it sees by now
+            learn_to_see(o, model, stop)
+        if o.watch_steps:
+            learn_to_watch(o, tokenizer, model, stop)
+        if rank == 0:
+            write_model(folder, model, tokenizer, about)
+            for path in state_path(o, "see"), state_path(o, "watch"):
+                path.unlink(missing_ok=True)
+        all_gather(None)                                    # the others wait until it is there
 
 
 def spoken(o):
@@ -205,7 +206,7 @@ def run(parser, argv):
         check_same(o)
     else:
         again = command(" ".join(["-m toy.pretrain", *spoken(o)]), world)
-        with alone_in(o.out), asked_to_stop("toy.pretrain", o.out, again) as stop:
+        with asked_to_stop("toy.pretrain", o.out, again) as stop:
             make(o, stop)
     if rank == 0:
         print(f"{o.out} is made; to train from it: python train.py --model {o.out}")

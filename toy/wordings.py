@@ -263,8 +263,8 @@ WORDINGS = {
         "Would you say that something moves?", "Motion, yes or no?"))}
 
 # what people put before and behind a question
-BEFORE = ("Hello! {}", "Hi there. {}", "Excuse me. {}", "Please help me. {}", "OK. {}", "Hey you! {}",
-          "So: {}", "By the way: {}", "Dear assistant: {}")
+BEFORE = ("Hello! {}", "Hi there. {}", "Excuse me. {}", "Please help me. {}", "OK. {}",
+          "Hey you! {}", "So: {}", "By the way: {}", "Dear assistant: {}")
 BEHIND = ("{} Thanks.", "{} Thank you!", "{} Thanks a lot!", "{} OK?")
 
 

@@ -270,11 +270,11 @@ BEHIND = ("{} Thanks.", "{} Thank you!", "{} Thanks a lot!", "{} OK?")
 
 def typed(rng, text):
     """A question as people type it: one in eight has something before or behind it, one in eight no
-    capitals, one in eight no stop at its end."""
+    capitals and perhaps no apostrophes, one in eight no stop at its end."""
     if rng.random() < 1 / 8:
         text = rng.choice(BEFORE + BEHIND).format(text)
     if rng.random() < 1 / 8:
-        text = text.lower()
+        text = text.lower().replace("'", rng.choice(("'", "")))
     return text.rstrip(".?!") if rng.random() < 1 / 8 else text
 
 

@@ -286,6 +286,8 @@ def alike(text):
 
 FIRST = {kind: first for kind, (first, _, _) in WORDINGS.items()}
 UNSEEN = {kind: expanded(unseen) for kind, (_, _, unseen) in WORDINGS.items()}
-KNOWN = {kind: first + tuple(text for text in dict.fromkeys(expanded(more + MORE.get(kind, ())))
-                             if text not in first and alike(text) not in map(alike, UNSEEN[kind]))
-         for kind, (first, more, _) in WORDINGS.items()}
+KNOWN = {}
+for kind, (first, more, _) in WORDINGS.items():
+    kept = {*first, *map(alike, UNSEEN[kind])}
+    more = dict.fromkeys(expanded(more + MORE.get(kind, ())))
+    KNOWN[kind] = first + tuple(text for text in more if not {text, alike(text)} & kept)

@@ -8,11 +8,16 @@
 
 check ends with 0 for sound records (what was mended is a line a kind; -v names each), else with 2.
 """
+if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
+
 import json
 import math
 import os
 import random
 import re
+import signal
 import sys
 from collections import Counter
 from functools import lru_cache, partial
@@ -278,6 +283,7 @@ def parse(argv):
 
 def main(argv=None):
     """Exit code: 0, or 2 for bad input or broken records."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     args = parse(argv)
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8")     # ">&-"
                               for stream in (sys.stdout, sys.stderr))

@@ -16,15 +16,14 @@ counted over all of them and all ranks before the first backward, so the gradien
 however a step is split. Which samples a step holds is a function of the options, the number of
 ranks and the step: a run that was stopped goes on as if it had not been, on a CPU to the last bit.
 """
-import os
-import signal
-import sys
-
-if __name__ == "__main__":          # Ctrl-C while PyTorch is being imported, which takes seconds
-    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(130)))
+if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
 
 import json
 import math
+import os
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace

@@ -10,6 +10,10 @@ decider: a separate module that reads the frozen features and says when to speak
 (Qian et al., 2025); the language model then speaks, and decides nothing. Sinks: the memory of
 StreamingVLM (Xu et al., 2025), a few seconds of frames, more of text, and the beginning for good.
 """
+if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
+
 import argparse
 from pathlib import Path
 

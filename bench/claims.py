@@ -2,6 +2,10 @@
 
     python -m bench.claims loss --model DIR --steps 1000 --seeds 3       trains, streams, compares
 """
+if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
+
 import argparse
 import os
 import subprocess

@@ -6,6 +6,10 @@
 Memory is counted. Time is measured, by steps of random weights in this shape, where this machine
 can do one within a minute; else a line says why not.
 """
+if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
+
 import os
 import random
 import sys

@@ -5,6 +5,10 @@
 A second: one vision and one decoder forward of its frame. An asking: the question read, 16 tokens
 of an answer decoded, both dropped. The window is full, which is the dearest case.
 """
+if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
+
 import argparse
 import resource
 import statistics

@@ -8,6 +8,10 @@ are told with the right words within a second of their time, and milliseconds a 
 takes time by its words, and one minute has more answers than another: medians are those of the
 seconds without one.
 """
+if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
+
 import os
 import resource
 import statistics

@@ -18,6 +18,10 @@ Beside it, with the same weights and frames:
 With the larger shapes the streams of 10 and 60 minutes begin a window and a half before their age,
 at the right second: by then nothing older would be in the cache. (--whole runs every second.)
 """
+if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
+
 import ctypes
 import math
 import statistics

@@ -201,6 +201,7 @@ def at_moments(found, asked, told):
 SOURCES = {"activitynet": activitynet, "qvhighlights": qvhighlights, "youcook2": youcook2,
            "hacs": hacs, "egotimeqa": egotimeqa, "didemo": didemo, "coin": coin,
            "llava-video": llava_video, "koala": koala, "et-instruct": et_instruct}
+NAMED = {source for source, read in SOURCES.items() if "name" in signature(read).parameters}
 
 # ---- Makers: spans -> task, second of the question, question or None (any wording of the task's),
 # ---- what is asked about, responses
@@ -315,7 +316,7 @@ def raw_records(source, item, counts, ask, file=""):
     read = SOURCES[source]
     if source == "llava-video":
         read = partial(read, described="_cap_" in Path(file).name)
-    named = "name" in signature(read).parameters
+    named = source in NAMED
     check(len(item) == 1 + named,
           f"a file of {source} holds {'an object, {name: item}' if named else 'a list of items'}")
     for video, duration, spans, *makers in read(*item):

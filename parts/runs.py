@@ -326,6 +326,7 @@ def to_the_end(name, kept="nothing is written"):
         got.append(number)
         raise KeyboardInterrupt
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     former = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
@@ -342,6 +343,7 @@ def to_the_end(name, kept="nothing is written"):
 def program(name, work):
     """Run work() as one rank of a command. Exit code 2 and one line, of one rank, when something is
     wrong; 128 + its number for a signal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         join_ranks()
         work()

@@ -167,18 +167,48 @@ def asleep(rank, arguments, printed):
 
 
 def test_ctrl_c_while_pytorch_is_imported_is_a_line(tmp_path):
-    """Of the programs that people begin and think better of."""
+    """Of every program of ours that imports it."""
     slow = tmp_path / "torch"                               # found first, and slow to import
     slow.mkdir()
     (slow / "__init__.py").write_text("import time\nprint('importing', flush=True)\n"
                                       "time.sleep(60)\n")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    for name in ("train.py", "eval.py"):
-        with subprocess.Popen([sys.executable, ROOT / name], env=env, text=True, cwd=tmp_path,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-            assert run.stdout.readline() == "importing\n"
+    programs = [["infer.py", "assets/demo.mp4"], ["train.py"], ["eval.py"], ["records.py"]]
+    programs += [["-m", name] for name in ("toy.pretrain", *(
+        f"bench.{path.stem}" for path in (ROOT / "bench").glob("*.py")
+        if "__main__" in path.read_text()))]
+    assert len(programs) == 11
+    begun = [subprocess.Popen([sys.executable, *words], env=env, text=True, cwd=ROOT,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) for words in programs]
+    for words, run in zip(programs, begun):
+        with run:
+            assert run.stdout.readline() == "importing\n", words
             run.send_signal(signal.SIGINT)
-            assert run.communicate(timeout=20)[1] == "interrupted\n" and run.returncode == 130
+            said = run.communicate(timeout=20)[1].splitlines()
+            assert said[-1:] == ["interrupted"] and run.returncode == 130, (words, said)
+            assert len(said) == 1 + (words[0] == "infer.py"), said      # what it is to watch
+
+
+def test_what_has_begun_answers_ctrl_c_in_its_own_way(capsys):
+    """Not as while it was imported."""
+    def interrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    def measured():
+        with runs.to_the_end("bench", "all is kept"):
+            interrupted()
+
+    former = signal.getsignal(signal.SIGINT)
+    for work, said in ((measured, "bench: interrupted, all is kept"),
+                       (lambda: runs.program("train.py", interrupted), "before its first step")):
+        signal.signal(signal.SIGINT, lambda *_: os._exit(1))
+        try:
+            with pytest.raises(SystemExit) as end:
+                work()
+        finally:
+            signal.signal(signal.SIGINT, former)
+        assert end.value.code == 130 and said in capsys.readouterr().err
 
 
 def test_a_second_signal_ends_a_run_at_once(tmp_path, beginning):
@@ -294,15 +324,20 @@ def test_what_was_told_its_parent_ends_with_it_and_its_own_children_do_not_know(
     """As a training that bench.claims began: kill -9 of bench.claims is the end of both."""
     words = [sys.executable, "-c", "import os, time; from parts.runs import join_ranks; join_ranks("
              "); print(os.environ.get('STREAMO_PARENT_PID'), flush=True); time.sleep(60)"]
-    for parent, alive in ((os.getpid(), True), (os.getppid(), False)):
-        env = {**os.environ, "STREAMO_PARENT_PID": str(parent)}
-        with subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as run:
-            assert run.stdout.readline() in (("None\n",) if alive else ("None\n", ""))
-            try:
-                assert run.wait(1 if alive else 30) == 1 and not alive
-            except subprocess.TimeoutExpired:
-                assert alive
-            run.kill()
+
+    def told(parent):
+        return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                                env={**os.environ, "STREAMO_PARENT_PID": str(parent)})
+
+    with told(os.getpid()) as ours, told(os.getppid()) as orphan:
+        try:
+            assert orphan.wait(30) == 1
+            assert ours.stdout.readline() == "None\n"
+            time.sleep(0.6)                                 # it looks every half second
+            assert ours.poll() is None
+        finally:
+            ours.kill()
+            orphan.kill()
 
 
 # ---- What is refused, by name, and what goes on

@@ -15,7 +15,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from toy import dialogues, drills, wordings, world
+from toy import dialogues, drills, telling, wordings, world
 from toy.__main__ import main as toy_main
 
 SIZE, VIDEOS = 96, 80
@@ -433,19 +433,20 @@ def test_times_lie_in_the_clip_and_answers_follow_questions():
         assert all(1 <= event.first <= event.last <= end for event in clip.events)
 
 
-def test_every_sentence_is_grammatical():
+def test_every_sentence_is_grammatical(monkeypatch):
+    """Questions before they are typed as people type, a kind of film in as many samples."""
+    monkeypatch.setattr(telling, "typed", lambda rng, text: text)
     captions = collections.Counter()
-    for clip, record in everything():
+    for clip, record in (dialogues.sample(5, i, kind) for kind in (
+            "full", "long", "short", "frame", "one", "busy", "reel") for i in range(200)):
         for event in clip.events:
             article, colour, shape, verb = CAPTION.fullmatch(event.caption).groups()
             assert colour in world.COLOURS and shape in world.SHAPES
             new = "An" if colour == "orange" else "A"
             assert article == (new if verb == "appears" else "The")
             captions[verb.split()[0]] += 1
-        for response in record["response"]:
-            assert re.fullmatch(r"[A-Z][^{}]*[.]", response["content"])
         for text in (entry["content"] for entry in record["question"] + record["response"]):
-            assert re.fullmatch(r"[A-Za-z][^{}]*", text) and "  " not in text, text
+            assert re.fullmatch(r"[A-Z][^{}]*[.?!]", text) and "  " not in text, text
             assert not re.search(r"\b(a [aeiou]|an [^aeiou]|is (two|three|four)|are one|is no "
                                  r"shapes)\b", text, re.IGNORECASE), text
     assert len(captions) == 7
@@ -469,6 +470,61 @@ def test_every_kind_of_question_has_thirty_wordings_and_some_that_no_training_ha
     new = [record["question"][0]["content"] for task, record in clip_and_rows(0)[1]
            if task.startswith("reworded")]
     assert len(new) == 1 and re.fullmatch(kept, new[0])
+
+
+def test_no_wording_that_training_has_is_all_but_one_that_is_kept():
+    kept = "What's the {} doing?", "How is the {} coloured?", "Any movement?"
+    for text in ("What is the {} doing?", "How's the {} colored?", "Any movement."):
+        assert wordings.known(("Say.",), (text, "New.", "New.", "Say."), kept) == ("Say.", "New.")
+    for kind, unseen in wordings.UNSEEN.items():
+        more = wordings.KNOWN[kind][len(wordings.FIRST[kind]):]
+        assert not {*map(wordings.alike, more)} & {*map(wordings.alike, unseen)}
+
+
+def test_questions_are_typed_as_people_type_them_and_mean_the_same():
+    """Each of the three ways in an eighth of them; all letters of the question are still there."""
+    rng, text = random.Random(0), "Where's the red star?"
+    found = [wordings.typed(rng, text) for _ in range(4000)]
+    lower = [said for said in found if said == said.lower()]
+    for some in (lower, [said for said in found if said[-1] not in ".?!"],
+                 [said for said in found if len(said) > len(text)]):
+        assert 400 < len(some) < 600
+    assert 150 < sum("'" not in said for said in lower) < 350
+    letters = "wheres the red star"
+    assert all(letters in said.lower().replace("'", "") for said in found)
+
+
+def test_a_part_of_all_questions_is_asked_in_the_plainest_words():
+    """A quarter, and what the choice among all wordings gives; of this second, the bare question.
+    The benchmark's own wordings are left alone."""
+    clip = world.Clip(random.Random(0), 20)
+    told = telling.Dialogue(clip, random.Random(0))
+    for kind, plain in (("Frame QA", ("Where?",)), ("last", ("What happened last?",))):
+        said = [told.worded(kind, "Where?") for _ in range(2000)]
+        assert 0.22 < sum(text in plain for text in said) / 2000 < 0.30, kind
+    unseen = telling.Dialogue(clip, random.Random(0), wordings.UNSEEN)
+    unseen.ask("Frame QA", "Where?", 0)
+    kept = [text.format("Where?") for text in wordings.UNSEEN["Frame QA"]]
+    assert unseen.questions[0]["content"] in kept
+    assert {unseen.worded("Frame QA", "Where?") for _ in range(99)} == {*kept}
+
+
+def test_what_happened_first_or_last_is_asked_only_where_nobody_can_differ():
+    """By the beginnings or by the ends of the events that have begun, it is the same one."""
+    asked = collections.Counter()
+    for i in range(120):
+        clip, rng = dialogues.sample(5, i)[0], random.Random(i)
+        for turn in range(1, clip.seconds):
+            (which, _), answer = telling.Dialogue(clip, rng).question(turn)
+            if which not in ("first", "last") or answer == "Nothing happened.":
+                continue
+            begun = [e for e in clip.events if e.first <= turn]
+            end = min if which == "first" else max
+            for times in ([e.first for e in begun], [e.last for e in begun]):
+                (only,) = [e for e, time in zip(begun, times) if time == end(times)]
+                assert only.caption == answer and only.last < turn
+            asked[which] += 1
+    assert min(asked["first"], asked["last"]) > 20
 
 
 # ----------------------------------------------------------------- always the same, never shared

@@ -8,6 +8,10 @@
 The folder is a start like any other (config.json, model.safetensors, tokenizer.json, run.json). The
 same command goes on after a stop; train.py without a start makes one in its own folder.
 """
+if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
+
 import math
 import sys
 from dataclasses import asdict, dataclass, fields, replace

@@ -4,14 +4,14 @@ Events do not always come, and things are not always there: what life has, a sha
 has, too (NOT_SO, ABSENT). The right answer to a wait for what never comes is none.
 """
 from toy.drills import Slides
-from toy.wordings import FIRST, KNOWN, typed
+from toy.wordings import KNOWN, PLAINEST, typed
 from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, count, seen, there
 
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 NOT_SO = 0.25           # share of the questions about events whose event never comes or never came
 VAIN = 0.5              # share of "Waiting" whose event never comes, while a look-alike does
 ABSENT = 0.15           # share of the questions about the picture after something that is not in it
-PLAIN = 0.25            # share of the questions in the plainest words, FIRST or an inner one bare
+PLAIN = 0.25            # share of the training questions in the PLAINEST words
 WHY = ("another", "absent", "elsewhen")     # why an event is missing, see Dialogue.missing
 
 
@@ -22,7 +22,7 @@ class Dialogue:
 
     def __init__(self, clip, rng, wordings=KNOWN):
         self.clip, self.rng, self.questions, self.responses = clip, rng, [], []
-        self.wordings, self.tasks = wordings, set()
+        self.wordings, self.trains, self.tasks = wordings, wordings is KNOWN, set()
 
     def record(self, i, task=None):
         name = f"{i:06d}.mp4"
@@ -35,8 +35,8 @@ class Dialogue:
     def worded(self, kind, about=""):
         """A question of a kind about a thing, an inner question or an event."""
         wordings = self.wordings[kind]
-        if self.wordings is KNOWN and self.rng.random() < PLAIN:
-            wordings = ("{}",) if kind == "Frame QA" else FIRST[kind]
+        if self.trains and self.rng.random() < PLAIN:
+            wordings = PLAINEST[kind]
         text = self.rng.choice(wordings) if len(wordings) > 1 else wordings[0]
         if isinstance(about, Event):
             return text.format(about.caption, clause=about.clause, gerund=about.gerund)
@@ -47,7 +47,7 @@ class Dialogue:
         self.tasks.add(task)
         about = self.worded(*about) if isinstance(about, tuple) else about
         text = self.worded(task, about)
-        if self.wordings is KNOWN:
+        if self.trains:
             text = typed(self.rng, text)
         self.questions.append({"content": text, "time": str(turn + 1)})
 

@@ -7,6 +7,7 @@ star moves left"), {gerund} as a thing to look out for ("the red star moving lef
 FIRST    as in the first edition of Streamo-Bench, whose ten rows a film are asked in these
 KNOWN    what training asks, FIRST and paraphrases.py among them: 30 or more of a kind
 UNSEEN   kept for the benchmark alone
+PLAINEST what most people say, which a part of all training questions is asked in
 """
 import re
 from itertools import product
@@ -284,10 +285,15 @@ def alike(text):
     return re.sub(r"[^a-z{} ]", "", text).strip()
 
 
+def known(first, more, unseen):
+    """The wordings of a kind that training has: none that is kept, or all but equal to one."""
+    kept = {alike(text) for text in unseen}
+    more = dict.fromkeys(more)                              # each once
+    return first + tuple(text for text in more if text not in first and alike(text) not in kept)
+
+
 FIRST = {kind: first for kind, (first, _, _) in WORDINGS.items()}
 UNSEEN = {kind: expanded(unseen) for kind, (_, _, unseen) in WORDINGS.items()}
-KNOWN = {}
-for kind, (first, more, _) in WORDINGS.items():
-    kept = {*first, *map(alike, UNSEEN[kind])}
-    more = dict.fromkeys(expanded(more + MORE.get(kind, ())))
-    KNOWN[kind] = first + tuple(text for text in more if not {text, alike(text)} & kept)
+KNOWN = {kind: known(first, expanded(more + MORE.get(kind, ())), UNSEEN[kind])
+         for kind, (first, more, _) in WORDINGS.items()}
+PLAINEST = FIRST | {"Frame QA": ("{}",)}                    # a question of this second, bare

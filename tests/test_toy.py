@@ -540,9 +540,9 @@ def fingerprint(pairs):
 
 def test_samples_never_change():
     """A changed hash is a changed data set, or benchmark: figures before and after differ."""
-    assert fingerprint(dialogues.sample(1, i) for i in range(8)) == "92f950ae218fe6f5"
+    assert fingerprint(dialogues.sample(1, i) for i in range(8)) == "76bafdf5b2a81503"
     assert fingerprint(dialogues.sample(1, i, "short") for i in range(8)) == "7c9f7850f6b8a8d0"
-    assert fingerprint(dialogues.sample(1, i, "long") for i in range(8)) == "21bd3eb8c6e54f46"
+    assert fingerprint(dialogues.sample(1, i, "long") for i in range(8)) == "4bc058165237de53"
     assert fingerprint(dialogues.sample(1, i, "busy") for i in range(8)) == "c81a5acbee209966"
     assert fingerprint(dialogues.sample(1, i, "frame") for i in range(8)) == "00526e0320523e6f"
     bench = [dialogues.bench(1, i) for i in range(3)]

@@ -13,7 +13,8 @@ from toy.wordings import FIRST, UNSEEN
 from toy.world import EVENTS, Clip, an, listed, placed, seen, there
 
 ASK = {kind: FIRST[kind] for kind in FIRST if kind[0].isupper()}    # of instructions, a few each
-TASKS, MIXES = {}, {}   # name: function; kind of film: {name: weight}, of full ones the paper's
+# name: function; kind of film: {name: weight}, of full ones the paper's, and "Frame QA" beside them
+TASKS, MIXES = {}, {}
 
 
 def task(name, **weights):
@@ -121,7 +122,7 @@ def waiting(d):
             turn = event.last + 2
 
 
-@task("Frame QA", busy=20, frame=16, short=12)
+@task("Frame QA", full=8, busy=20, frame=16, short=12, long=12)
 def frame_qa(d):
     """Every second where all is busy, now and then in other films."""
     turns = range(d.clip.seconds)

@@ -227,7 +227,7 @@ class Dialogue:
             if all(e.first < last.first and e.last < last.last for e in begun if e is not last):
                 asks += [(("last", ""), last.caption)] * 3
             if all(e.first > first.first and e.last > first.last for e in begun if e is not first):
-                asks += [(("first", ""), first.caption)]
+                asks += [(("first", ""), first.caption)] * 3
         if not begun and not isinstance(self.clip, Slides):
             asks += [(("last", ""), "Nothing happened.")]
         return rng.choice(asks)

@@ -48,8 +48,8 @@ from parts.engine import (distribute, gradient_sync, only_states, state_parts, w
 from parts.files import check, write_json
 from parts.optimizers import own_optimizers
 from parts.options import option, parser_of
-from parts.runs import (Stopped, alone_in, asked_to_stop, check_options, command, duration,
-                        evaluate, memory, program, recipe, weighted, write_model)
+from parts.runs import (Stopped, alone_in, asked_to_stop, ce_begins, check_options, command,
+                        duration, evaluate, memory, program, recipe, weighted, write_model)
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from parts.weights import on_meta
 from streamo import Streamo
@@ -73,7 +73,7 @@ class Options:
     train: str = option("connector+decoder", "which parts learn",
                         choices=("states", "connector", "connector+decoder", "all"))
     loss: str = option("focal", "loss on the state tokens", choices=KINDS)
-    ce_share: float = option(0.0, "share of the steps, the last, by cross entropy in any case")
+    ce_share: float = option(0.0, "share of the steps, the last, with cross entropy for --loss")
     states: int = option(3, "2: no Standby, only when to speak", choices=(2, 3))
     tasks: str = option("all", "toy tasks", choices=("all", "grounding+caption", *LEFT_OUT))
     # how much of it: what is 0 is filled in by fit()
@@ -390,7 +390,7 @@ def learning_rate(o, step):
 def loss_kind(o, step):
     """The loss of a step. Focal weights teach the rare states soon, and leave them too likely; at
     last cross entropy lets each be as likely as it is right, and what is half an answer unsaid."""
-    return "ce" if step >= round((1 - o.ce_share) * o.steps) else o.loss
+    return "ce" if step >= ce_begins(o) else o.loss
 
 
 # ---- The loop --------------------------------------------------------------------------------

@@ -72,7 +72,8 @@ def check_options(parser, o, given):
         (bool(o.vision) != bool(o.decoder) or o.vision and o.model,
          "start from --model alone, or from --vision and --decoder together"),
         (bool(o.data) != bool(o.videos), "--data and --videos go together"),
-        (said("ce_share") and o.loss == "ce", "--ce-share: of the steps in which --loss is not ce"),
+        (said("ce_share") and o.loss == "ce",
+         "--ce-share: with --loss ce all steps are by cross entropy already"),
         (not o.data and not o.steps, "--steps is needed without --data: the toy world has no end"),
         (o.batch and not o.data and o.tasks != "all",
          "--tasks chooses among what the curriculum gives: it goes without --batch"),
@@ -132,6 +133,11 @@ def duration(seconds):
 
 # ---- What a run says of itself
 
+def ce_begins(o):
+    """The number of steps before the last --ce-share of them, which learn by cross entropy."""
+    return round((1 - o.ce_share) * o.steps)
+
+
 def recipe(o, origin, model, dataset, world):
     """Four lines that a run begins with. origin: what it starts from, in words."""
     if o.data:
@@ -148,7 +154,8 @@ def recipe(o, origin, model, dataset, world):
     sizes = ", ".join(f"{name} ({size:,} weights)" for name, size in learns.items() if size)
     frozen = ", ".join(name for name, size in learns.items() if not size)
     each = f"{o.batch} sample{'s' * (o.batch > 1)}"
-    by_ce = f"; the last {o.ce_share:.0%} by cross entropy" if o.ce_share and o.loss != "ce" else ""
+    first = ce_begins(o) + 1
+    by_ce = f"; from step {first} on by cross entropy" * (o.loss != "ce" and first <= o.steps)
     if not o.batch:
         each = f"{world} micro-batch{'es' * (world > 1)}"
     return (f"start   {origin}\n"

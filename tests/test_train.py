@@ -268,7 +268,7 @@ def test_the_first_step_learns_whatever_the_schedule():
     assert train.learning_rate(o, o.steps - 1) < 0.03 * o.lr
 
 
-def test_the_last_steps_learn_by_cross_entropy_where_the_recipe_says_so(tmp_path, monkeypatch):
+def test_the_last_steps_learn_by_cross_entropy_as_the_recipe_says(tmp_path, monkeypatch, capsys):
     """The share of --ce-share, to the step; a toy run has one, one of --data does not."""
     o = train.parse(["--steps", "10", "--ce-share", "0.25", "--loss", "alpha", "--save-every", "99",
                      "--model", "assets/tiny", "--out", str(tmp_path / "run"), "--lr", "0"])
@@ -282,6 +282,7 @@ def test_the_last_steps_learn_by_cross_entropy_where_the_recipe_says_so(tmp_path
     monkeypatch.setattr(train, "steps_of", lambda *_: [[[("one", n)]] for n in range(10)])
     train.run(o)
     assert kinds == ["alpha"] * 8 + ["ce"] * 2
+    assert "; from step 9 on by cross entropy\n" in capsys.readouterr().out
     own = ["--data", "a.json", "--videos", "b"]
     shares = [train.parse(words).ce_share for words in (
         [], ["--preset", "demo"], own, ["--preset", "paper", *own])]

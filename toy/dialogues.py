@@ -50,7 +50,7 @@ def event_grounding(d):
 def backward_grounding(d):
     """Of an event of the past, or one that never was."""
     end, rng = d.clip.seconds, d.rng
-    past = d.unique(end - 1, instants=True)
+    past = d.past(end - 1)
     if rng.random() < NOT_SO:
         d.deny(rng.randint(min(3, end - 1), end - 1))
     elif past:
@@ -102,7 +102,7 @@ def action_caption(d):
             d.say(e.caption, e.last + 1, since=e.first)
 
 
-@task("Recalling", short=20, busy=25, long=35)
+@task("Recalling", short=30, busy=25, long=45)
 def recalling(d):
     """Again and again an event of the past."""
     for turn in sorted(d.rng.sample(range(d.clip.seconds), min(d.clip.seconds, 15))):

@@ -10,6 +10,7 @@ from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, count, seen, t
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 NOT_SO = 0.25           # share of the questions about events whose event never comes or never came
 VAIN = 0.5              # share of "Waiting" whose event never comes, while a look-alike does
+LASTING = 0.6           # share of the questions about past events that are about one with duration
 ABSENT = 0.15           # share of the questions about the picture after something that is not in it
 PLAIN = 0.25            # share of the training questions in the PLAINEST words
 WHY = ("another", "absent", "elsewhen")     # why an event is missing, see Dialogue.missing
@@ -66,6 +67,14 @@ class Dialogue:
         captions = [e.caption for e in self.clip.events]
         return [e for e in self.clip.events if (e.doing or instants)
                 and e.last + 2 <= turn and captions.count(e.caption) == 1]
+
+    def past(self, turn):
+        """Unique events to ask about in training: oftener than not those that last, if there are
+        any, for two seconds are harder to tell than one."""
+        lasting = self.unique(turn)
+        if lasting and self.rng.random() < LASTING:
+            return lasting
+        return self.unique(turn, instants=True)
 
     def names(self):
         """Of all things that are ever there, under each name that they ever have."""
@@ -162,7 +171,7 @@ class Dialogue:
 
     def recall(self, turn):
         """A question about a past event, if there is one, or about one that was not."""
-        past = self.unique(turn, instants=True)
+        past = self.past(turn)
         if self.rng.random() < NOT_SO:
             self.deny(turn)
         elif past:

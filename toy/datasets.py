@@ -133,7 +133,7 @@ class ToyFilms(ToyDataset):
         return item
 
 ASKED = re.compile(rf"\b(?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)})\b(?: ([^.?]*))?")
-VERBS = {gerund: verb for verb, gerund in GERUNDS.items()}
+VERBS = {form: verb for verb, gerund in GERUNDS.items() for form in (gerund, verb[:-1])}
 
 
 def asked(cells, question):

@@ -62,6 +62,8 @@ def offline_qa(d):
     """A question in the middle, answered two seconds later, by what is to be seen then."""
     end = d.clip.seconds
     turn = d.rng.choice(d.quiet(end - 2, 2) or [end - 3])
+    if d.rng.random() < 0.5:                            # not only when all is quiet
+        turn = d.rng.randrange(end - 2)
     about, reply = d.question(turn + 2, asked=turn)
     d.ask("Offline QA", about, turn)
     d.say(reply, turn + 2, since=turn)
@@ -111,15 +113,19 @@ def recalling(d):
 
 @task("Waiting", short=40, busy=40, long=35, reel=20)
 def waiting(d):
-    """For one event after the other; some never come, while something like it does."""
+    """For one event after the other, or for two at once; some never come, while something like
+    them does."""
     turn, end = 0, d.clip.seconds
     while later := [e for e in d.unique(end, instants=True) if e.first > turn]:
         if d.rng.random() < VAIN:
             turn = d.tempt(turn) or turn + d.rng.randint(1, 6)
         else:
-            event = d.rng.choice(later)
-            d.ground(event, turn)
-            turn = event.last + 2
+            events = d.rng.sample(later, min(len(later), d.rng.choice((1, 1, 2))))
+            last = min(event.first for event in events) - 1
+            asked = sorted(d.rng.randint(turn, last) for _ in events)
+            for event, second in zip(events, asked):
+                d.ground(event, second)
+            turn = max(event.last for event in events) + 2
 
 
 @task("Frame QA", full=8, busy=20, frame=16, short=12, long=12)
@@ -133,15 +139,15 @@ def frame_qa(d):
 
 @task("Mixed")
 def mixed(d):
-    """Perhaps a lasting instruction, and questions along the way."""
+    """Perhaps a lasting instruction, and questions along the way, oftener where an answer to that
+    is due, or about to be: one answer does not take another's place."""
     lasting = d.rng.choice(("Event Caption", "Real-time Narration", "Action Caption",
                             "Event Grounding", "Time-sensitive QA", None))
     if lasting:
         TASKS[lasting](d)
-    told = {int(r["time"] or r["end_time"] + 1) - 1 for r in d.responses}
-    asked = {int(q["time"]) - 1 for q in d.questions}
-    free = [turn for turn in d.quiet(d.clip.seconds) if turn not in told | asked]
-    d.interrupt(sorted(d.rng.sample(free, min(len(free), d.rng.randint(2, 6)))))
+    told = [int(r["time"] or r["end_time"] + 1) - 1 for r in d.responses]
+    turns = [*range(d.clip.seconds), *told, *(turn - 1 for turn in told if turn)]
+    d.interrupt(sorted(d.rng.choices(turns, k=d.rng.randint(2, 6))))
 
 
 def drill(name, since, tell, **weights):

@@ -5,11 +5,12 @@ has, too (NOT_SO, ABSENT). The right answer to a wait for what never comes is no
 """
 from toy.drills import Slides
 from toy.wordings import KNOWN, PLAINEST, typed
-from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, count, seen, there
+from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, an, count, seen, there
 
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 NOT_SO = 0.25           # share of the questions about events whose event never comes or never came
 VAIN = 0.5              # share of "Waiting" whose event never comes, while a look-alike does
+FIRST_OR_LAST = 0.2     # share of the questions about the past: which event was first, or last
 LASTING = 0.6           # share of the questions about past events that are about one with duration
 ABSENT = 0.15           # share of the questions about the picture after something that is not in it
 PLAIN = 0.25            # share of the training questions in the PLAINEST words
@@ -40,8 +41,9 @@ class Dialogue:
             wordings = PLAINEST[kind]
         text = self.rng.choice(wordings) if len(wordings) > 1 else wordings[0]
         if isinstance(about, Event):
-            return text.format(about.caption, clause=about.clause, gerund=about.gerund)
-        return text.format(*[about] * text.count("{}"))
+            return text.format(about.caption, clause=about.clause, gerund=about.gerund,
+                               plain=about.plain)
+        return text.format(*[about] * text.count("{}"), an=an(about) if about else "")
 
     def ask(self, task, about, turn):
         """Ask about a thing, an event or, of a pair (kind, thing), the inner question."""
@@ -171,8 +173,12 @@ class Dialogue:
 
     def recall(self, turn):
         """A question about a past event, if there is one, or about one that was not."""
-        past = self.past(turn)
-        if self.rng.random() < NOT_SO:
+        past, ends = self.past(turn), self.ends(turn)
+        if ends and self.rng.random() < FIRST_OR_LAST:
+            about, reply = self.rng.choice(ends)
+            self.ask("Frame QA", about, turn)
+            self.say(reply, turn)
+        elif self.rng.random() < NOT_SO:
             self.deny(turn)
         elif past:
             self.ground(self.rng.choice(past), turn)
@@ -211,7 +217,7 @@ class Dialogue:
         old = [thing for thing in now if thing.name in known]
         if not old or rng.random() < ABSENT:
             return self.absent(turn)
-        one, over = rng.choice(old), [e for e in self.clip.events if e.last < turn]
+        one = rng.choice(old)
         asks = [(("count", ""), count(now)),
                 (("place", one.name), f"The {one.name} is {one.place}.")]
         if [thing.shape for thing in now].count(one.shape) == 1:
@@ -222,7 +228,9 @@ class Dialogue:
         yes = rng.random() < 0.5
         asks += [(("exists", one.name if yes else other),
                   "Yes." if yes or other in [thing.name for thing in now] else "No."),
-                 (("names", ""), seen(now))]
+                 (("exists", one.shape), "Yes."), (("names", ""), seen(now))]
+        asks += [(("exists", shape), "No.") for shape in sorted(
+            SHAPES.keys() - {thing.shape for thing in now})[:1]]
         busy = [thing for thing in old if thing.doing != "still"]
         one = rng.choice(busy if busy and rng.random() < 0.6 else old)
         if turn and one.doing != "still":
@@ -230,19 +238,25 @@ class Dialogue:
         movers = [thing for thing in now if thing.moves]
         if turn and len(movers) == 1:
             asks += [(("mover", ""), f"The {movers[0].name}.")] * 2
-        begun = [e for e in self.clip.events if e.first <= turn]
-        if over:                                            # by its beginning and by its end
+        return rng.choice(asks + 3 * self.ends(turn))
+
+    def ends(self, turn):
+        """[((kind, ""), answer)] about what happened last and first, before a turn: only where it
+        is the same event by the beginnings and by the ends, so that nobody can differ."""
+        asks, begun = [], [e for e in self.clip.events if e.first <= turn]
+        if over := [e for e in begun if e.last < turn]:
             last, first = max(over, key=lambda e: e.last), min(over, key=lambda e: e.last)
             if all(e.first < last.first and e.last < last.last for e in begun if e is not last):
-                asks += [(("last", ""), last.caption)] * 3
+                asks.append((("last", ""), last.caption))
             if all(e.first > first.first and e.last > first.last for e in begun if e is not first):
-                asks += [(("first", ""), first.caption)] * 3
-        if not begun and not isinstance(self.clip, Slides):
-            asks += [(("last", ""), "Nothing happened.")]
-        return rng.choice(asks)
+                asks.append((("first", ""), first.caption))
+        elif not begun and not isinstance(self.clip, Slides):
+            asks.append((("last", ""), "Nothing happened."))
+        return asks
 
     def interrupt(self, turns):
-        """On each of the turns a question to answer at once, about the past or the picture."""
+        """On each of the turns a question to answer at once, about the past or the picture; a turn
+        may have two."""
         for turn in turns:
             before = len(self.questions)
             if not isinstance(self.clip, Slides) and self.rng.random() < 0.6:

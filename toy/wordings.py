@@ -1,8 +1,9 @@
 """How people ask: the wordings of every kind of question of the toy world.
 
 (a|b) stands for two wordings. {} is the thing, the place of an inner question, or the event as a
-sentence of its own ("The red star moves left."); {clause} is that event within a sentence ("the red
-star moves left"), {gerund} as a thing to look out for ("the red star moving left").
+sentence of its own ("The red star moves left."); {an} is the thing with its article, {clause} the
+event within a sentence ("the red star moves left"), {plain} after "did" ("the red star move left"),
+{gerund} as a thing to look out for ("the red star moving left").
 
 FIRST    as in the first edition of Streamo-Bench, whose ten rows a film are asked in these
 KNOWN    what training asks, FIRST and paraphrases.py among them: 30 or more of a kind
@@ -99,6 +100,7 @@ WORDINGS = {
         "(Give me|Tell me|Say) the (times|time span) of {gerund}, earlier in the film.",
         "(Look|Think) back: when was {gerund}?", "(What were|Recall) the times of this? {}",
         "Earlier on, when (was|did you notice) {gerund}?",
+        "(When|At what time|At which second|From when to when|And when) did {plain}?",
         "(Did you notice|Have you seen) {gerund}? (When was it?|Give the times.)"), (
         "How long ago was this, in seconds of the film? {}", "Rewind: when exactly was {gerund}?",
         "I missed {gerund}. When was that?", "Find this in what you have seen: {}",
@@ -215,7 +217,9 @@ WORDINGS = {
         "(Is there|Do you see|Can you see|Do we have|Have we got) (any|some) {}(?| here?)",
         "(Does the picture show|Does the scene have|Do you notice|Can you find|Could there be|"
         "Is there such a thing as) any {}?",
-        "(Tell me|Say) (if|whether) (there is|you see) any {}."), (
+        "(Tell me|Say) (if|whether) (there is|you see) any {}.",
+        "(Is there|Do you see|Can you see|Have we got) {an}(?| here?)",
+        "Is the {} (|still )there?"), (
         "Any {} in sight?", "Would you see any {} here?", "Does any {} exist in this scene?",
         "I look for any {}; is there one?", "Yes or no: any {}?")),
     "names": (("Name all the shapes.",), (
@@ -296,4 +300,8 @@ FIRST = {kind: first for kind, (first, _, _) in WORDINGS.items()}
 UNSEEN = {kind: expanded(unseen) for kind, (_, _, unseen) in WORDINGS.items()}
 KNOWN = {kind: known(first, expanded(more + MORE.get(kind, ())), UNSEEN[kind])
          for kind, (first, more, _) in WORDINGS.items()}
-PLAINEST = FIRST | {"Frame QA": ("{}",)}                    # a question of this second, bare
+PLAINEST = FIRST | {
+    "Frame QA": ("{}",), "exists": ("Is there any {}?", "Is there {an}?"),
+    "Backward Grounding": (*FIRST["Backward Grounding"], *2 * ("When did {plain}?",)),
+    "doing": ("What is the {} doing?", "What does the {} do?"),
+    "mover": ("Which shape is moving?", "What is moving?", "Which one moves?")}

@@ -78,6 +78,12 @@ class Event:
         return f"{self.subject} {self.does}"
 
     @property
+    def plain(self):
+        """What follows "did"."""
+        verb, *rest = self.does.split()
+        return " ".join([f"the {self.name}", verb[:-1], *rest])
+
+    @property
     def gerund(self):
         verb, *rest = self.does.split()
         return " ".join([self.subject, GERUNDS[verb], *rest])

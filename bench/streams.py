@@ -18,6 +18,7 @@ TASKS = {"Event Grounding": SIX[0], "Backward Grounding": SIX[1], "Real-time Nar
          "Event Caption": SIX[3], "Action Caption": SIX[3], "Time-sensitive QA": "tsqa"}
 BEYOND = {"denied": SIX[1], "forward_instant": SIX[0], "backward_instant": SIX[1],
           **{f"never_{why}": SIX[0] for why in ("another", "absent", "again", "empty")}}
+EXACT = ("absent", "empty", "beside_captions", "two_at_once", "two_waits", "first_last")
 NUMBER = r"\d+(?:\.\d+)?"
 THRESHOLDS = (0, .001, .002, .005, .01, .02, *(k / 20 for k in range(1, 20)), .98, .99, .995,
               .998, .999)
@@ -121,8 +122,8 @@ def early_marks(row):
 
 
 def is_beyond(task):
-    """Whether a dialogue is one of the benchmark's second edition (toy.dialogues.beyond)."""
-    return task in (*BEYOND, "absent", "empty") or task.startswith("reworded_")
+    """Whether a dialogue is of the benchmark's second or third edition (toy.dialogues)."""
+    return task in (*BEYOND, *EXACT) or task.startswith("reworded_")
 
 
 def own_task(task):
@@ -133,13 +134,14 @@ def own_task(task):
 
 
 def beyond_marks(task, pred, gold):
-    """{score: (part, whole)} of a dialogue of the second edition. Questions about what is not
-    there: the annotation's text within 1 s. Of the six's tasks in new words: the dialogue's own
-    score, of time-sensitive QA its accuracy."""
+    """{score: (part, whole)} of a dialogue of the later editions. Questions about what is not
+    there, or several at a time: the annotation's text within 1 s, all of it where two answers are
+    due. Of the six's tasks in new words: the dialogue's own score, of time-sensitive QA its
+    accuracy."""
     if task.startswith("reworded_"):
         (part, whole), *_ = task_marks(task.removeprefix("reworded_"), pred, gold).values()
         return {"reworded": (part / max(whole, 1), 1)}
-    if task in ("absent", "empty"):
+    if task in EXACT:
         right = [any(t == text and abs(s - due) <= 1 for s, t in pred) for due, text in gold]
         return {task: (sum(right), len(gold))}
     marks = task_marks(BEYOND[task], pred, gold)
@@ -150,7 +152,7 @@ def beyond_marks(task, pred, gold):
 
 def score_stream(rows):
     """All scores of streamed dialogues: {name: 0 to 100}, "confusion" and "timing" besides. Those
-    of the second edition stand apart: states, Responses and timing are of all the others."""
+    of the later editions stand apart: states, Responses and timing are of all the others."""
     totals, first = defaultdict(lambda: np.zeros(2)), []
     for row in rows:
         task, pred, gold = row["task"], row["pred"]["answers"], row["gold"]["answers"]

@@ -1,4 +1,4 @@
-"""What is not there and what never comes, in the benchmark's second edition and in the samples."""
+"""What is not there and what never comes, in the benchmark's later editions and in the samples."""
 import collections
 import math
 import random
@@ -123,6 +123,36 @@ def test_what_is_absent_is_not_invented():
                 assert subject[1] not in [thing.shape for thing in now]
             kinds[re.sub(r" (\w+ )?\w+\.$", "", text)] += 1
     assert len(kinds) >= 4, kinds
+
+
+def test_the_third_edition_asks_several_things_at_a_time():
+    """Each second that has a caption has an answer to a question, too; two questions of a second
+    have two answers; of two waits each has its span."""
+    for clip, record in rows("beside_captions"):
+        turns = turns_from_record(record, clip.seconds)
+        captions = collections.defaultdict(list)
+        for caption, _, last in told(clip):
+            captions[last + 1].append(caption)
+        for turn, due in captions.items():
+            if turn < clip.seconds:
+                assert turns[turn].question and turns[turn].text.startswith(" ".join(due))
+                assert len(turns[turn].text) > len(" ".join(due))
+    for clip, record in rows("two_at_once"):
+        asked_at = collections.Counter(question["time"] for question in record["question"])
+        assert {*asked_at.values()} <= {2, 4} and len(asked_at) >= 2
+        assert asked_at == collections.Counter(said["time"] for said in record["response"])
+    for clip, record in rows("two_waits"):
+        (first, second), spans = record["question"], [r["content"] for r in record["response"]]
+        assert first["time"] == second["time"] and len({*spans}) == 2
+        for question, span in zip(record["question"], spans):
+            assert span.startswith(EVENT.search(question["content"])[0][:-1])
+    for clip, record in rows("first_last"):
+        for question, said in zip(record["question"], record["response"], strict=True):
+            turn, which = int(question["time"]) - 1, question["content"].split()[-1]
+            begun = [entry for entry in told(clip) if entry[1] <= turn]
+            end = (min if which == "first?" else max)(begun, key=lambda entry: entry[1])
+            assert (said["content"], said["time"]) == (end[0], question["time"])
+    assert min(len(rows(name)) for name in streams.EXACT[2:]) > 0.6 * FILMS
 
 
 def test_an_empty_scene_shows_its_ground_alone():
@@ -344,10 +374,12 @@ def test_denials_absent_things_and_new_words():
     scores = streams.score_stream([
         row("denied", [(5, no)], [(5, no)]), row("denied", [(5, no)], [(5, "At 3s.")]),
         row("absent", [(3, star), (9, "No.")], [(4, star), (9, "Yes.")]),
+        row("two_at_once", [(3, "No. Yes."), (9, "No. No.")], [(3, "No."), (9, "No. No.")]),
         row("empty", [(3, star)], [(6, star)]),
         row("reworded_narration", [(3, "a"), (6, "b")], [(3, "a"), (6, "c")]),
         row("reworded_tsqa", [(3, "a")], [(3, "a"), (6, "c")])])
     assert [scores[name] for name in ("denied", "absent", "empty", "reworded")] == [50, 50, 0, 75]
+    assert scores["two_at_once"] == 50
 
 
 def test_the_six_and_the_states_are_those_of_the_first_edition():

@@ -216,7 +216,8 @@ def drawn(seed, i, kind):
 def bench(seed, i):
     """(clip, [(task, raw record)]): Streamo-Bench on a clip of 16 to 60 s that is never a sample.
     The first ten rows are those of the first edition, which its six figures and states are read
-    from; the others are the second edition's (see beyond). ValueError if no such clip is found."""
+    from; the others are the second's (see beyond) and the third's (see crowded). ValueError if no
+    such clip is found."""
     for attempt in range(100):
         rng = random.Random(f"bench/{seed}/{i}/{attempt}")
         clip = Clip(rng, rng.randint(16, rng.choice((30, 30, 60))), first_edition=True)
@@ -233,6 +234,7 @@ def bench(seed, i):
         if len(dated) == 6 and all(dialogue.questions for _, dialogue in rows):
             rows += [("tsqa", Dialogue(clip, rng, FIRST).follow(*question)) for question in dated]
             rows += beyond(clip, random.Random(f"bench/{seed}/{i}/second edition"))
+            rows += crowded(clip, random.Random(f"bench/{seed}/{i}/third edition"))
             return clip, [(name, dialogue.record(i, name)) for name, dialogue in rows]
     raise ValueError(f"toy bench, seed {seed}, clip {i}: no clip with ten tasks in 100 attempts")
 
@@ -272,6 +274,39 @@ def beyond(clip, rng):
     else:
         {"narration": narration, "dense_caption": event_caption}[new](dialogue)
     return [(task, dialogue) for task, dialogue in rows if dialogue.questions]
+
+
+def crowded(clip, rng):
+    """[(task, dialogue)] of the benchmark's third edition: a question in each second in which a
+    caption is due; two questions in a second; two waits at a time; and which event was the first,
+    or the last. A film has those that it has the matter for."""
+    names = ("beside_captions", "two_at_once", "two_waits", "first_last")
+    beside, two, waits, ends = dialogues = [Dialogue(clip, rng, FIRST) for _ in names]
+
+    def ask(dialogue, turn, question):
+        about, reply = question
+        dialogue.ask("Frame QA", about, turn)
+        dialogue.say(reply, turn)
+
+    event_caption(beside)
+    for turn in sorted({e.last + 1 for e in clip.events if e.last + 1 < clip.seconds}):
+        question = beside.question(turn)
+        while question[0][0] in ("first", "last"):          # its answer may be the caption itself
+            question = beside.question(turn)
+        ask(beside, turn, question)
+    for turn in (k * clip.seconds // 3 + rng.randint(1, 3) for k in range(3)):
+        ask(two, turn, two.question(turn))
+        ask(two, turn, two.question(turn))
+    coming = [e for e in waits.unique(clip.seconds) if e.first > 0]
+    if len(coming) > 1:
+        events = rng.sample(coming, 2)
+        turn = rng.randint(0, min(e.first for e in events) - 1)
+        for event in events:
+            waits.ground(event, turn)
+    for turn in range(rng.randint(4, 8), clip.seconds, 5):
+        if found := [end for end in ends.ends(turn) if end[1] != "Nothing happened."]:
+            ask(ends, turn, rng.choice(found))
+    return [(task, dialogue) for task, dialogue in zip(names, dialogues) if dialogue.questions]
 
 
 def absent(dialogue, rng):

@@ -137,6 +137,20 @@ def frame_qa(d):
     d.interrupt(turns)
 
 
+@task("Beside", short=30, long=15)
+def beside(d):
+    """Questions in the very seconds in which a caption or a change is due."""
+    TASKS[d.rng.choice(("Event Caption", "Real-time Narration"))](d)
+    d.interrupt([turn for turn in d.due() if d.rng.random() < 0.5])
+
+
+@task("Pairs", short=20, long=10, busy=10)
+def pairs(d):
+    """Two questions in a second, now and then."""
+    turns = d.rng.sample(range(d.clip.seconds), d.rng.randint(1, min(4, d.clip.seconds)))
+    d.interrupt(sorted(turns + turns))
+
+
 @task("Mixed")
 def mixed(d):
     """Perhaps a lasting instruction, and questions along the way, oftener where an answer to that
@@ -145,8 +159,8 @@ def mixed(d):
                             "Event Grounding", "Time-sensitive QA", None))
     if lasting:
         TASKS[lasting](d)
-    told = [int(r["time"] or r["end_time"] + 1) - 1 for r in d.responses]
-    turns = [*range(d.clip.seconds), *told, *(turn - 1 for turn in told if turn)]
+    due = d.due()
+    turns = [*range(d.clip.seconds), *due, *(turn - 1 for turn in due if turn)]
     d.interrupt(sorted(d.rng.choices(turns, k=d.rng.randint(2, 6))))
 
 

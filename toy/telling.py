@@ -61,6 +61,11 @@ class Dialogue:
             times = {"st_time": float(since + 1), "end_time": float(turn), "time": ""}
         self.responses.append({"content": text, **times})
 
+    def due(self):
+        """The turns on which something is said."""
+        turns = {int(said["time"] or said["end_time"] + 1) - 1 for said in self.responses}
+        return sorted(turn for turn in turns if turn < self.clip.seconds)
+
     # ---- events that come, and events that do not
 
     def unique(self, turn, instants=False):

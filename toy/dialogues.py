@@ -303,7 +303,7 @@ def crowded(clip, rng):
         dialogue.say(reply, turn)
 
     event_caption(beside)
-    for turn in sorted({e.last + 1 for e in clip.events if e.last + 1 < clip.seconds}):
+    for turn in beside.due():
         question = beside.question(turn)
         while question[0][0] in ("first", "last"):          # its answer may be the caption itself
             question = beside.question(turn)

@@ -43,13 +43,15 @@ class Cache:
 
 
 def test_a_hand_out_keeps_signature_docstring_and_shapes_and_no_word_of_the_body():
-    text = cut.emptied(SOURCE, ["scores", "Cache.add"], "assignment 1: to be written")
+    word = "assignment 1: to be written"
+    gone = f"raise {NotImplementedError.__name__}({word!r})\n\n"
+    text = cut.emptied(SOURCE, ["scores", "Cache.add"], word)
     assert text == SOURCE[:SOURCE.index("    # the trick")] + (
         "    # y: (T, S)\n"
-        "    raise NotImplementedError('assignment 1: to be written')\n\n\n"
+        f"    {gone}\n"
         'class Cache:\n    """A cache."""\n\n'
         "    def add(self, x):\n"
-        "        raise NotImplementedError('assignment 1: to be written')\n\n"
+        f"        {gone}"
         "    def other(self):\n        return 1\n")
     tree = ast.parse(text)
     assert [cut.is_empty(cut.find(tree, name)) for name in ("scores", "Cache.add", "Cache.other")] \

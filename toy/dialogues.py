@@ -297,20 +297,15 @@ def crowded(clip, rng):
     names = ("beside_captions", "two_at_once", "two_waits", "first_last")
     beside, two, waits, ends = dialogues = [Dialogue(clip, rng, FIRST) for _ in names]
 
-    def ask(dialogue, turn, question):
-        about, reply = question
-        dialogue.ask("Frame QA", about, turn)
-        dialogue.say(reply, turn)
-
     event_caption(beside)
     for turn in beside.due():
         question = beside.question(turn)
         while question[0][0] in ("first", "last"):          # its answer may be the caption itself
             question = beside.question(turn)
-        ask(beside, turn, question)
+        beside.at_once(turn, question)
     for turn in (k * clip.seconds // 3 + rng.randint(1, 3) for k in range(3)):
-        ask(two, turn, two.question(turn))
-        ask(two, turn, two.question(turn))
+        two.at_once(turn, two.question(turn))
+        two.at_once(turn, two.question(turn))
     coming = [e for e in waits.unique(clip.seconds) if e.first > 0]
     if len(coming) > 1:
         events = rng.sample(coming, 2)
@@ -319,7 +314,7 @@ def crowded(clip, rng):
             waits.ground(event, turn)
     for turn in range(rng.randint(4, 8), clip.seconds, 5):
         if found := [end for end in ends.ends(turn) if end[1] != "Nothing happened."]:
-            ask(ends, turn, rng.choice(found))
+            ends.at_once(turn, rng.choice(found))
     return [(task, dialogue) for task, dialogue in zip(names, dialogues) if dialogue.questions]
 
 
@@ -327,9 +322,7 @@ def absent(dialogue, rng):
     """Four questions about what is not there, far enough apart, each to answer at once."""
     end = dialogue.clip.seconds
     for turn in (k * end // 4 + rng.randint(0, end // 4 - 2) for k in range(4)):
-        about, reply = dialogue.absent(turn)
-        dialogue.ask("Frame QA", about, turn)
-        dialogue.say(reply, turn)
+        dialogue.at_once(turn, dialogue.absent(turn))
 
 
 def bench_empty(seed, i):

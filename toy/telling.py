@@ -61,6 +61,12 @@ class Dialogue:
             times = {"st_time": float(since + 1), "end_time": float(turn), "time": ""}
         self.responses.append({"content": text, **times})
 
+    def at_once(self, turn, question):
+        """A question of this second, ((kind, what it is about), answer), with its answer."""
+        about, reply = question
+        self.ask("Frame QA", about, turn)
+        self.say(reply, turn)
+
     def due(self):
         """The turns on which something is said."""
         turns = {int(said["time"] or said["end_time"] + 1) - 1 for said in self.responses}
@@ -180,9 +186,7 @@ class Dialogue:
         """A question about a past event, if there is one, or about one that was not."""
         past, ends = self.past(turn), self.ends(turn)
         if ends and self.rng.random() < FIRST_OR_LAST:
-            about, reply = self.rng.choice(ends)
-            self.ask("Frame QA", about, turn)
-            self.say(reply, turn)
+            self.at_once(turn, self.rng.choice(ends))
         elif self.rng.random() < NOT_SO:
             self.deny(turn)
         elif past:
@@ -267,9 +271,7 @@ class Dialogue:
             if not isinstance(self.clip, Slides) and self.rng.random() < 0.6:
                 self.recall(turn)
             if len(self.questions) == before:
-                about, reply = self.question(turn)
-                self.ask("Frame QA", about, turn)
-                self.say(reply, turn)
+                self.at_once(turn, self.question(turn))
 
     # ---- time-sensitive QA
 

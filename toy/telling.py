@@ -69,8 +69,7 @@ class Dialogue:
 
     def due(self):
         """The turns on which something is said."""
-        turns = {int(said["time"] or said["end_time"] + 1) - 1 for said in self.responses}
-        return sorted(turn for turn in turns if turn < self.clip.seconds)
+        return sorted({int(said["time"] or said["end_time"] + 1) - 1 for said in self.responses})
 
     # ---- events that come, and events that do not
 

@@ -18,7 +18,8 @@ TASKS = {"Event Grounding": SIX[0], "Backward Grounding": SIX[1], "Real-time Nar
          "Event Caption": SIX[3], "Action Caption": SIX[3], "Time-sensitive QA": "tsqa"}
 BEYOND = {"denied": SIX[1], "forward_instant": SIX[0], "backward_instant": SIX[1],
           **{f"never_{why}": SIX[0] for why in ("another", "absent", "again", "empty")}}
-EXACT = ("absent", "empty", "beside_captions", "two_at_once", "two_waits", "first_last")
+EXACT = ("absent", "empty", "beside_captions", "two_at_once", "two_waits", "first_last",
+         "late_alone")
 NUMBER = r"\d+(?:\.\d+)?"
 THRESHOLDS = (0, .001, .002, .005, .01, .02, *(k / 20 for k in range(1, 20)), .98, .99, .995,
               .998, .999)

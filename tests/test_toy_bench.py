@@ -152,6 +152,10 @@ def test_the_third_edition_asks_several_things_at_a_time():
             begun = [entry for entry in told(clip) if entry[1] <= turn]
             end = (min if which == "first?" else max)(begun, key=lambda entry: entry[1])
             assert (said["content"], said["time"]) == (end[0], question["time"])
+    for clip, record in rows("late_alone"):
+        (question,), (said,) = record["question"], record["response"]
+        assert question["time"] == said["time"] and int(said["time"]) > 2 * clip.seconds // 3
+        assert not re.search("now|moment|quick", question["content"], re.IGNORECASE)
     assert min(len(rows(name)) for name in streams.EXACT[2:]) > 0.6 * FILMS
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from toy.drills import Bustle, Reel, Slides
 from toy.telling import ABSENT, NOT_SO, VAIN, Dialogue
-from toy.wordings import FIRST, UNSEEN
+from toy.wordings import FIRST, PLAINEST, UNSEEN
 from toy.world import EVENTS, Clip, an, listed, placed, seen, there
 
 ASK = {kind: FIRST[kind] for kind in FIRST if kind[0].isupper()}    # of instructions, a few each
@@ -61,9 +61,8 @@ def backward_grounding(d):
 def offline_qa(d):
     """A question in the middle, answered two seconds later, by what is to be seen then."""
     end = d.clip.seconds
-    turn = d.rng.choice(d.quiet(end - 2, 2) or [end - 3])
-    if d.rng.random() < 0.5:                            # not only when all is quiet
-        turn = d.rng.randrange(end - 2)
+    quiet = d.quiet(end - 2, 2)
+    turn = d.rng.choice(quiet if quiet and d.rng.random() < 0.5 else range(end - 2))
     about, reply = d.question(turn + 2, asked=turn)
     d.ask("Offline QA", about, turn)
     d.say(reply, turn + 2, since=turn)
@@ -292,10 +291,10 @@ def beyond(clip, rng):
 
 def crowded(clip, rng):
     """[(task, dialogue)] of the benchmark's third edition: a question in each second in which a
-    caption is due; two questions in a second; two waits at a time; and which event was the first,
-    or the last. A film has those that it has the matter for."""
-    names = ("beside_captions", "two_at_once", "two_waits", "first_last")
-    beside, two, waits, ends = dialogues = [Dialogue(clip, rng, FIRST) for _ in names]
+    caption is due; two questions in a second; two waits at a time; which event was the first, or
+    the last; and a bare question, late and alone. A film has those that it has the matter for."""
+    names = ("beside_captions", "two_at_once", "two_waits", "first_last", "late_alone")
+    beside, two, waits, ends, late = dialogues = [Dialogue(clip, rng, PLAINEST) for _ in names]
 
     event_caption(beside)
     for turn in beside.due():
@@ -315,6 +314,8 @@ def crowded(clip, rng):
     for turn in range(rng.randint(4, 8), clip.seconds, 5):
         if found := [end for end in ends.ends(turn) if end[1] != "Nothing happened."]:
             ends.at_once(turn, rng.choice(found))
+    turn = rng.randint(2 * clip.seconds // 3, clip.seconds - 1)
+    late.at_once(turn, late.question(turn))
     return [(task, dialogue) for task, dialogue in zip(names, dialogues) if dialogue.questions]
 
 

@@ -237,8 +237,8 @@ class Dialogue:
         asks += [(("exists", one.name if yes else other),
                   "Yes." if yes or other in [thing.name for thing in now] else "No."),
                  (("exists", one.shape), "Yes."), (("names", ""), seen(now))]
-        asks += [(("exists", shape), "No.") for shape in sorted(
-            SHAPES.keys() - {thing.shape for thing in now})[:1]]
+        if others := SHAPES.keys() - {thing.shape for thing in now}:
+            asks += [(("exists", rng.choice(sorted(others))), "No.")]
         busy = [thing for thing in old if thing.doing != "still"]
         one = rng.choice(busy if busy and rng.random() < 0.6 else old)
         if turn and one.doing != "still":

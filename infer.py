@@ -20,6 +20,8 @@ As a library, a whole stream, or second by second:
 import sys
 
 if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
     from parts.arguments import announce
     announce(sys.argv[1:], __doc__)
 

@@ -8,7 +8,12 @@
     python -m course measure-connector                  what projects C and D are measured by
     python -m course measure-task "Event Caption" --model assets/tiny
 """
+if __name__ == "__main__":                               # before all that is to be imported
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
+
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -48,6 +53,7 @@ def parse(argv):
 def main(argv=None):
     """Exit code: 0; 1 where check finds a fault; 2 for bad input, with one line on stderr."""
     args = parse(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assignments = chosen(getattr(args, "only", None))
         if args.command == "list":

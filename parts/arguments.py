@@ -9,7 +9,6 @@ from pathlib import Path
 
 from parts.annotations import parse_time
 from parts.checks import BOUNDS, check_question, check_setting
-from parts.early import ctrl_c_is_a_line
 from parts.files import check_outputs
 from parts.options import a_path, named_file
 from parts.render import form_of
@@ -193,7 +192,6 @@ def parse(argv, doc):
 def announce(argv, doc):
     """What is to be done, told before torch is imported, which takes seconds; exit code 2 for what
     is wrong already."""
-    ctrl_c_is_a_line()
     try:
         args = parse(argv, doc)
     except (OSError, ValueError) as error:

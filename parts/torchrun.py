@@ -5,6 +5,10 @@
 torchrun itself ends with code 1 and a page of its own calls whatever went wrong, so that the one
 line which tells it is lost, and it gives a process that was asked to stop half a minute to save.
 """
+if __name__ == "__main__":                               # torch takes seconds to import
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
+
 import logging
 import os
 import signal

@@ -166,18 +166,20 @@ def asleep(rank, arguments, printed):
     train.main(arguments)
 
 
-def test_ctrl_c_while_pytorch_is_imported_is_a_line(tmp_path):
-    """Of every program of ours that imports it."""
-    slow = tmp_path / "torch"                               # found first, and slow to import
-    slow.mkdir()
-    (slow / "__init__.py").write_text("import time\nprint('importing', flush=True)\n"
-                                      "time.sleep(60)\n")
+@pytest.mark.parametrize("slow", [("torch",), ("argparse", "json", "logging", "ctypes")])
+def test_ctrl_c_while_a_program_imports_is_a_line(slow, tmp_path):
+    """Of every program of ours: while it imports PyTorch, and what it imports first of all."""
+    for name in slow:                                       # found first, and slow to import
+        (tmp_path / f"{name}.py").write_text("import time\nprint('importing', flush=True)\n"
+                                             "time.sleep(60)\n")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     programs = [["infer.py", "assets/demo.mp4"], ["train.py"], ["eval.py"], ["records.py"]]
-    programs += [["-m", name] for name in ("toy.pretrain", *(
+    programs += [["-m", name] for name in ("toy.pretrain", "parts.torchrun", *(
         f"bench.{path.stem}" for path in (ROOT / "bench").glob("*.py")
         if "__main__" in path.read_text()))]
-    assert len(programs) == 11
+    assert len(programs) == 12
+    if slow != ("torch",):
+        programs += [["-m", "toy"], ["-m", "course"]]       # which need no PyTorch
     begun = [subprocess.Popen([sys.executable, *words], env=env, text=True, cwd=ROOT,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE) for words in programs]
     for words, run in zip(programs, begun):
@@ -186,7 +188,8 @@ def test_ctrl_c_while_pytorch_is_imported_is_a_line(tmp_path):
             run.send_signal(signal.SIGINT)
             said = run.communicate(timeout=20)[1].splitlines()
             assert said[-1:] == ["interrupted"] and run.returncode == 130, (words, said)
-            assert len(said) == 1 + (words[0] == "infer.py"), said      # what it is to watch
+            shown = words[0] == "infer.py" and slow == ("torch",)       # what it is to watch
+            assert len(said) == 1 + shown, said
 
 
 def test_what_has_begun_answers_ctrl_c_in_its_own_way(capsys):

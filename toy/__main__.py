@@ -1,5 +1,10 @@
 """Films and their annotations, as files: python -m toy --out FOLDER --n 20 --seed 1"""
+if __name__ == "__main__":                               # before all that is to be imported
+    from parts.early import ctrl_c_is_a_line
+    ctrl_c_is_a_line()
+
 import argparse
+import signal
 import sys
 
 import imageio.v3 as iio
@@ -36,6 +41,7 @@ def main():
     if taken:                                               # by whomever
         parser.error(f"--out {args.out}: there is a {taken[0]} already, name another folder")
     records = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         for i in tqdm(range(args.n), unit="film"):
@@ -46,8 +52,8 @@ def main():
     except OSError as error:
         parser.error(f"--out {args.out}: {error.strerror}")
     except KeyboardInterrupt:
-        print(f"toy: interrupted; {args.out} holds {len(records)} of {args.n} films, and raw.json "
-              "not of these", file=sys.stderr)
+        print(f"toy: interrupted; {args.out} holds {len(records)} of {args.n} films, and no "
+              "raw.json", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -186,7 +186,7 @@ def test_ctrl_c_while_a_program_imports_is_a_line(slow, tmp_path):
         with run:
             assert run.stdout.readline() == "importing\n", words
             run.send_signal(signal.SIGINT)
-            said = run.communicate(timeout=20)[1].splitlines()
+            said = run.communicate(timeout=60)[1].splitlines()
             assert said[-1:] == ["interrupted"] and run.returncode == 130, (words, said)
             shown = words[0] == "infer.py" and slow == ("torch",)       # what it is to watch
             assert len(said) == 1 + shown, said
@@ -315,7 +315,7 @@ def test_a_rank_ends_with_its_torchrun():
     parent = subprocess.Popen(["sleep", "60"])
     rank = FORKS.Process(target=runs.end_with, args=(parent.pid,))
     rank.start()                    # by another: as if its own parent had gone while it imported
-    rank.join(20)
+    rank.join(60)
     ended = rank.exitcode
     for process in (rank, parent):
         process.kill()

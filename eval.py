@@ -39,7 +39,8 @@ from bench.report import READERS, SIZES, failures, lacking, named_scores, read_a
 from bench.streams import own_task, threshold_curve
 from parts import checks
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
-from parts.files import MISSHAPEN, check_outputs, read_json, read_records, write_json, write_text
+from parts.files import (MISSHAPEN, check_outputs, in_words, read_json, read_records, write_json,
+                         write_text)
 from parts.offline import has_states
 from parts.options import Parser, a_path, check_bounds
 from parts.workers import share
@@ -406,7 +407,7 @@ def main(argv=None):
         print("eval.py: interrupted; what was finished is kept", file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, OSError) as error:
-        print("eval.py:", " ".join(str(error).split()), file=sys.stderr)
+        print("eval.py:", in_words(error), file=sys.stderr)
         raise SystemExit(2) from None
 
 

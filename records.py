@@ -38,8 +38,8 @@ from parts.annotations import (
     video_path,
 )
 from parts.config import StreamoConfig
-from parts.files import (MISSHAPEN, check_outputs, fault, read_json, read_records, replacing,
-                         write_json)
+from parts.files import (MISSHAPEN, check_outputs, fault, in_words, read_json, read_records,
+                         replacing, write_json)
 from parts.options import LineParser, named_file
 from parts.tokenizer import STATES, Tokenizer
 from parts.video import frames
@@ -178,8 +178,9 @@ def check(file, videos=None, verbose=False):
         for what, count in found.most_common():
             print(f"{title:8}{count:9}  {what}")
     states = [holds[f"state {state}"] for state in STATES]
-    ratio = " : ".join(f"{n / max(states[2], 1):.1f}" for n in states)
-    print(f"Silence : Standby : Response = {ratio}")
+    if any(states):
+        ratio = " : ".join(f"{n / max(states[2], 1):.1f}" for n in states)
+        print(f"Silence : Standby : Response = {ratio}")
     return 2 if broken else 0
 
 
@@ -309,5 +310,5 @@ if __name__ == "__main__":
         if isinstance(error, BrokenPipeError):  # "| head -1": nobody reads on
             code = 0
         else:
-            print(f"records.py: {where}{' '.join(str(error).split())}", file=sys.stderr)
+            print(f"records.py: {where}{in_words(error)}", file=sys.stderr)
     sys.exit(code)

@@ -160,7 +160,7 @@ def start(o):
     folder = (o.resume and last_checkpoint(o.out)) or o.model
     own = not (folder or o.vision)
     folder = own_start(o).out if own else folder
-    if o.estimate and own and not Path(folder).exists():                # it would be made first
+    if o.estimate and own and not pretrain.is_made(folder):             # it would be made first
         tokenizer = pretrain.new_tokenizer()
         return tokenizer, on_meta(Streamo, pretrain.tiny_config(tokenizer))
     tokenizer = Tokenizer.from_pretrained(folder or o.decoder)
@@ -404,6 +404,8 @@ def prepare(o, stop):
         pretrain.check_same(lessons)                        # before anything is written
     resumed, about = enter(o, weighted(o.data)[0])
     if not (given or pretrain.is_made(lessons.out)):
+        tokenizer, model = start(replace(o, estimate=True))     # without weights: what is wrong
+        fit(o, model, read_data(o, tokenizer, model.config), world)     # is told before an hour
         if rank == 0:
             print(f"No --model: a start is made first, in {lessons.out}, by {o.see_steps} + "
                   f"{o.watch_steps} steps of toy.pretrain", flush=True)

@@ -208,10 +208,10 @@ def estimate(o):
         print(f"time        not measured: of micro-batches {tokens}; a run tells it after 3 steps")
     else:
         rate = sum(lengths[key] for group in groups for key in group) / len(mine) / tokens * took
-        whole = duration(rate * (o.steps + sum(lessons)))
-        print(f"time        about {whole}, {rate:.2g} s a step: a micro-batch of {tokens} tokens "
-              f"takes this machine {took:.2g} s (reading videos and exchange between ranks are "
-              "not counted)")
+        every, alike = o.steps + sum(lessons), "" if made else " (a lesson's counted alike)"
+        print(f"time        about {duration(rate * every)}: {every} steps{alike} of {rate:.2g} s; "
+              f"a micro-batch of {tokens} tokens takes this machine {took:.2g} s "
+              "(reading videos and exchange between ranks are not counted)")
     print(f"\nMiB of each of {world} processes  on a GPU  on the CPU")
     for part in parts[0]:
         print(f"{part:27}", *(f"{p[part] / 2 ** 20:10.0f}" for p in parts))

@@ -228,6 +228,11 @@ def read_record(record, folder=None):
     if not isinstance(record, dict):
         said.wrong.append("not a JSON object")
         return said
+    if not record.keys() & {"question", "response", "messages"}:
+        said.wrong.append("no annotation: it has neither question and response nor messages, but "
+                          f"{shown(', '.join(map(str, record)))}; another source is to be "
+                          "converted first")
+        return said
     if sign := joyai_sign(record):
         said.wrong.append(f"a record of JoyAI-VL-Interaction, by {sign}, whose times mean other "
                           "turns; convert it first: python records.py convert joyai")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from parts.annotations import parse_time
 from parts.checks import BOUNDS, check_question, check_setting
-from parts.files import check_outputs
+from parts.files import check_outputs, in_words
 from parts.options import a_path, named_file
 from parts.render import form_of
 from parts.video import local
@@ -204,9 +204,9 @@ def announce(argv, doc):
             print(f"loading {args.model} to watch {watched}: {asked}", file=sys.stderr, flush=True)
 
 
-def complain(message):
-    """One line on stderr."""
+def complain(what):
+    """One line on stderr: words, or an error's."""
     if sys.stderr is not None:
-        text = " ".join(str(message).split()).encode(errors="backslashreplace").decode()
+        text = in_words(what).encode(errors="backslashreplace").decode()
         with suppress(OSError, ValueError):
             print("infer.py:", text, file=sys.stderr, flush=True)

@@ -30,9 +30,19 @@ def only(data, where, **allowed):
               f"supported, only {' or '.join(map(repr, values))}")
 
 
+def in_words(error):
+    """An error of ours or of the system in a line, without the system's number for it."""
+    named = isinstance(error, OSError) and error.filename
+    return " ".join((f"{error.filename}: {error.strerror}" if named else str(error)).split())
+
+
 def fault(error):
     """What is wrong with data, by the error that it led to, in a line."""
-    message = " ".join(str(error).split())[:500]
+    message = in_words(error)[:500]
+    if isinstance(error, UnicodeDecodeError):
+        return f"not text in UTF-8 ({message})"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON ({message})"
     if isinstance(error, (ValueError, OSError)):
         return message
     if isinstance(error, KeyError):
@@ -59,7 +69,7 @@ def parse_json(text, path):
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:           # bytes that are no UTF-8, too
-        raise ValueError(f"{path}: not JSON ({fault(error)})") from None
+        raise ValueError(f"{path}: {fault(error)}") from None
 
 
 def read_json(path):

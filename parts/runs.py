@@ -24,7 +24,7 @@ import torch.distributed as dist
 from parts import checks
 from parts.annotations import stated_seconds
 from parts.devices import all_gather, failures, in_bfloat16, own_rank
-from parts.files import check, write_json
+from parts.files import check, in_words, write_json
 from parts.options import SEEDS, check_bounds
 
 
@@ -317,6 +317,8 @@ def in_a_line(error):
         return "the GPU's memory is full: see --estimate; less --micro-tokens, or --shard"
     if isinstance(error, RuntimeError) and "DataLoader worker" in words:
         return "a process that reads ahead was ended from outside (memory?): fewer --workers"
+    if isinstance(error, OSError) and error.filename:
+        return in_words(error)
     if isinstance(error, (ValueError, OSError)):            # of a worker: the last line of a page
         return re.sub(r"^\w+Error: ", "", words.splitlines()[-1])
     if isinstance(error, RuntimeError) and own_rank()[1] > 1 and "onnection" in words:
@@ -341,7 +343,7 @@ def to_the_end(name, kept="nothing is written"):
         print(f"{name}: interrupted, {kept}", file=sys.stderr)
         raise SystemExit(128 + (got or [signal.SIGINT])[0]) from None
     except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-        print(f"{name}: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
+        print(f"{name}: {in_words(error) or 'out of memory'}", file=sys.stderr)
         raise SystemExit(2) from None
     finally:
         signal.signal(signal.SIGTERM, former)

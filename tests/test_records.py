@@ -725,6 +725,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 # ---- check and show
 
 
+def test_files_of_another_kind_are_told_as_such(tmp_path, capsys):
+    """In a line: not in Python's words, and not as five faults a record."""
+    for name, blob, said in (
+        ("a.json", b'{"films": [1], "n": 2}', "record 0: no annotation: .*, but 'films, n'; anoth"),
+        ("b.jsonl", b'{"name": "x"}\n{"name": "y"}\n', "record 1: no annotation: .* but 'name';"),
+        ("c.json", b"a text", r"c.json: not JSON \(Expecting value"),
+        ("d.jsonl", b"a text\n", "d.jsonl: line 1: not JSON"),
+        ("e.json", b"\x00\xd9\xff", "e.json: not text in UTF-8"),
+        (".", None, f"{re.escape(str(tmp_path))}: Is a directory"),
+        ("gone.json", None, "gone.json: No such file or directory"),
+    ):
+        if blob is not None:
+            (tmp_path / name).write_bytes(blob)
+        try:
+            assert records.main(["check", str(tmp_path / name)]) == 2
+            out = capsys.readouterr().out.splitlines()
+            told = [line for line in out if not line.startswith("broken")]
+            assert len(told) == len(out) - 1 == 1 + (name == "b.jsonl")
+        except (OSError, ValueError) as error:
+            told = [files.in_words(error)]
+        assert re.search(said, told[-1]) and "Errno" not in told[-1], told
+
+
 def test_check(tmp_path, capsys):
     film(tmp_path / "a.mp4", [0, 1, 2, 3, 4])
     (tmp_path / "text.mp4").write_text("no video")

@@ -18,9 +18,11 @@ from bench import baselines
 from infer import STATES as NAMES
 from infer import Session, by_second, see, step, stream, unspoken
 from parts import offline
+from parts.files import in_words
 from parts.video import frames
 from streamo import RESPONSE, SILENCE, STATES, KVCache, Streamo
 from toy import dialogues
+from toy.world import moment
 
 BAD_VIDEO = OSError, ValueError, av.FFmpegError, torch.OutOfMemoryError
 TOGETHER = 16                   # dialogues of a film in one forward: each has a cache of its own
@@ -243,7 +245,7 @@ def pictures_of(group, run, size):
     if run["bench"] == "toy":
         film, i = group["video"]
         clip, _ = dialogues.BENCH[film](run["seed"], i)
-        return ((k / fps, clip.frame(k / fps, size)) for k in range(clip.seconds * fps))
+        return ((k / fps, clip.frame(moment(k, fps), size)) for k in range(clip.seconds * fps))
     # a record's fps is the rate of a folder of frames
     return frames(group["video"], fps, group["rows"][0].get("fps"), trusted=False)
 
@@ -295,7 +297,7 @@ def timed(done, began):
 
 def failed_rows(video, rows, error):
     """Rows with the reason why there is no answer, in place of the answers."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = in_words(error) or type(error).__name__
     if str(video) not in reason:
         reason = f"{video}: {reason}"
     return [{"id": row["id"], "task": row["task"], "failed": reason} for row in rows]

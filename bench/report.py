@@ -40,24 +40,27 @@ def named_scores(bench, rows, of, *more):
 
 def read_answers(bench, files):
     """Rows of result files -> ([answered row], [failed row], {id: file}, items of the run that
-    wrote them or None). An item in two files is refused, unless it failed in one of them."""
-    good, bad, of, items = [], [], {}, None
+    wrote them or None). An item that is answered twice is refused; one that failed is what it is
+    where it was tried again."""
+    good, bad, of, items = [], {}, {}, None
     for file in files:
         for row in public.read_rows(bench, file, READERS):
             named = isinstance(row, dict) and (row.get("id"), row.get("task"))
             if not named or not all(isinstance(name, str) for name in named):
                 raise ValueError(f"{file}: not a row of {bench}, no id or task: {row!r:.60}")
             if "failed" in row:
-                bad.append(row)
-            elif of.get(row["id"], file) != file:
-                raise ValueError(f"{file}: item {row['id']} is in {of[row['id']]}, too")
+                bad[row["id"]] = row
+            elif row["id"] in of:
+                other = of[row["id"]]
+                again = "is answered twice" if other == file else f"is in {other}, too"
+                raise ValueError(f"{file}: item {row['id']} {again}")
             elif bench not in proactive.READERS or "compute" in row or proactive.answered(row):
                 good.append(row)
                 of[row["id"]] = file
         if file.suffix == ".jsonl":
             stated = next(read_records(file)).get("run", {}).get("items")
             items = stated if isinstance(stated, int) else items
-    return good, [row for row in bad if row["id"] not in of], of, items
+    return good, [row for name, row in bad.items() if name not in of], of, items
 
 
 def lacking(rows, failed, sizes):

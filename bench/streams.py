@@ -2,7 +2,7 @@
 
 A row is a dialogue that was streamed: {"id", "task", "seconds", "compute", "kv": the most slots of
 its cache in use, "gold": said, "pred": said}, said = {"states": "0012...", an index into STATES a
-second, "answers": [[second, text]...]}.
+second, "answers": [[second, text]...]}; of pred also "p": P(Response) of each second.
 """
 import re
 from collections import Counter, defaultdict
@@ -153,7 +153,8 @@ def beyond_marks(task, pred, gold):
 
 def score_stream(rows):
     """All scores of streamed dialogues: {name: 0 to 100}, "confusion" and "timing" besides. Those
-    of the later editions stand apart: states, Responses and timing are of all the others."""
+    of the later editions stand apart: states, Responses and timing are of all the others. Three
+    numbers of all dialogues are no percentages: how many, slots of the cache, seconds a second."""
     totals, first = defaultdict(lambda: np.zeros(2)), []
     for row in rows:
         task, pred, gold = row["task"], row["pred"]["answers"], row["gold"]["answers"]

@@ -365,6 +365,27 @@ def test_every_visual_token_of_a_film_has_its_label(tokenizer):
     assert {c for k, c in changes if k in ("frame", "one")} == {0}
 
 
+def test_what_is_asked_about_is_the_last_question_that_was_read(tokenizer):
+    """Of two in a second the second one, whatever the alphabet says."""
+    films, differ = datasets.ToyFilms(tokenizer, CONFIG, seed=5), 0
+    for i in range(400):
+        clip, record = dialogues.sample(5, i, "short")
+        asked_at = {}                                       # the questions of each turn
+        for question in record["question"]:
+            asked_at.setdefault(int(question["time"]) - 1, []).append(question["content"])
+        two = [turn for turn, texts in asked_at.items() if texts[-1] != max(texts)]
+        if two:
+            item = films["short", i]
+            for turn in two:
+                begin = sum(side * side for side in item["grids"][:turn])
+                shown = item["shown"][begin:begin + item["grids"][turn] ** 2]
+                first, last = (datasets.asked(shown[:, :8], text)
+                               for text in (max(asked_at[turn]), asked_at[turn][-1]))
+                assert (shown[:, 8] == last).all()
+                differ += (first != last).any()
+    assert differ > 3
+
+
 def labels_of(*things):
     """world.labels of things told as (colour, shape, change, colour before); places are left out.
     None is a cell with nothing."""

@@ -18,7 +18,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import eval as ev
-from bench import answers, public, streams
+from bench import answers, public, report, streams
 from streamo import (FRAME, RESPONSE, STATES, DecoderConfig, Streamo, StreamoConfig, Tokenizer,
                      VisionConfig)
 from toy import dialogues
@@ -144,6 +144,19 @@ def test_an_item_in_two_files_is_not_scored_twice(folder, tmp_path, monkeypatch,
     error = capsys.readouterr().err.splitlines()[-1]
     assert end.value.code == 2 and not (tmp_path / "all.json").exists()
     assert error == f"eval.py: {shards[1]}: item 11/2/0 is in {shards[0]}, too"
+    twice = tmp_path / "twice.jsonl"
+    head, *rows = shards[0].read_text().splitlines(keepends=True)
+    twice.write_text(head + rows[0] + rows[1] + rows[0])
+    with pytest.raises(ValueError, match=f"twice.jsonl: item {json.loads(rows[0])['id']} is answ"):
+        report.read_answers("raw", [twice])
+    failed = [json.dumps({"id": name, "task": "tsqa", "failed": "no video"}) + "\n"
+              for name in ("a", "a", json.loads(rows[0])["id"])]
+    for name in ("b.jsonl", "c.jsonl"):
+        (tmp_path / name).write_text(head + "".join(failed[:2]))
+    twice.write_text(head + failed[2] + rows[0])
+    good, bad, *_ = report.read_answers("raw", [twice, *tmp_path.glob("[bc].jsonl")])
+    assert [row["id"] for row in good] == [json.loads(rows[0])["id"]]
+    assert [row["id"] for row in bad] == ["a"]              # failed four times, counted once
 
 
 def test_a_row_is_what_the_stream_said_and_the_records_turns_say(folder, monkeypatch):
@@ -728,7 +741,7 @@ def test_the_scores_are_written_whoever_reads_the_table(tmp_path, monkeypatch, c
         error = capsys.readouterr().err
         assert ended == code and error.count("\n") == (1 if code else 0), error
         assert json.loads((tmp_path / f"{name}.json").read_text())["EPM"] == 100
-    assert "No space left on device: 'standard output'" in error
+    assert error == "eval.py: standard output: No space left on device\n"
 
 
 def test_ctrl_c_is_a_line_and_130(folder, tmp_path, monkeypatch, capsys):

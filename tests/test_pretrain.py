@@ -1,5 +1,6 @@
 """The demo's lessons: what they move, that they go on, and what their extra losses measure."""
 import json
+import math
 import os
 import signal
 from contextlib import suppress
@@ -81,6 +82,22 @@ def test_a_run_without_a_start_makes_one_first_and_once(tmp_path, monkeypatch, t
             train.prepare(train.parse([*arguments[:2], "--out", str(tmp_path / "x"), *options]),
                           None) if (tmp_path / "x").mkdir(exist_ok=True) else \
                 make(tmp_path / "start", *options)
+
+
+def test_what_a_run_cannot_use_is_told_before_its_lessons(tmp_path, monkeypatch, tiny):
+    """Not after an hour of them."""
+    def lessons(*_):
+        raise AssertionError("the lessons have begun")
+
+    monkeypatch.setattr(pretrain, "make", lessons)
+    (tmp_path / "other.json").write_text('{"films": [1, 2]}')
+    files = ["--data", str(tmp_path / "other.json"), "--videos", str(tmp_path)]
+    for options, said in ((files, "other.json: record 0: no annotation: .* but 'films'; another"),
+                          (["--batch", "3"], "--batch 3: wanted a multiple of .* ranks, 2")):
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=said):
+            patch.setattr(train, "own_rank", lambda: (0, 2) if options != files else (0, 1))
+            run_here(monkeypatch, "--steps", "1", *options, "--out", str(tmp_path / "out"))
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
 def test_lessons_that_are_stopped_go_on_bit_for_bit(tmp_path, monkeypatch, tiny):
@@ -168,6 +185,13 @@ def test_what_tells_a_label_tells_it():
         wrong = right.clone()
         wrong[0, k] += 1 if 12 <= k < 15 else -40
         assert pretrain.shown_loss(wrong, label) > 1
+    right[0, 0], label[0, 0] = 40, 0                        # an empty scene: no shape, no place
+    assert pretrain.shown_loss(right, label) < 1e-3
+    many = torch.cat([torch.full((1, 8), 2.0), torch.zeros(3, 8)])          # one cell of four
+    told = torch.zeros(4, right.shape[1])
+    uniform = [math.log(n) for n in datasets.ToyStills.parts if n > 3]
+    assert pretrain.shown_loss(told, many).item() == pytest.approx(
+        uniform[0] + uniform[1] + 20 + 3 * uniform[2], rel=1e-5)
 
 
 def test_a_lesson_steps_by_the_mean_of_the_ranks_gradients(monkeypatch):

@@ -296,7 +296,7 @@ def test_what_hits_in_a_busy_film_has_come_to_touch_what_it_hits():
     hits = 0
     for i in range(100):
         clip, record = dialogues.sample(3, i, "busy")
-        for event in (event for event in clip.events if event.kind == "hit"):
+        for event in (event for event in clip.moments if event.kind == "hit"):
             earlier, before, now = (clip.state(event.first - k) for k in (2, 1, 0))
             one, (other,) = event.thing, [k for k, thing in enumerate(before)
                                           if event.does == f"hits the {thing.name}"]
@@ -479,8 +479,8 @@ def test_no_wording_that_training_has_is_all_but_one_that_is_kept():
     for text in ("What is the {} doing?", "How's the {} colored?", "Any movement."):
         assert wordings.known(("Say.",), (text, "New.", "New.", "Say."), kept) == ("Say.", "New.")
     for kind, unseen in wordings.UNSEEN.items():
-        more = wordings.KNOWN[kind][len(wordings.FIRST[kind]):]
-        assert not {*map(wordings.alike, more)} & {*map(wordings.alike, unseen)}
+        had = wordings.KNOWN[kind] + wordings.PLAINEST[kind]
+        assert not {*map(wordings.alike, had)} & {*map(wordings.alike, unseen)}, kind
 
 
 def test_questions_are_typed_as_people_type_them_and_mean_the_same():
@@ -553,7 +553,7 @@ def fingerprint(pairs):
 
 def test_samples_never_change():
     """A changed hash is a changed data set, or benchmark: figures before and after differ."""
-    assert fingerprint(dialogues.sample(1, i) for i in range(8)) == "761257bf0f5372e1"
+    assert fingerprint(dialogues.sample(1, i) for i in range(8)) == "9363492e3dc227fb"
     assert fingerprint(dialogues.sample(1, i, "short") for i in range(8)) == "8f519d5f06ed6dcd"
     assert fingerprint(dialogues.sample(1, i, "long") for i in range(8)) == "00f9f7b7bf13447d"
     assert fingerprint(dialogues.sample(1, i, "busy") for i in range(8)) == "ca3e2f6abc371db0"

@@ -10,7 +10,7 @@ import pytest
 
 from bench import streams
 from data import turns_from_record
-from toy import dialogues, telling, world
+from toy import dialogues, drills, telling, world
 from toy.datasets import asked
 from toy.wordings import FIRST
 
@@ -297,6 +297,107 @@ def test_things_keep_apart():
         return found
 
     assert closest(False) > 0.78 > closest(True)
+
+
+def test_what_is_to_be_hit_stays_what_it_is_called():
+    """The first edition's films do not ask."""
+    def changed(first_edition):
+        found = []
+        for i in range(300):
+            clip = world.Clip(random.Random(f"hit/{i}"), 40, odds=world.EVENTS | {"hit": 20},
+                              first_edition=first_edition)
+            for e in (e for e in clip.events if e.kind == "hit"):
+                target, = [i for i, thing in enumerate(clip.state(e.first))
+                           if e.does == f"hits the {thing.name}"]
+                found.append(clip.state(e.first)[target] != clip.state(e.last + 1)[target])
+        return sum(found), len(found)
+
+    kept, hits = changed(False)
+    assert kept == 0 < changed(True)[0] and hits > 200
+
+
+def test_a_busy_film_has_hits_like_other_films():
+    """One event, the way until it touches; what a second tells is that it moves, then hits."""
+    hits = 0
+    for i in range(60):
+        clip = drills.Bustle(random.Random(i), 10)
+        assert not [e for e in clip.events if e.kind == "hit" and not e.doing]
+        for e in (e for e in clip.events if e.kind == "hit"):
+            things = clip.state(e.last)
+            mover, (hit,) = things[e.thing], [one for one in things if e.does[9:] == one.name]
+            assert math.hypot(mover.x - hit.x, mover.y - hit.y) < 0.96 * (mover.r + hit.r)
+            assert [one.thing == e.thing and one.first <= e.last and one.last >= e.first
+                    for one in clip.events].count(True) == 1        # and no move beside it
+            assert f"The {e.name} is {e.doing}." in clip.sentences(e.last, False)
+            if e.last + 1 < clip.seconds:
+                assert e.caption in clip.sentences(e.last + 1, False)
+            hits += 1
+    assert hits > 30
+
+
+def test_what_hits_also_moves():
+    """So that it moves left is true of two events, and it did not move left but once."""
+    clip = world.Clip(random.Random(0), 30, still=True)
+    name = clip.start[0].name
+    move, hit, turn = clip.events = [
+        world.Event("move", 0, name, 2, 4, (), "moves left", "moving left"),
+        world.Event("hit", 0, name, 10, 12, (), "hits the red cross", "moving left"),
+        world.Event("turn", 0, name, 20, 20, (), "turns red")]
+    clip.state = lambda t: [world.Thing(*name.split(), 0.5, 0.5, 0.14)]
+    told = telling.Dialogue(clip, random.Random(0))
+    assert told.unique(29, instants=True) == [hit, turn] and told.unique(29) == [hit]
+    for first, others in ((8, {turn.caption}), (15, {move.caption, hit.caption})):
+        found = {told.missing(first, first, first + 6, "elsewhen").caption for _ in range(99)}
+        assert found == others | ({turn.caption} if first == 8 else set())
+
+
+def test_nobody_waits_for_what_a_cut_shows():
+    """That something appears or is gone, which no event says."""
+    asked_for = collections.Counter()
+    for i in range(150):
+        clip = drills.Reel(random.Random(i), 30)
+        told = telling.Dialogue(clip, random.Random(i))
+        for why in ("another", "elsewhen"):
+            if event := told.missing(12, 12, clip.seconds, why):
+                asked_for[event.kind] += 1
+    assert asked_for["turn"] > 10 and not {"appear", "leave"} & {*asked_for}, asked_for
+
+
+def test_two_questions_in_a_second_have_two_answers():
+    """Else it would be one: what is said twice in a second is said once."""
+    found = [record for _, record in rows("two_at_once")]
+    for kind, task in (("short", "Pairs"), ("short", "Mixed"), ("busy", "Pairs")):
+        for i, (clip, _) in enumerate(samples(kind, 300)):
+            dialogue = telling.Dialogue(clip, random.Random(i))
+            dialogues.TASKS[task](dialogue)
+            if dialogue.questions:
+                found.append(dialogue.record(i))
+    both = 0
+    for record in found:
+        said = [(one["time"], one["content"]) for one in record["response"] if one["time"]]
+        assert len(said) == len({*said}), record
+        both += len(said) - len({time for time, _ in said})
+    assert both > 1000
+
+
+def test_a_turn_ends_with_its_own_frame():
+    """At any rate: no frame of the turns before an event shows it, and nothing goes on after."""
+    assert [world.moment(k, 1) for k in range(3)] == [0, 1, 2]
+    assert [world.moment(k, 2) for k in range(6)] == [0, 0, 0.5, 1, 1.5, 2]
+    seen = 0
+    for clip in (drills.Slides(random.Random(0), 5), drills.Bustle(random.Random(0), 8),
+                 *(world.Clip(random.Random(i), 30) for i in range(20))):
+        for turn in range(1, clip.seconds):
+            for frame in (2 * turn, 2 * turn + 1):
+                now = clip.state(world.moment(frame, 2))
+                assert frame % 2 == 0 or now == clip.state(turn)
+                for e in clip.events:
+                    going = [one[e.thing] for one in (now, clip.state(turn), clip.state(turn - 1))]
+                    if turn < e.first and not any(o.thing == e.thing and o.first <= turn
+                                                  for o in clip.events):
+                        assert going[0] == clip.state(0)[e.thing]
+                        seen += 1
+    assert seen > 500
 
 
 def test_a_question_in_the_middle_is_answered_by_what_is_to_be_seen_then():

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from data import SYSTEM, Augment, Example, make_item, turns_from_record
 from toy.dialogues import sample, tasks_of
 from toy.drills import Slides
-from toy.world import CHANGES, COLOURS, DIRECTIONS, GERUNDS, SHAPES, Clip, labels
+from toy.world import CHANGES, COLOURS, DIRECTIONS, GERUNDS, SHAPES, Clip, labels, moment
 
 
 def toy_texts(n=3000):
@@ -68,7 +68,7 @@ class ToyDataset(Dataset):
         return self.task(key) in GROUNDING_AND_CAPTION
 
     def estimate(self, key):
-        """About how many tokens the item has, without drawing it."""
+        """About how many tokens the item has, without its pictures."""
         clip, record = sample(self.seed, *self.split(key))
         words = sum(len(entry["content"].split()) + 4
                     for entry in record["question"] + record["response"])
@@ -84,7 +84,7 @@ class ToyDataset(Dataset):
         level = rng.uniform(0, 4) if rng.random() < self.augment.noise else 0
 
         def frame(j):
-            image = clip.frame(j / fps, self.config.vision.image_size)
+            image = clip.frame(moment(j, fps), self.config.vision.image_size)
             return image if not level else np.clip(
                 image + noise.normal(0, level, image.shape), 0, 255).astype(np.uint8)
 
@@ -116,11 +116,12 @@ class ToyFilms(ToyDataset):
         item, (clip, record) = super().__getitem__(key), sample(self.seed, i, kind)
         things = [clip.state(t) for t in range(clip.seconds)]
         before = things if isinstance(clip, Slides) else [things[0], *things]
-        questions = [(int(q["time"]) - 1, q["content"]) for q in record["question"]]
+        questions = [(0, ""), *((int(q["time"]) - 1, q["content"]) for q in record["question"])]
+        questions.sort(key=lambda question: question[0])    # of a second, as they are read
         shown, side = [], self.config.vision.side
         for t, grid in enumerate(item["grids"]):
             cells = labels(things[t], before[t], side, grid)
-            _, latest = max((q for q in questions if q[0] <= t), default=(0, ""))
+            *_, latest = [text for second, text in questions if second <= t]
             shown.append(np.column_stack([cells, asked(cells, latest)]))
         tags, second, last = [], None, None             # of each visual token, the 5 of "<4s-5s>"
         for token in item["input_ids"]:
@@ -164,5 +165,7 @@ CURRICULUM = ((0.30, 2304, {"one": 0.02, "busy": 0.20, "frame": 0.08, "short": 0
                             "full": 0.22, "reel": 0.10}))
 # what --tasks leaves out
 LEFT_OUT = {"no-backward-grounding": "Backward Grounding", "no-narration": "Real-time Narration"}
+# what is asked once, as in ET-Instruct: spans, captions, questions about the picture; no narration,
+# no answer that is due again when it changes, or two seconds late
 GROUNDING_AND_CAPTION = ("Naming", "Placing", "Acting", "Since", "Dating", "Frame QA",
                          "Timed Caption", "Event Caption", "Event Grounding", "Backward Grounding")

@@ -304,7 +304,7 @@ def crowded(clip, rng):
         beside.at_once(turn, question)
     for turn in (k * clip.seconds // 3 + rng.randint(1, 3) for k in range(3)):
         two.at_once(turn, two.question(turn))
-        two.at_once(turn, two.question(turn))
+        two.at_once(turn, two.unsaid(turn))
     coming = [e for e in waits.unique(clip.seconds) if e.first > 0]
     if len(coming) > 1:
         events = rng.sample(coming, 2)
@@ -331,7 +331,7 @@ def bench_empty(seed, i):
     questions about it, and a wait for an event, which never comes."""
     rng = random.Random(f"bench/{seed}/{i}/empty")
     clip = Clip(rng, rng.randint(12, 20), still=True)
-    clip.start = []
+    clip.start = []                                         # what it began with is taken out
     rows = [(name, Dialogue(clip, rng, FIRST)) for name in ("empty", "never_empty")]
     (_, asked), (_, waiting) = rows
     absent(asked, rng)

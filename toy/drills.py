@@ -7,7 +7,7 @@ from toy.world import CENTRES, COLOURS, DIRECTIONS, PLACES, PROGRESSIVE, Clip, E
 
 
 class Slides:
-    """A film that shows another picture every second."""
+    """A film that shows another picture every second: from after t - 1 up to t, that of t."""
     events = ()
 
     def __init__(self, rng, seconds):
@@ -15,10 +15,10 @@ class Slides:
         self.pictures = [Clip(rng, 1, still=True) for _ in range(seconds)]
 
     def state(self, t):
-        return self.pictures[int(t)].state(0)
+        return self.pictures[math.ceil(t)].state(0)
 
     def frame(self, t, size):
-        return self.pictures[int(t)].frame(0, size)
+        return self.pictures[math.ceil(t)].frame(0, size)
 
 
 class Reel:
@@ -58,7 +58,9 @@ class Reel:
 
 class Bustle:
     """A film in which everything does something nearly every second: many changes to learn from.
-    What moves head-on to another thing comes to touch it; the second after, it hits it."""
+    What moves head-on to another thing comes to touch it; the second after tells so.
+
+    moments: what each second tells; events: the script."""
 
     def __init__(self, rng, seconds):
         self.seconds, self.stage, self.events = seconds, Clip(rng, 1, still=True), []
@@ -82,7 +84,18 @@ class Bustle:
                 self.worn[now[i].name] = i
                 self._note(turn, i, old.name, now[i])
             self.states.append(now)
-        self.events.sort(key=lambda e: (e.first, e.last))
+        self.moments = sorted(self.events, key=lambda e: (e.first, e.last))
+        self.events = list(self._script())
+
+    def _script(self):
+        """The moments as a Clip has them: the whole way of what comes to touch another thing is
+        one event, in which it hits it."""
+        hits = {(e.thing, e.first): e for e in self.moments if e.kind == "hit"}
+        for e in self.moments:
+            if e.kind == "move" and (e.thing, e.last + 1) in hits:
+                yield replace(e, kind="hit", does=hits[e.thing, e.last + 1].does)
+            elif e.kind != "hit":
+                yield e
 
     def _ahead(self, i, direction, things):
         """(gap, j): how far thing i may go until it touches thing j, the next in its way, nearly
@@ -150,7 +163,7 @@ class Bustle:
             thing.doing = "still"
 
     def state(self, t):
-        return [replace(thing) for thing in self.states[int(t)]]
+        return [replace(thing) for thing in self.states[math.ceil(t)]]
 
     def frame(self, t, size):
         self.stage.start = self.state(t)
@@ -159,7 +172,7 @@ class Bustle:
     def sentences(self, turn, since):
         """What goes on, in the order of reading; with `since`, from when on."""
         told = []
-        for e in self.events:
+        for e in self.moments:
             if e.first <= turn <= e.last:
                 thing = self.states[turn - (e.kind != "appear")][e.thing]
                 text = f"The {e.name} is {e.doing}" if e.doing else e.caption[:-1]

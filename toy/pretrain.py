@@ -113,7 +113,7 @@ WATCHING = ((0.10, 1536, {"one": 0.3, "busy": 0.6, "frame": 0.1}),
             (0.45, 2304, {"busy": 0.2, "frame": 0.8}),
             (1.00, 2304, {"one": 0.03, "busy": 0.3, "frame": 0.12, "short": 0.3, "long": 0.2,
                           "full": 0.05}))
-# for a model that has had its lessons: no drills, and more waits among other events
+# for a model that has had its lessons: fewer drills, and more waits among other events
 AGAIN = ((1.00, 2304, {"one": 0.02, "busy": 0.25, "frame": 0.05, "short": 0.40, "long": 0.18,
                        "full": 0.10}),)
 
@@ -247,9 +247,10 @@ def learn_to_see(o, model, stop):
             patches = vision(normalised(images.to(device)))                         # (B, N, D)
             tokens = connector(patches)
             told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)  # (B, cells, 25)
-        loss = sum(weight * shown_loss(parts, label.to(device))
-                   for weight, label, parts in zip((0.5, 1, 0.5), labels, told))
-        descend([optimizer], loss, 2e-3 * min(1, (step + 1) / 50, 2.02 - 2 * step / o.see_steps))
+        loss = sum(weight * shown_loss(logits, label.to(device))
+                   for weight, label, logits in zip((0.5, 1, 0.5), labels, told))
+        rise, fall = (step + 1) / 50, 2 * (1 - step / o.see_steps) + 0.02       # from the middle on
+        descend([optimizer], loss, 2e-3 * min(1, rise, fall))
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.2f}")
     images = torch.tensor(np.stack([stills[-1 - i][0] for i in range(256)]), device=device)
@@ -304,14 +305,15 @@ def descend(optimizers, loss, *rates):
 
 
 def shown_loss(told, labels):
-    """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.labels (..., 8), all but the
-    names before: a scalar."""
+    """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.world.labels (..., 8), all but
+    the names before: a scalar."""
     labels = labels.flatten(0, -2)
     colour, shape, place, change = told.float().flatten(0, -2).split(ToyStills.parts, -1)
     there, rare = labels[:, 0] > 0, change.new_tensor([0.15] + [1.0] * (change.shape[1] - 1))
-    return (F.cross_entropy(colour, labels[:, 0].long())
-            + F.cross_entropy(shape[there], labels[there][:, 1].long())
-            + 10 * F.l1_loss(place[there], labels[there][:, 2:5])
+    some = there.sum().clamp(min=1)                         # none: an empty scene
+    shapes = F.cross_entropy(shape[there], labels[there][:, 1].long(), reduction="sum")
+    places = F.l1_loss(place[there], labels[there][:, 2:5], reduction="sum")
+    return (F.cross_entropy(colour, labels[:, 0].long()) + shapes / some + 10 * places / (3 * some)
             + 3 * F.cross_entropy(change, labels[:, 5].long(), weight=rare))
 
 

@@ -3,7 +3,9 @@
 Events do not always come, and things are not always there: what life has, a share of all questions
 has, too (NOT_SO, ABSENT). The right answer to a wait for what never comes is none.
 """
-from toy.drills import Slides
+from collections import defaultdict
+
+from toy.drills import Reel, Slides
 from toy.wordings import KNOWN, PLAINEST, typed
 from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, an, count, seen, there
 
@@ -68,17 +70,20 @@ class Dialogue:
         self.say(reply, turn)
 
     def due(self):
-        """The turns on which something is said."""
-        return sorted({int(said["time"] or said["end_time"] + 1) - 1 for said in self.responses})
+        """{turn on which something is said: the texts}, in the order of time."""
+        due = defaultdict(list)
+        for said in self.responses:
+            due[int(said["time"] or said["end_time"] + 1) - 1].append(said["content"])
+        return dict(sorted(due.items()))
 
     # ---- events that come, and events that do not
 
     def unique(self, turn, instants=False):
         """The lasting events, with `instants` all events, over before a turn, whose caption is true
         of no other event."""
-        captions = [e.caption for e in self.clip.events]
+        told = [(e.name, does) for e in self.clip.events for does in e.truths]
         return [e for e in self.clip.events if (e.doing or instants)
-                and e.last + 2 <= turn and captions.count(e.caption) == 1]
+                and e.last + 2 <= turn and told.count((e.name, e.does)) == 1]
 
     def past(self, turn):
         """Unique events to ask about in training: oftener than not those that last, if there are
@@ -98,10 +103,12 @@ class Dialogue:
         film's that happens "elsewhen" alone. None: the film has no such event."""
         rng = self.rng
         near = [e for e in self.clip.events if e.last >= first and e.first <= last]
+        # at a cut things appear and are gone, and no event says so
+        unseen = ("appear", "leave") if isinstance(self.clip, Reel) else ()
         if why == "elsewhen":
-            told = {(e.thing, e.does) for e in near} | {e.caption for e in near}
-            found = [e for e in self.clip.events
-                     if e not in near and not {(e.thing, e.does), e.caption} & told]
+            told = {(who, does) for e in near for who in (e.thing, e.name) for does in e.truths}
+            found = [e for e in self.clip.events if e not in near and e.kind not in unseen
+                     and not {(e.thing, e.does), (e.name, e.does)} & told]
             return rng.choice(found) if found else None
         now = self.clip.state(turn)
         here = [i for i, thing in enumerate(now) if thing.r > 0]
@@ -123,6 +130,8 @@ class Dialogue:
             del does["hit"], does["move"]           # what hits also moves
         if why == "another" and first == 0:
             del does["appear"]                      # it may have been there from the start
+        if why == "another":
+            does = {kind: some for kind, some in does.items() if kind not in unseen}
         told = {e.does for e in done}
         does = {kind: left for kind in does if (left := [d for d in does[kind] if d not in told])}
         if not does:
@@ -241,12 +250,20 @@ class Dialogue:
             asks += [(("exists", rng.choice(sorted(others))), "No.")]
         busy = [thing for thing in old if thing.doing != "still"]
         one = rng.choice(busy if busy and rng.random() < 0.6 else old)
-        if turn and one.doing != "still":
+        if one.doing != "still":
             asks += [(("doing", one.name), f"The {one.name} is {one.doing}.")] * 2
         movers = [thing for thing in now if thing.moves]
-        if turn and len(movers) == 1:
+        if len(movers) == 1:
             asks += [(("mover", ""), f"The {movers[0].name}.")] * 2
         return rng.choice(asks + 3 * self.ends(turn))
+
+    def unsaid(self, turn):
+        """A question whose answer nothing else says on its turn."""
+        said = self.due().get(turn, ())
+        question = self.question(turn)
+        while question[1] in said:
+            question = self.question(turn)
+        return question
 
     def ends(self, turn):
         """[((kind, ""), answer)] about what happened last and first, before a turn: only where it
@@ -264,13 +281,17 @@ class Dialogue:
 
     def interrupt(self, turns):
         """On each of the turns a question to answer at once, about the past or the picture; a turn
-        may have two."""
+        may have two, whose answers differ."""
         for turn in turns:
-            before = len(self.questions)
+            before, tasks, said = len(self.questions), {*self.tasks}, self.due().get(turn, ())
             if not isinstance(self.clip, Slides) and self.rng.random() < 0.6:
                 self.recall(turn)
+            if len(self.questions) > before and self.responses[-1]["content"] in said:
+                self.questions.pop()                    # that is said already, and is said once
+                self.responses.pop()
+                self.tasks = tasks
             if len(self.questions) == before:
-                self.at_once(turn, self.question(turn))
+                self.at_once(turn, self.unsaid(turn))
 
     # ---- time-sensitive QA
 
@@ -319,5 +340,8 @@ class Dialogue:
             if truth[turn] not in (None, told):
                 told = truth[turn]
                 self.say(told, turn, since=waiting)
-            waiting = (waiting or turn) if truth[turn] is None else None
+            if truth[turn] is not None:
+                waiting = None
+            elif waiting is None:
+                waiting = turn
         return self

@@ -237,7 +237,7 @@ WORDINGS = {
         "(Is the {} still, or what is it doing|Does the {} move, or what does it do)?",
         "(What|Which) (action|change) (does the {} show|do you see in the {})?"), (
         "And the {}, what does it do?", "How about the {}, is it doing something?",
-        "What's the {} doing?", "Give me the action of the {}.", "What keeps the {} busy?")),
+        "The {}, how is it active?", "Give me the action of the {}.", "What keeps the {} busy?")),
     "mover": (("Which shape is moving?",), (
         "(Which of the shapes|Which thing|What shape|Which one|What) (moves|is moving|is in motion|"
         "is on the move|travels)?",

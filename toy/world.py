@@ -3,7 +3,8 @@
 A clip is a script. Pixels and annotations both come from it, so they cannot disagree. An event is
 under way in frames first..last (one a second): `first` is the first frame that shows a change,
 `last` the last, and frame `last + 1` shows it over. Turn t sees frame t, counted from 0; the
-records count seconds from 1, as the public data set does.
+records count seconds from 1, as the public data set does. At more frames a second, turn t ends with
+frame t (see moment): what an event shows is seen in the turns that its record says.
 """
 import math
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ EVENTS = {"appear": 2, "leave": 1.5, "move": 5, "turn": 2, "grow": 1.5, "shrink"
 
 @dataclass
 class Thing:
+    """A thing at a moment."""
     colour: str             # (r, g, b) in the middle of a turn
     shape: str
     x: float                # centre and radius in pictures; radius 0: it is not there
@@ -56,6 +58,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Event:
+    """What happens to a thing, and the words for it: "the red star", "moves left"."""
     kind: str
     thing: int              # index into Clip.start
     name: str               # the thing's, before: "red circle"
@@ -84,6 +87,11 @@ class Event:
         return " ".join([f"the {self.name}", verb[:-1], *rest])
 
     @property
+    def truths(self):
+        """What it is true to say that its thing does: what hits also moves."""
+        return {self.does, self.doing.replace("moving", "moves")}
+
+    @property
     def gerund(self):
         verb, *rest = self.does.split()
         return " ".join([self.subject, GERUNDS[verb], *rest])
@@ -96,11 +104,18 @@ class Event:
         return f"{self.caption[:-1]}, {when}."
 
 
+def moment(frame, fps):
+    """The second of a film that frame number `frame` of a stream shows: turn t has fps of them, the
+    last one at t. At 1 fps: 0, 1, 2; at 2 fps: 0, 0, 0.5, 1, 1.5, 2."""
+    return max(0, (frame + 1) / fps - 1)
+
+
 def an(name):
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def count(things):
+    """How many of at most four things are there, in a sentence."""
     n = sum(thing.r > 0 for thing in things)
     number = ("no", "one", "two", "three", "four")[n]
     return f"There is {number} shape." if n == 1 else f"There are {number} shapes."
@@ -112,15 +127,18 @@ def there(things):
 
 
 def listed(texts):
+    """"a, b and c" of one text or more."""
     *most, last = texts
     return f"{', '.join(most)} and {last}" if most else last
 
 
 def seen(things):
+    """What is there, in the order of reading, in a sentence."""
     return f"I see {listed([an(thing.name) for thing in there(things)] or ['no shapes'])}."
 
 
 def placed(things):
+    """The same, each with its place."""
     text = ", ".join(f"{an(thing.name)} {thing.place}" for thing in there(things)) or "no shapes"
     return f"{text[0].upper()}{text[1:]}."
 
@@ -129,7 +147,9 @@ class Clip:
     """A film of so many seconds: `start` are the things, `events` the script in order of time.
 
     first_edition: as the films of the benchmark's first edition, for figures that stay comparable:
-    the scene is never empty, and a thing may appear where another has grown or passes."""
+    the scene is never empty, a thing may appear where another has grown or passes, and what is to
+    be hit may change before. still: nothing happens. odds: {kind of event: how often, beside the
+    others}."""
 
     def __init__(self, rng, seconds, still=False, odds=EVENTS, first_edition=False):
         self.seconds, self.start, self.events, self.odds = seconds, [], [], odds
@@ -147,7 +167,7 @@ class Clip:
         while not still and time <= seconds - 2 and (event := self._happen(rng, time)):
             if event.last - event.first >= 2 and rng.random() < 0.15:       # two at a time
                 time = rng.randint(event.first + 1, event.last)
-                self._happen(rng, time, ("turn", "grow", "shrink", "appear"), busy=event.thing)
+                self._happen(rng, time, ("turn", "grow", "shrink", "appear"), self._parties(event))
             time = max(e.last for e in self.events) + 2 + rng.choice((0, 0, 1, 1, 2, 3, 5))
         self.events.sort(key=lambda e: (e.first, e.last))
 
@@ -165,13 +185,19 @@ class Clip:
         self.start.append(Thing(*look, *(CENTRES[k] + rng.uniform(-0.03, 0.03) for k in cell)))
         return len(self.start) - 1
 
-    def _happen(self, rng, first, kinds=tuple(EVENTS), busy=None):
+    def _parties(self, event):
+        """The things of an event: what is hit stays as it is till then, too."""
+        hit = [i for i, thing in enumerate(self.state(event.first))
+               if event.does == f"hits the {thing.name}"]
+        return [event.thing, *([] if self.first_edition else hit)]
+
+    def _happen(self, rng, first, kinds=tuple(EVENTS), busy=()):
         """Add an event to the script; None: nothing is possible, or no time is left."""
         if not self.cells and not self.first_edition:
             kinds = ("appear",)                     # the scene is empty
         for _ in range(20):
             kind, change = rng.choices(kinds, [self.odds[k] for k in kinds])[0], None
-            here = [i for i in self.cells if i != busy]
+            here = [i for i in self.cells if i not in busy]
             if kind == "appear" and len(self.cells) == 4:
                 continue
             if kind != "appear" and not here:
@@ -271,7 +297,7 @@ class Clip:
         return now
 
     def frame(self, t, size):
-        """The picture at t seconds: uint8 (size, size, 3), anti-aliased."""
+        """The picture at t seconds, whole or not: uint8 (size, size, 3), anti-aliased."""
         grid = (np.arange(size) + 0.5) / size
         if size not in self.canvas:
             colour, pattern, tint = self.ground
@@ -299,7 +325,7 @@ def labels(now, before, side, grid):
     times -> (grid*grid, 8) of colour, from 1 (0: none), shape, x, y, radius, index into CHANGES,
     and the colour and shape by which that change is told: those before it."""
     centre, labels = (np.arange(side) + 0.5) / side, np.zeros((grid * grid, 8), np.float32)
-    spans = [slice(k * side // grid, -(-(k + 1) * side // grid)) for k in range(grid)]
+    spans = [slice(k * side // grid, math.ceil((k + 1) * side / grid)) for k in range(grid)]
 
     def covered(thing):
         near = np.hypot(thing.x - centre[None], thing.y - centre[:, None]) < 1.05 * thing.r

@@ -243,7 +243,10 @@ def show(args):
         raise ValueError(f"--index {args.index}: from 0 on")
     else:
         item = ToyDataset(tokenizer, config, seed=0, augment=PLAIN)[args.index]
-    print(paint(tokenizer, item, sys.stdout.isatty()))
+    colour = sys.stdout.isatty()
+    print(paint(tokenizer, item, colour))
+    print(f"({'Coloured' if colour else 'In brackets'}: what is learnt, a state with its weight in "
+          "the loss; a dot or a line ends each token that is only read.)")
     print(f"{item['name']}: {item['length']} tokens, {len(item['grids'])} frames, "
           f"{len(item['pixels'])} distinct; counts: {dict(+item['counts'])}")
     if args.strip:

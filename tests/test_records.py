@@ -847,6 +847,7 @@ def test_show_a_toy_sample_in_colour(model, capsys, monkeypatch):
     records.main(["show", "--model", model])
     coloured = capsys.readouterr().out
     assert "\033[" not in plain and "toy 0/full/0" in plain
+    assert "In brackets: what is learnt" in plain and "Coloured: what is learnt" in coloured
     assert "\033[90m<frame>x4·\033[0m" in coloured and "\033[34;48;5;" in coloured
 
 

@@ -143,7 +143,7 @@ def beside(d):
     d.interrupt([turn for turn in d.due() if d.rng.random() < 0.5])
 
 
-@task("Pairs", short=20, long=10, busy=10)
+@task("Pairs", short=40, long=20, busy=15)
 def pairs(d):
     """Two questions in a second, now and then."""
     turns = d.rng.sample(range(d.clip.seconds), d.rng.randint(1, min(4, d.clip.seconds)))

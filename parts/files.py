@@ -69,7 +69,8 @@ def parse_json(text, path):
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:           # bytes that are no UTF-8, too
-        raise ValueError(f"{path}: {fault(error)}") from None
+        reason = "nested too deep" if isinstance(error, RecursionError) else in_words(error)
+        raise ValueError(f"{path}: not JSON ({reason})") from None
 
 
 def read_json(path):

@@ -208,8 +208,9 @@ def estimate(o):
         print(f"time        not measured: of micro-batches {tokens}; a run tells it after 3 steps")
     else:
         rate = sum(lengths[key] for group in groups for key in group) / len(mine) / tokens * took
-        every, alike = o.steps + sum(lessons), "" if made else " (a lesson's counted alike)"
-        print(f"time        about {duration(rate * every)}: {every} steps{alike} of {rate:.2g} s; "
+        all_steps, alike = o.steps + sum(lessons), "" if made else " (a lesson's counted alike)"
+        print(f"time        about {duration(rate * all_steps)}: {all_steps} steps{alike} of "
+              f"{rate:.2g} s; "
               f"a micro-batch of {tokens} tokens takes this machine {took:.2g} s "
               "(reading videos and exchange between ranks are not counted)")
     print(f"\nMiB of each of {world} processes  on a GPU  on the CPU")

@@ -121,7 +121,7 @@ class ToyFilms(ToyDataset):
         shown, side = [], self.config.vision.side
         for t, grid in enumerate(item["grids"]):
             cells = labels(things[t], before[t], side, grid)
-            *_, latest = [text for second, text in questions if second <= t]
+            latest = [text for second, text in questions if second <= t][-1]
             shown.append(np.column_stack([cells, asked(cells, latest)]))
         tags, second, last = [], None, None             # of each visual token, the 5 of "<4s-5s>"
         for token in item["input_ids"]:

@@ -130,10 +130,9 @@ class Dialogue:
             del does["hit"], does["move"]           # what hits also moves
         if why == "another" and first == 0:
             del does["appear"]                      # it may have been there from the start
-        if why == "another":
-            does = {kind: some for kind, some in does.items() if kind not in unseen}
         told = {e.does for e in done}
-        does = {kind: left for kind in does if (left := [d for d in does[kind] if d not in told])}
+        does = {kind: left for kind in does if kind not in unseen
+                and (left := [d for d in does[kind] if d not in told])}
         if not does:
             return None
         kind = rng.choices([*does], [EVENTS[kind] for kind in does])[0]
@@ -257,11 +256,14 @@ class Dialogue:
             asks += [(("mover", ""), f"The {movers[0].name}.")] * 2
         return rng.choice(asks + 3 * self.ends(turn))
 
+    def is_new(self, text, turn):
+        """Whether nothing says this on a turn yet: what is said twice on a turn is said once."""
+        return text not in self.due().get(turn, ())
+
     def unsaid(self, turn):
-        """A question whose answer nothing else says on its turn."""
-        said = self.due().get(turn, ())
+        """A question whose answer is new on its turn."""
         question = self.question(turn)
-        while question[1] in said:
+        while not self.is_new(question[1], turn):
             question = self.question(turn)
         return question
 
@@ -283,14 +285,14 @@ class Dialogue:
         """On each of the turns a question to answer at once, about the past or the picture; a turn
         may have two, whose answers differ."""
         for turn in turns:
-            before, tasks, said = len(self.questions), {*self.tasks}, self.due().get(turn, ())
+            past = Dialogue(self.clip, self.rng, self.wordings)
             if not isinstance(self.clip, Slides) and self.rng.random() < 0.6:
-                self.recall(turn)
-            if len(self.questions) > before and self.responses[-1]["content"] in said:
-                self.questions.pop()                    # that is said already, and is said once
-                self.responses.pop()
-                self.tasks = tasks
-            if len(self.questions) == before:
+                past.recall(turn)
+            if any(self.is_new(said["content"], turn) for said in past.responses):
+                self.questions += past.questions
+                self.responses += past.responses
+                self.tasks |= past.tasks
+            else:
                 self.at_once(turn, self.unsaid(turn))
 
     # ---- time-sensitive QA

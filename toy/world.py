@@ -187,9 +187,10 @@ class Clip:
 
     def _parties(self, event):
         """The things of an event: what is hit stays as it is till then, too."""
-        hit = [i for i, thing in enumerate(self.state(event.first))
-               if event.does == f"hits the {thing.name}"]
-        return [event.thing, *([] if self.first_edition else hit)]
+        if self.first_edition:
+            return [event.thing]
+        return [i for i, thing in enumerate(self.state(event.first))
+                if i == event.thing or event.does == f"hits the {thing.name}"]
 
     def _happen(self, rng, first, kinds=tuple(EVENTS), busy=()):
         """Add an event to the script; None: nothing is possible, or no time is left."""

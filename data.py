@@ -305,18 +305,22 @@ class RawDataset(Dataset):
     """Raw or stream records of several files, each with a weight: how often an epoch reads them.
 
     Item i is number i mod len of epoch i // len, in an order shuffled by (seed, epoch). Raises
-    ValueError for a broken record. longest: as in make_item. A video may be a folder of images;
-    the record's "fps" is then their rate."""
+    ValueError for a broken record. longest: as in make_item. there: refuse a video that is not in
+    the folder now, not when it is read. A video may be a folder of images; the record's "fps" is
+    then their rate."""
 
     def __init__(self, tokenizer, config, files, videos, weights=None, seed=0, fps=1,
-                 augment=PLAIN, longest=math.inf):
+                 augment=PLAIN, longest=math.inf, there=False):
         self.tokenizer, self.config, self.videos, self.longest = tokenizer, config, videos, longest
         self.seed, self.fps, self.augment, self.epoch = seed, fps, augment, None
         self.silent = silent_second(tokenizer, config, fps)
         self.files = [[(str(file), n, record) for n, record in enumerate(read_annotations(file))]
                       for file in files]                    # (name, number in it, record) of each
         for name, n, record in chain(*self.files):
-            if wrong := faults(record, videos):
+            wrong = faults(record, videos)
+            if there and not wrong and not (video := video_path(record, videos)).exists():
+                wrong = [f"{video}: no such file or folder"]
+            if wrong:
                 raise ValueError(f"{name}: record {n}: {wrong[0]}{ADVICE}{name}")
         weights = [1] * len(files) if weights is None else weights
         # how many records an epoch reads of each file
@@ -468,7 +472,8 @@ class Readable(Dataset):
                     raise
                 with open(self.bad_list, "a", encoding="utf-8") as file:
                     file.write(f"{error}\n")
-        raise ValueError(f"--skip-bad: 100 samples on end cannot be read, the last is {number}")
+        raise ValueError("--skip-bad: 100 samples on end cannot be read, see their faults in "
+                         f"{self.bad_list}")
 
 
 def loaded(dataset, tokenizer, steps, numbers, workers, rank=0, world=1):

@@ -361,9 +361,7 @@ def score(args):
 def run(args):
     """Run a benchmark, and score it where that is one command."""
     rows, settings, out = run_bench(args, args.out if args.command == "toy" else None)
-    good, failed = ([row for row in rows if ("failed" in row) == bad] for bad in (False, True))
-    if failed and not good:
-        raise ValueError(f"all {len(failed)} items failed, the first: {failed[0]['failed']}")
+    good, failed = by_success(rows)
     if args.command == "run" or "RANK" in os.environ:
         bench = "raw" if args.bench == "toy" else args.bench
         say(f"{len(good)} items in {out}, to be scored by: eval.py score {bench}",
@@ -373,11 +371,19 @@ def run(args):
         report(args.bench, scores, args.out, run=settings, failed=failed)
 
 
+def by_success(rows):
+    """(answered rows, failed rows). ValueError where all have failed."""
+    good, failed = ([row for row in rows if ("failed" in row) == bad] for bad in (False, True))
+    if failed and not good:
+        raise ValueError(f"all {len(failed)} items failed, the first: {failed[0]['failed']}")
+    return good, failed
+
+
 def threshold(args):
     """Find the P(Response) from which on to respond: the best F1 of Response turns within 1 s. Read
     off the probabilities of one run, whose context stays as its own decisions made it."""
     rows, settings, _ = run_bench(args, args.out)
-    good, failed = ([row for row in rows if ("failed" in row) == bad] for bad in (False, True))
+    good, failed = by_success(rows)
     due = any(row["gold"]["answers"] for row in good)
     curve = [{"threshold": t, "precision": p, "recall": r, "f1": 2 * p * r / max(p + r, 1e-9)}
              for t, p, r in threshold_curve(good)]

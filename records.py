@@ -149,6 +149,8 @@ def check(file, videos=None, verbose=False):
     record cannot be used, else 0: what turns_from_record mends is one line a kind, and with
     `verbose` a line a record."""
     broken, mended, holds, n = Counter(), Counter(), Counter(), -1
+    if videos and not Path(videos).is_dir():
+        raise ValueError(f"--videos {videos}: no such folder")
     for n, record in enumerate(read_annotations(file)):
         wrong, counts = faults(record, videos), Counter()
         try:

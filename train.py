@@ -192,9 +192,9 @@ def read_data(o, tokenizer, config):
     if not o.data:
         return ToyDataset(tokenizer, config, o.seed, fps=o.fps)
     files, weights = weighted(o.data)
-    seconds = int(0.8 * o.max_tokens) // silent_second(tokenizer, config, o.fps)
+    seconds = int(0.8 * o.max_tokens) // silent_second(tokenizer, config, o.fps)    # 0.2: words
     return RawDataset(tokenizer, config, files, o.videos, weights, o.seed, o.fps,
-                      longest=max(1, seconds))              # a fifth is for words
+                      longest=max(1, seconds), there=not (o.skip_bad or o.estimate))
 
 
 def fit(o, model, dataset, world):

@@ -24,7 +24,7 @@ from parts.annotations import stated_seconds, task_of
 from parts.devices import in_bfloat16
 from parts.files import check
 from parts.optimizers import layer_matrices
-from parts.runs import duration
+from parts.runs import duration, in_a_line
 from parts.weights import on_meta
 from streamo import BLOCK, Streamo
 from toy.pretrain import is_made
@@ -208,10 +208,13 @@ def estimate(o):
         print(f"time        not measured: of micro-batches {tokens}; a run tells it after 3 steps")
     else:
         rate = sum(lengths[key] for group in groups for key in group) / len(mine) / tokens * took
-        all_steps, alike = o.steps + sum(lessons), "" if made else " (a lesson's counted alike)"
-        print(f"time        about {duration(rate * all_steps)}: {all_steps} steps{alike} of "
-              f"{rate:.2g} s; "
-              f"a micro-batch of {tokens} tokens takes this machine {took:.2g} s "
+        counted, which = o.steps, ""
+        if not made and o.data:                             # its steps are of another size
+            which = " after the lessons"
+        elif not made:
+            counted, which = o.steps + sum(lessons), ", those of the lessons as long as the others"
+        print(f"time        about {duration(rate * counted)}: {counted} steps{which}, {rate:.2g} s "
+              f"each; the largest micro-batch, of {tokens} tokens, takes this machine {took:.2g} s "
               "(reading videos and exchange between ranks are not counted)")
     print(f"\nMiB of each of {world} processes  on a GPU  on the CPU")
     for part in parts[0]:
@@ -227,7 +230,7 @@ if __name__ == "__main__":
         if os.environ.get("RANK", "0") == "0":
             estimate(parse())
     except (ValueError, OSError) as error:
-        print(f"train.py: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        print(f"train.py: {in_a_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

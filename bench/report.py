@@ -8,7 +8,7 @@ import torch
 
 from bench import proactive, public
 from bench.streams import JUDGE, NAMES, score_stream, timing_table
-from parts.files import MISSHAPEN, read_records, write_json
+from parts.files import MISSHAPEN, fault, read_records, write_json
 
 READERS = public.READERS | proactive.READERS
 SIZES = public.SIZES | proactive.SIZES
@@ -32,10 +32,9 @@ def named_scores(bench, rows, of, *more):
         for row in rows:
             try:
                 score_rows(bench, [row], *more)
-            except MISSHAPEN as fault:
-                what = str(fault) if isinstance(fault, ValueError) else repr(fault)
-                raise ValueError(f"{of[row['id']]}: item {row['id']}: {what}") from None
-        raise ValueError(f"rows that cannot be scored together: {error!r}") from None
+            except MISSHAPEN as one:
+                raise ValueError(f"{of[row['id']]}: item {row['id']}: {fault(one)}") from None
+        raise ValueError(f"rows that cannot be scored together: {fault(error)}") from None
 
 
 def read_answers(bench, files):

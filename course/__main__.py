@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from course.assignments import ASSIGNMENTS, chosen
+from parts.files import in_words
 from parts.options import LineParser, a_path, check_bounds
 
 
@@ -84,7 +85,7 @@ def main(argv=None):
         print(f"course: {args.command} is the teacher's, and not in a hand-out", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
-        print(f"course: {error}", file=sys.stderr)
+        print(f"course: {in_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("course: interrupted", file=sys.stderr)

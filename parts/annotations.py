@@ -5,12 +5,13 @@ the same `Said`. Its times are seconds as they stand in the file: which turn of 
 mean is said in data.py. What the released converter accepts is accepted, and counted.
 """
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from parts.files import MISSHAPEN, check, read_records
+from parts.files import MISSHAPEN, check, in_words, read_records
 from parts.tokenizer import STATES
 
 RESPONSE, STANDBY = STATES[2], STATES[1]
@@ -87,10 +88,16 @@ def parse_rate(value):
 
 
 def text_of(value, what=""):
-    """A field that must hold text; half an emoji (a surrogate) is no text."""
+    """A field that must hold text."""
     check(isinstance(value, str) and value.strip(), f"{what}missing, empty or not text")
-    value.encode()
+    check_letters(value)
     return value
+
+
+def check_letters(text):
+    """ValueError for half an emoji (a surrogate), which is no text."""
+    if half := re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"surrogates in it, {ascii(half[0])}, are no text")
 
 
 def task_of(record):
@@ -178,7 +185,7 @@ def read_messages(messages, mended):
     for n, (user, reply) in enumerate(zip(messages[::2], messages[1::2])):
         asked, _, frame = user["content"].rpartition(f"<{n}s-{n + 1}s>\n")
         state, _, text = reply["content"].partition(" ")
-        (asked + text).encode()                     # half an emoji is no text here, too
+        check_letters(asked + text)
         check(f"<{n}.0 seconds>" not in user["content"], f"turn {n} is of JoyAI-VL-Interaction's "
               "stream form: give their raw records to python records.py convert joyai")
         check(frame == "<stream>" and (user.get("role"), reply.get("role")) == (
@@ -223,15 +230,16 @@ def read_record(record, folder=None):
         try:
             return read(*args)
         except (OSError, *MISSHAPEN) as error:
-            said.wrong.append(f"{what}: {error}")
+            said.wrong.append(f"{what}: {in_words(error)}")
 
     if not isinstance(record, dict):
         said.wrong.append("not a JSON object")
         return said
     if not record.keys() & {"question", "response", "messages"}:
+        has = shown(", ".join(map(str, record))) if record else "nothing"
         said.wrong.append("no annotation: it has neither question and response nor messages, but "
-                          f"{shown(', '.join(map(str, record)))}; another source is to be "
-                          "converted first")
+                          f"{has}; wanted are records, in a list, one a line or one alone; another "
+                          "source is to be converted first")
         return said
     if sign := joyai_sign(record):
         said.wrong.append(f"a record of JoyAI-VL-Interaction, by {sign}, whose times mean other "

@@ -354,6 +354,8 @@ def joyai(v, counts):
         made[kind] = []
         for entry in v[kind]:
             for one in entry if isinstance(entry, list) else [entry]:
+                check(blank(one.get("st_time")) and blank(one.get("end_time")),
+                      f"{kind}: st_time and end_time are Streamo's: it needs no conversion")
                 made[kind] += joyai_entries(one, counts)
     if made["question"] or made["response"]:
         yield made

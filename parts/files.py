@@ -40,9 +40,10 @@ def fault(error):
     """What is wrong with data, by the error that it led to, in a line."""
     message = in_words(error)[:500]
     if isinstance(error, UnicodeDecodeError):
-        return f"not text in UTF-8 ({message})"
+        return f"not text in UTF-8, by its byte {error.start}"
     if isinstance(error, json.JSONDecodeError):
-        return f"not JSON ({message})"
+        more = error.msg == "Extra data" and error.lineno > 1
+        return f"not JSON ({message})" + "; records of a line each want the ending .jsonl" * more
     if isinstance(error, (ValueError, OSError)):
         return message
     if isinstance(error, KeyError):

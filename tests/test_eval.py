@@ -672,8 +672,8 @@ def test_a_changed_config_is_another_run(folder, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("break_it, says", [
-    (lambda row: row.pop("pred"), "item 11/0/1: KeyError('pred')"),
-    (lambda row: row["gold"].update(answers=3), "item 11/0/1: TypeError"),
+    (lambda row: row.pop("pred"), "item 11/0/1: there is no 'pred'"),
+    (lambda row: row["gold"].update(answers=3), "item 11/0/1: misshapen"),
     (lambda row: row["pred"].update(states="0"), "item 11/0/1: zip() argument 2 is shorter"),
     (lambda row: row.pop("id"), "not a row of raw")])
 def test_a_broken_row_is_named_with_its_file(folder, tmp_path, capsys, break_it, says):

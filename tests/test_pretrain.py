@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small import launch, parts, run_here
+from small import films, launch, parts, run_here
 
 import data
 import train
@@ -92,10 +92,12 @@ def test_what_a_run_cannot_use_is_told_before_its_lessons(tmp_path, monkeypatch,
     monkeypatch.setattr(pretrain, "make", lessons)
     (tmp_path / "other.json").write_text('{"films": [1, 2]}')
     files = ["--data", str(tmp_path / "other.json"), "--videos", str(tmp_path)]
-    for options, said in ((files, "other.json: record 0: no annotation: .* but 'films'; another"),
-                          (["--batch", "3"], "--batch 3: wanted a multiple of .* ranks, 2")):
+    for options, ranks, said in (
+            (files, 1, "other.json: record 0: no annotation: .* but 'films'; wanted are records"),
+            (films(tmp_path), 1, "raw.jsonl: record 7: .*film7: no such file or folder"),
+            (["--batch", "3"], 2, "--batch 3: wanted a multiple of .* ranks, 2")):
         with monkeypatch.context() as patch, pytest.raises(ValueError, match=said):
-            patch.setattr(train, "own_rank", lambda: (0, 2) if options != files else (0, 1))
+            patch.setattr(train, "own_rank", lambda: (0, ranks))
             run_here(monkeypatch, "--steps", "1", *options, "--out", str(tmp_path / "out"))
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 

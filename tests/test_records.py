@@ -339,6 +339,12 @@ def test_joyai_records_given_as_streamos_are_refused_by_name(tmp_path, capsys):
     assert "convert joyai" in data.faults(stream)[0]
     ours = record([("Q?", 4)], [("A.", 5, 6)])
     assert not data.faults({**ours, "task_type": "event_grounding"})  # with spans: Streamo's own
+    ours = {**ours, "video_name": "a"}                      # its answers would be lost
+    (tmp_path / "ours.json").write_text(json.dumps(ours))
+    with pytest.raises(ValueError, match="nothing usable"):
+        records.main(["convert", "joyai", str(tmp_path / "ours.json"), "--out",
+                      str(tmp_path / "lost.jsonl")])
+    assert "Streamo's: it needs no conversion" in capsys.readouterr().err
     (tmp_path / "one.json").write_text(json.dumps(joy([("Q?", "4")], [("A.", "7")])))
     out = tmp_path / "raw.jsonl"
     assert records.main(["convert", "joyai", str(tmp_path / "one.json"), "--out", str(out)]) == 0
@@ -728,7 +734,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_files_of_another_kind_are_told_as_such(tmp_path, capsys):
     """In a line: not in Python's words, and not as five faults a record."""
     for name, blob, said in (
-        ("a.json", b'{"films": [1], "n": 2}', "record 0: no annotation: .*, but 'films, n'; anoth"),
+        ("a.json", b'{"films": [1], "n": 2}', "record 0: no annotation: .*, but 'films, n'; want"),
+        ("f.json", b"[{}]", "record 0: no annotation: .*, but nothing; wanted are records"),
+        ("g.json", b'{"name": "x"}\n{"name": "y"}\n', "g.json: not JSON .*want the ending .jsonl"),
         ("b.jsonl", b'{"name": "x"}\n{"name": "y"}\n', "record 1: no annotation: .* but 'name';"),
         ("c.json", b"a text", r"c.json: not JSON \(Expecting value"),
         ("d.jsonl", b"a text\n", "d.jsonl: line 1: not JSON"),
@@ -785,6 +793,8 @@ def test_check(tmp_path, capsys):
         assert re.search(rf"holds +3 +{what}", out)
     assert re.search(r"Silence : Standby : Response = 0.8 : 2.0 : 1.0", out), out
     file.write_text(json.dumps(bad[:3]))
+    with pytest.raises(ValueError, match="--videos .*none: no such folder"):
+        records.check(file, tmp_path / "none")
     capsys.readouterr()
     assert records.check(file, tmp_path) == 0  # what can be mended is sound, a line a kind
     quiet = capsys.readouterr().out

@@ -357,9 +357,10 @@ def test_nobody_waits_for_what_a_cut_shows():
     for i in range(150):
         clip = drills.Reel(random.Random(i), 30)
         told = telling.Dialogue(clip, random.Random(i))
-        for why in ("another", "elsewhen"):
+        for why in telling.WHY:
             if event := told.missing(12, 12, clip.seconds, why):
                 asked_for[event.kind] += 1
+        asked_for.update(event.kind for event in told.unique(clip.seconds, instants=True))
     assert asked_for["turn"] > 10 and not {"appear", "leave"} & {*asked_for}, asked_for
 
 

@@ -1,6 +1,7 @@
 """Training: the gradient however a step is split, one step, the recipe, clear errors."""
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -379,6 +380,7 @@ def wrong_on_one_rank(rank, arguments, wrong, said):
 def test_of_several_ranks_one_says_what_is_wrong(tmp_path, wrong, more, line):
     arguments = [*saved_parts(tmp_path / "start"), *films(tmp_path), "--workers", "0", "--out",
                  str(tmp_path / "out"), *more]
+    shutil.copytree(tmp_path / "film0", tmp_path / "film7")
     assert launch(2, wrong_on_one_rank, arguments, wrong, tmp_path / "said") == [2, 2]
     said = [text for rank in (0, 1) for text in (tmp_path / f"said-{rank}").read_text().split("\n")
             if text and "it/s" not in text and "s/it" not in text]

@@ -80,10 +80,15 @@ class Dialogue:
 
     def unique(self, turn, instants=False):
         """The lasting events, with `instants` all events, over before a turn, whose caption is true
-        of no other event."""
+        of nothing else in the film."""
         told = [(e.name, does) for e in self.clip.events for does in e.truths]
         return [e for e in self.clip.events if (e.doing or instants)
-                and e.last + 2 <= turn and told.count((e.name, e.does)) == 1]
+                and e.kind not in self.unseen() and e.last + 2 <= turn
+                and told.count((e.name, e.does)) == 1]
+
+    def unseen(self):
+        """The kinds of event that the film may show without an event: a cut brings and takes."""
+        return ("appear", "leave") if isinstance(self.clip, Reel) else ()
 
     def past(self, turn):
         """Unique events to ask about in training: oftener than not those that last, if there are
@@ -103,11 +108,9 @@ class Dialogue:
         film's that happens "elsewhen" alone. None: the film has no such event."""
         rng = self.rng
         near = [e for e in self.clip.events if e.last >= first and e.first <= last]
-        # at a cut things appear and are gone, and no event says so
-        unseen = ("appear", "leave") if isinstance(self.clip, Reel) else ()
         if why == "elsewhen":
             told = {(who, does) for e in near for who in (e.thing, e.name) for does in e.truths}
-            found = [e for e in self.clip.events if e not in near and e.kind not in unseen
+            found = [e for e in self.clip.events if e not in near and e.kind not in self.unseen()
                      and not {(e.thing, e.does), (e.name, e.does)} & told]
             return rng.choice(found) if found else None
         now = self.clip.state(turn)
@@ -131,7 +134,7 @@ class Dialogue:
         if why == "another" and first == 0:
             del does["appear"]                      # it may have been there from the start
         told = {e.does for e in done}
-        does = {kind: left for kind in does if kind not in unseen
+        does = {kind: left for kind in does if kind not in self.unseen()
                 and (left := [d for d in does[kind] if d not in told])}
         if not does:
             return None

@@ -39,8 +39,8 @@ from bench.report import READERS, SIZES, failures, lacking, named_scores, read_a
 from bench.streams import own_task, threshold_curve
 from parts import checks
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
-from parts.files import (MISSHAPEN, check_outputs, in_words, read_json, read_records, write_json,
-                         write_text)
+from parts.files import (MISSHAPEN, check_outputs, in_words, model_folder, read_json, read_records,
+                         write_json, write_text)
 from parts.offline import has_states
 from parts.options import Parser, a_path, check_bounds
 from parts.workers import share
@@ -132,11 +132,22 @@ def differing(lines, header):
     return f"with another {', '.join(names)}" if names else "see its first line"
 
 
+def nothing_answered(lines):
+    """Whether the lines are a run's whose items have all failed: there is nothing to be lost."""
+    try:
+        first, *rows = map(json.loads, lines)
+        return "run" in first and all("failed" in row for row in rows)
+    except MISSHAPEN:
+        return False
+
+
 def done_before(out, header):
     """{id: row} of a run's file; a last line that was cut short is none of it."""
     lines = [header]
     if out.exists():                                    # bytes that are no UTF-8: a broken line
         lines = out.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    if lines[:1] != [header] and nothing_answered(lines):   # a folder that was mistyped, say
+        return {}
     if lines[:1] != [header]:
         raise ValueError(f"{out}: of another run, {differing(lines[:1], header)}; remove it, or "
                          "change --out")
@@ -256,6 +267,8 @@ def parse(argv):
         help="seconds that the last picture stands still until an answer comes (10)")
     args = parser.parse_args(argv)
     check_options(parser, args)
+    if args.command != "score":
+        model_folder(args.model)
     for name, default in DEFAULTS.items():
         if getattr(args, name, None) is None and (hasattr(args, name) or name == "seed"):
             setattr(args, name, default)

@@ -22,7 +22,8 @@ from bench.public import mean
 from bench.report import VERSIONS
 from bench.streams import JUDGE, SIX, score_stream, threshold_curve
 from eval import run_bench, sha256
-from parts.files import check, check_folder, read_records, replacing, write_json, write_text
+from parts.files import (check, check_folder, model_folder, read_records, replacing, write_json,
+                         write_text)
 from parts.options import LineParser, a_path, check_bounds
 from parts.runs import to_the_end
 
@@ -255,7 +256,8 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else argv
     args.line = " ".join(["python -m bench.claims", *words])
     with to_the_end("bench.claims", "what was done is kept, the same command goes on"):
-        check(not args.model or args.model.is_dir(), f"--model {args.model}: no such folder")
+        if args.model:
+            model_folder(args.model)
         for flag in ("runs", "out"):                    # before hours of training
             check_folder(f"--{flag}", getattr(args, flag))
         claims(args)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from parts.annotations import parse_time
 from parts.checks import BOUNDS, check_question, check_setting
-from parts.files import check_outputs, in_words
+from parts.files import check_outputs, in_words, model_folder
 from parts.options import a_path, named_file
 from parts.render import form_of
 from parts.video import local
@@ -182,6 +182,7 @@ def parse(argv, doc):
     check_outputs({f"--{flag}" + f" of {name}" * (len(args.names) > 1): path
                    for name, paths in zip(args.names, args.paths)
                    for flag, path in paths.items()}, inputs(args))
+    model_folder(args.model)
     read = lines(args.ask_file) if args.ask_file else []
     args.hints = list(filter(None, map(hint, args.ask + read + args.once)))
     args.ask = [(*ask(text), False) for text in args.ask + read] + [

@@ -79,12 +79,14 @@ def read_json(path):
 
 
 def model_folder(folder):
-    """The Path of a checkpoint's folder. Where there is none, but a model on a hub may be called
-    so ("lmms-lab/name"), the ValueError says how to download it."""
+    """The Path of a checkpoint's folder. ValueError where there is none; if a model on a hub may be
+    called so ("lmms-lab/name"), it says how to download it."""
     path = Path(folder)
-    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        raise ValueError(f"{folder}: no such folder; if it is a model's name on the hub: "
-                         f"hf download {folder} --local-dir {path.name}, and then {path.name}")
+    if not path.is_dir():
+        hub = f"; if it is a model's name on the hub: hf download {folder} --local-dir " \
+              f"{path.name}, and then {path.name}"
+        raise ValueError(f"{folder}: no such folder"
+                         + hub * bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder))))
     return path
 
 

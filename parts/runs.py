@@ -24,7 +24,7 @@ import torch.distributed as dist
 from parts import checks
 from parts.annotations import stated_seconds
 from parts.devices import all_gather, failures, in_bfloat16, own_rank
-from parts.files import check, in_words, write_json
+from parts.files import check, check_folder, in_words, write_json
 from parts.options import SEEDS, check_bounds
 
 
@@ -209,6 +209,7 @@ def alone_in(folder):
         yield
         return
     folder = Path(folder)
+    check_folder("--out", folder)
     new, path = not folder.exists(), folder / ".lock"
     folder.mkdir(parents=True, exist_ok=True)
     file = locked(path)

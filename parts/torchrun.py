@@ -26,8 +26,12 @@ def main():
     os.environ.setdefault("OMP_NUM_THREADS", "1")           # as torchrun has it, which tells it
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(TO_SAVE))
+    args = run.parse_args(sys.argv[1:])
+    if not (args.module or args.no_python or os.path.isfile(args.training_script)):
+        print(f"torchrun: {args.training_script}: no such file", file=sys.stderr)
+        sys.exit(2)
     try:
-        run.run(run.parse_args(sys.argv[1:]))
+        run.run(args)
     except errors.ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode > 0:                            # it has said why

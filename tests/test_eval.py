@@ -456,7 +456,7 @@ def test_a_task_of_ones_own_is_none_of_the_benchmarks(folder, tmp_path):
     (["score", "ovo", "MISSING", "--out", "o.json"], "MISSING"),
     (["score", "ovo", "BAD", "--out", "o.json"], "bad.json"),
     (["score", "videomme", "WRONG", "--out", "o.json"], "wrong.json"),
-    (["toy", "--model", "MISSING", "--videos", "1", "--out", "o.json"], "MISSING"),
+    (["toy", "--model", "MISSING", "--videos", "1", "--out", "o.json"], "MISSING: no such folder"),
     (["toy", "--model", "MISSING", "--fps", "0", "--out", "o.json"], "--fps 0")])
 def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, capsys):
     (tmp_path / "bad.json").write_text("[{")
@@ -476,6 +476,34 @@ def test_bytes_of_a_broken_disk_are_named_by_file_and_line(folder, tmp_path, mon
     out.write_bytes(b"\n".join([*lines[:3], b'\xff\xfe{"id"', *lines[4:]]))
     with pytest.raises(ValueError, match=f"{out}: line 4 is no answer"):
         ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
+
+
+def test_a_mistyped_folder_of_videos_is_mended_without_a_removal(folder, tmp_path, capsys):
+    """A file in which all items failed holds nothing to be lost; one with an answer stays."""
+    (tmp_path / "right" / "clip").mkdir(parents=True)
+    (tmp_path / "wrong").mkdir()
+    for k in range(3):
+        Image.new("RGB", (32, 32)).save(tmp_path / "right" / "clip" / f"{k}.png")
+    (tmp_path / "own.json").write_text(json.dumps([
+        {"video_path": "clip", "task_type": "Mine", "source": "x",
+         "question": [{"content": "What?", "time": "1"}],
+         "response": [{"content": "It.", "st_time": "", "end_time": "", "time": "3"}]}]))
+
+    def score(videos):
+        ev.main(["toy", "--model", str(folder), "--data", str(tmp_path / "own.json"),
+                 "--videos-folder", str(tmp_path / videos), "--workers", "1",
+                 "--out", str(tmp_path / "s.json")])
+
+    with pytest.raises(SystemExit):
+        score("wrong")
+    assert "failed" in capsys.readouterr().err
+    score("right")
+    assert json.loads((tmp_path / "s.json").read_text())["dialogues"] == 1
+    answers = (tmp_path / "s.jsonl").read_text()
+    with pytest.raises(SystemExit):
+        score("wrong")
+    assert "of another run, with another folder" in capsys.readouterr().err
+    assert (tmp_path / "s.jsonl").read_text() == answers
 
 
 def rows_of(*videos):

@@ -104,7 +104,7 @@ def test_outputs_are_checked_before_anything_is_opened(outputs, words, tmp_path,
 def test_a_models_name_on_a_hub_is_told_how_to_download(read):
     with pytest.raises(ValueError, match="hf download lmms-lab/llava-x --local-dir llava-x"):
         read("lmms-lab/llava-x")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="^/nowhere/at/all: no such folder$"):
         read("/nowhere/at/all")
 
 

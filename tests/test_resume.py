@@ -282,6 +282,10 @@ def test_one_process_at_a_time_is_in_a_folder(tmp_path):
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="--out .*notes.txt: no folder can be made there"):
+        with runs.alone_in(tmp_path / "notes.txt"):
+            pass
     with pytest.raises(KeyError), runs.alone_in(tmp_path / "new"):
         raise KeyError                                      # what is refused leaves no new folder
     assert not (tmp_path / "new").exists()
@@ -294,7 +298,8 @@ def test_torchrun_says_no_more_than_its_program_and_ends_with_its_code(monkeypat
             raise error
         return run
 
-    monkeypatch.setattr("sys.argv", ["torchrun", "--nproc_per_node=2", "train.py", "--lr", "fast"])
+    train = str(Path(__file__).parent.parent / "train.py")
+    monkeypatch.setattr("sys.argv", ["torchrun", "--nproc_per_node=2", train, "--lr", "fast"])
     for name in ("STREAMO_PARENT_PID", "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
         monkeypatch.setenv(name, "1")                       # to be as they were afterwards
     for code, wanted, line in ((2, 2, ""), (-9, 137, "torchrun: process 1 was ended by SIGKILL\n")):
@@ -308,6 +313,10 @@ def test_torchrun_says_no_more_than_its_program_and_ends_with_its_code(monkeypat
     with pytest.raises(SystemExit) as end:
         parts_torchrun.main()
     assert end.value.code == 130 and not capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["torchrun", "--nproc_per_node=2", "gone.py", "--lr", "1"])
+    with pytest.raises(SystemExit) as end:
+        parts_torchrun.main()
+    assert end.value.code == 2 and capsys.readouterr().err == "torchrun: gone.py: no such file\n"
 
 
 def test_a_rank_ends_with_its_torchrun():

@@ -593,6 +593,14 @@ def test_evaluation_clips_are_never_training_clips(monkeypatch):
 
 # ------------------------------------------------------------------------------------ the command
 
+def test_films_are_not_put_into_a_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["toy", "--out", str(tmp_path / "notes.txt"), "--n", "1"])
+    with pytest.raises(SystemExit) as end:
+        toy_main()
+    assert end.value.code == 2 and "notes.txt: no folder can be made" in capsys.readouterr().err
+
+
 def test_annotations_that_are_there_are_not_written_over(tmp_path, monkeypatch, capsys):
     (tmp_path / "raw.json").write_text("mended by hand")
     monkeypatch.setattr(sys, "argv", ["toy", "--out", str(tmp_path), "--n", "1", "--size", "32"])

@@ -328,9 +328,9 @@ def test_a_busy_film_has_hits_like_other_films():
             assert math.hypot(mover.x - hit.x, mover.y - hit.y) < 0.96 * (mover.r + hit.r)
             assert [one.thing == e.thing and one.first <= e.last and one.last >= e.first
                     for one in clip.events].count(True) == 1        # and no move beside it
-            assert f"The {e.name} is {e.doing}." in clip.sentences(e.last, False)
+            assert f"The {e.name} is {e.doing}." in world.going_on(clip, e.last)
             if e.last + 1 < clip.seconds:
-                assert e.caption in clip.sentences(e.last + 1, False)
+                assert e.caption in world.going_on(clip, e.last + 1)
             hits += 1
     assert hits > 30
 

@@ -10,8 +10,8 @@ import sys
 import imageio.v3 as iio
 from tqdm import tqdm
 
-from parts.files import replacing, write_json
-from parts.options import LineParser, check_bounds, a_path
+from parts.files import check_folder, in_words, replacing, write_json
+from parts.options import LineParser, a_path, check_bounds
 from toy.dialogues import sample
 
 
@@ -43,14 +43,15 @@ def main():
     records = []
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        check_folder("--out", args.out)
         args.out.mkdir(parents=True, exist_ok=True)
         for i in tqdm(range(args.n), unit="film"):
             clip, record = sample(args.seed, i)
             write_film(args.out / record["video_name"], clip, args.size, args.fps)
             records.append(record)
         write_json(args.out / "raw.json", records)
-    except OSError as error:
-        parser.error(f"--out {args.out}: {error.strerror}")
+    except (ValueError, OSError) as error:
+        parser.error(in_words(error))
     except KeyboardInterrupt:
         print(f"toy: interrupted; {args.out} holds {len(records)} of {args.n} films, and no "
               "raw.json", file=sys.stderr)

@@ -10,7 +10,7 @@ from functools import partial
 from toy.drills import Bustle, Reel, Slides
 from toy.telling import ABSENT, NOT_SO, VAIN, Dialogue
 from toy.wordings import FIRST, PLAINEST, UNSEEN
-from toy.world import EVENTS, Clip, an, listed, placed, seen, there
+from toy.world import EVENTS, Clip, an, going_on, listed, placed, seen, there
 
 ASK = {kind: FIRST[kind] for kind in FIRST if kind[0].isupper()}    # of instructions, a few each
 # name: function; kind of film: {name: weight}, of full ones the paper's, and "Frame QA" beside them
@@ -92,7 +92,7 @@ def timed_caption(d):
         d.say(e.span, e.last + 1, since=e.first)
 
 
-@task("Action Caption", full=5.8)
+@task("Action Caption", full=5.8, short=20, long=10)
 def action_caption(d):
     """The events of one thing."""
     if d.clip.events:
@@ -172,10 +172,10 @@ def drill(name, since, tell, **weights):
             d.say(tell(d.clip, turn), turn)
 
 
-drill("Acting", 1, lambda clip, turn: clip.sentences(turn, False), busy=20)
-drill("Since", 1, lambda clip, turn: clip.sentences(turn, True), busy=20)
-drill("Placing", 0, lambda clip, turn: placed(clip.state(turn)), frame=14)
-drill("Naming", 0, lambda clip, turn: seen(clip.state(turn)), frame=10)
+drill("Acting", 1, going_on, busy=20, short=6, long=4)
+drill("Since", 1, partial(going_on, since=True), busy=20, short=6, long=4)
+drill("Placing", 0, lambda clip, turn: placed(clip.state(turn)), frame=14, short=6, long=4)
+drill("Naming", 0, lambda clip, turn: seen(clip.state(turn)), frame=10, short=6, long=4)
 
 
 @task("Dating", frame=60)

@@ -3,7 +3,7 @@ second, and several films end to end."""
 import math
 from dataclasses import replace
 
-from toy.world import CENTRES, COLOURS, DIRECTIONS, PLACES, PROGRESSIVE, Clip, Event
+from toy.world import CENTRES, COLOURS, DIRECTIONS, PROGRESSIVE, Clip, Event
 
 
 class Slides:
@@ -168,14 +168,3 @@ class Bustle:
     def frame(self, t, size):
         self.stage.start = self.state(t)
         return self.stage.frame(0, size)
-
-    def sentences(self, turn, since):
-        """What goes on, in the order of reading; with `since`, from when on."""
-        told = []
-        for e in self.moments:
-            if e.first <= turn <= e.last:
-                thing = self.states[turn - (e.kind != "appear")][e.thing]
-                text = f"The {e.name} is {e.doing}" if e.doing else e.caption[:-1]
-                when = f" {'since' if e.doing else 'at'} {e.first + 1}s" * since
-                told.append((PLACES.index(thing.place), f"{text}{when}."))
-        return " ".join(text for _, text in sorted(told)) or "Nothing happens."

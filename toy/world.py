@@ -143,6 +143,19 @@ def placed(things):
     return f"{text[0].upper()}{text[1:]}."
 
 
+def going_on(clip, turn, since=False):
+    """What goes on in a second of a film, a sentence each in the order of reading; with `since`,
+    from when on."""
+    told = []
+    for e in clip.moments:
+        if e.first <= turn <= e.last:
+            thing = clip.state(turn - (e.kind != "appear"))[e.thing]
+            text = f"The {e.name} is {e.doing}" if e.doing else e.caption[:-1]
+            when = f" {'since' if e.doing else 'at'} {e.first + 1}s" * since
+            told.append((PLACES.index(thing.place), f"{text}{when}."))
+    return " ".join(text for _, text in sorted(told)) or "Nothing happens."
+
+
 class Clip:
     """A film of so many seconds: `start` are the things, `events` the script in order of time.
 
@@ -170,6 +183,13 @@ class Clip:
                 self._happen(rng, time, ("turn", "grow", "shrink", "appear"), self._parties(event))
             time = max(e.last for e in self.events) + 2 + rng.choice((0, 0, 1, 1, 2, 3, 5))
         self.events.sort(key=lambda e: (e.first, e.last))
+
+    @property
+    def moments(self):
+        """What each second tells: of a hit the way until it touches, and then that it has hit."""
+        hits = [replace(e, first=e.last + 1, last=e.last + 1, doing="")
+                for e in self.events if e.kind == "hit"]
+        return self.events + hits
 
     def _enter(self, rng, first=0):
         """A new thing, still invisible, in a free cell, apart from what is near from frame `first`

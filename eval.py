@@ -39,8 +39,8 @@ from bench.report import READERS, SIZES, failures, lacking, named_scores, read_a
 from bench.streams import own_task, threshold_curve
 from parts import checks
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
-from parts.files import (MISSHAPEN, check_outputs, in_words, model_folder, read_json, read_records,
-                         write_json, write_text)
+from parts.files import (MISSHAPEN, check_outputs, counted, in_words, model_folder, read_json,
+                         read_records, write_json, write_text)
 from parts.offline import has_states
 from parts.options import Parser, a_path, check_bounds
 from parts.workers import share
@@ -313,6 +313,9 @@ def check_options(parser, args):
         check_baselines(args)
     if args.command == "run" and args.offline and args.bench in proactive.READERS:
         raise ValueError(f"--offline: {args.bench} asks when to speak, which only a stream tells")
+    for file in args.files if args.command == "score" else ():
+        if args.files.count(file) > 1:
+            raise ValueError(f"{file}: each file once")
     if args.command == "score" and args.bench == "raw" and args.data:
         raise ValueError("--data: the answers to raw records hold their annotations")
     if args.command == "score" and args.judged and args.bench != "vispeak":
@@ -377,7 +380,7 @@ def run(args):
     good, failed = by_success(rows)
     if args.command == "run" or "RANK" in os.environ:
         bench = "raw" if args.bench == "toy" else args.bench
-        say(f"{len(good)} items in {out}, to be scored by: eval.py score {bench}",
+        say(f"{counted(len(good), 'item')} in {out}, to be scored by: eval.py score {bench}",
             *failures(failed))
     else:
         scores = named_scores("raw", good, defaultdict(lambda: out))
@@ -388,7 +391,8 @@ def by_success(rows):
     """(answered rows, failed rows). ValueError where all have failed."""
     good, failed = ([row for row in rows if ("failed" in row) == bad] for bad in (False, True))
     if failed and not good:
-        raise ValueError(f"all {len(failed)} items failed, the first: {failed[0]['failed']}")
+        raise ValueError(f"nothing was answered, {counted(len(failed), 'item')} failed, the first: "
+                         f"{failed[0]['failed']}")
     return good, failed
 
 

@@ -62,7 +62,7 @@ def activations(o, model, batch, gpu):
     passing = max(8 * logits, a * logits + 4 * head * learns, later + 2 * inner
                   + 4 * c.hidden_size * (B * T + learns * c.intermediate_size))
     if not gpu:
-        block = min(T, max(16, BLOCK // T))         # see streamo.blocked_attention
+        block = min(T, max(16, BLOCK // T))         # see parts/attention.py
         seen = sum(min(block, T - i) * min(T, i + block) for i in range(0, T, block)) / T
         token += a * c.num_attention_heads * seen
         patch += a * eye.num_attention_heads * eye.side ** 2

@@ -8,7 +8,7 @@ import torch
 
 from bench import proactive, public
 from bench.streams import JUDGE, NAMES, score_stream, timing_table
-from parts.files import MISSHAPEN, fault, read_records, write_json
+from parts.files import MISSHAPEN, counted, fault, read_records, write_json
 
 READERS = public.READERS | proactive.READERS
 SIZES = public.SIZES | proactive.SIZES
@@ -89,13 +89,13 @@ def report(bench, scores, out, **about):
                      "a judge of your choice (--judged).")
     if absent := about.get("absent"):
         lines.append("Not in the answers given: " + ", ".join(
-            f"{n} items{' of ' + task if task else ''}" for task, n in absent.items()))
+            f"{counted(n, 'item')}{' of ' + task if task else ''}" for task, n in absent.items()))
     say(*lines, *failures(about.get("failed", ())))
 
 
 def failures(rows):
     """Lines of text: how many items failed, and why the first did."""
-    return [f"{len(rows)} items failed and are in no score; the next run tries them again. The "
+    return [f"{counted(len(rows), 'item')} failed, in no score; the next run tries again. The "
             f"first: {rows[0]['id']}: {rows[0]['failed']}"] if rows else []
 
 

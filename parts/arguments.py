@@ -112,7 +112,7 @@ def parser(doc):
         "checkpoint's, or else when it is the likeliest state")
     add("--patience", type=int, default=1, metavar="SECONDS",
         help="on end that must want an answer before it is given")
-    add("--no-repeat", "--repeat", action="store_true",
+    add("--no-repeat", action="store_true",
         help="no answer equal to the last one, unless a question came between")
     add("--every", type=int, metavar="SECONDS",
         help="how often an offline model, which has no states, is asked (5)")

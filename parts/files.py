@@ -30,6 +30,11 @@ def only(data, where, **allowed):
               f"supported, only {' or '.join(map(repr, values))}")
 
 
+def counted(n, noun):
+    """"1 item", "3 items"."""
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
 def in_words(error):
     """An error of ours or of the system in a line, without the system's number for it."""
     named = isinstance(error, OSError) and error.filename

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from parts import checks
 from parts.annotations import stated_seconds
 from parts.devices import all_gather, failures, in_bfloat16, own_rank
-from parts.files import check, check_folder, in_words, write_json
+from parts.files import check, check_folder, counted, in_words, write_json
 from parts.options import SEEDS, check_bounds
 
 
@@ -143,7 +143,8 @@ def recipe(o, origin, model, dataset, world):
     if o.data:
         records = [record for rows in dataset.files for _, _, record in rows]
         seconds = sum(map(stated_seconds, records))
-        of = f"{', '.join(o.data)}: {len(records)} records, {duration(seconds)} of video"
+        of = (f"{', '.join(o.data)}: {counted(len(records), 'record')}, {duration(seconds)} of "
+              "video")
         passes = f" ({o.steps * o.batch / len(dataset):.3g} times the data)"
     else:
         of, passes = f"the toy world, seed {o.seed}, drawn as it is read", ""
@@ -153,7 +154,7 @@ def recipe(o, origin, model, dataset, world):
                                  ("decoder", model.language_model))}
     sizes = ", ".join(f"{name} ({size:,} weights)" for name, size in learns.items() if size)
     frozen = ", ".join(name for name, size in learns.items() if not size)
-    each = f"{o.batch} sample{'s' * (o.batch > 1)}"
+    each = counted(o.batch, "sample")
     first = ce_begins(o) + 1
     by_ce = f"; from step {first} on by cross entropy" * (o.loss != "ce" and first <= o.steps)
     if not o.batch:

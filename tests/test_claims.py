@@ -157,11 +157,12 @@ def test_a_signal_stops_the_runs_and_is_told(tmp_path, trained, capsys, monkeypa
             return 143
 
     monkeypatch.setattr(claims.subprocess, "Popen", Run)
+    former = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end:
         claim(tmp_path, "states")
     said = capsys.readouterr().err
     assert end.value.code == 128 + number and "the same command goes on" in said
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == former
 
 
 def test_a_claim_tells_every_score_and_how_to_repeat_it(tmp_path, trained):

@@ -455,6 +455,7 @@ def test_a_task_of_ones_own_is_none_of_the_benchmarks(folder, tmp_path):
 @pytest.mark.parametrize("arguments, says", [
     (["score", "ovo", "MISSING", "--out", "o.json"], "MISSING"),
     (["score", "ovo", "BAD", "--out", "o.json"], "bad.json"),
+    (["score", "ovo", "BAD", "BAD", "--out", "o.json"], "bad.json: each file once"),
     (["score", "videomme", "WRONG", "--out", "o.json"], "wrong.json"),
     (["toy", "--model", "MISSING", "--videos", "1", "--out", "o.json"], "MISSING: no such folder"),
     (["toy", "--model", "MISSING", "--fps", "0", "--out", "o.json"], "--fps 0")])
@@ -561,7 +562,7 @@ def test_one_bad_video_ends_nothing_and_is_tried_again(three, tmp_path, capsys):
     rows = run()
     assert [*rows] == ["aaa", "bbb", "ccc"] and "bbb.mp4" in rows["bbb"]["failed"]
     assert "response" in rows["ccc"] and "response" not in rows["bbb"]
-    assert "1 items failed" in capsys.readouterr().out
+    assert "1 item failed, in no score" in capsys.readouterr().out
     score = ["score", "videomme", str(tmp_path / "o.jsonl"), "--out", str(tmp_path / "s.json")]
     ev.main(score)
     saved, said = json.loads((tmp_path / "s.json").read_text()), capsys.readouterr().out
@@ -614,7 +615,8 @@ def test_nothing_but_failures_is_an_error(three, tmp_path, capsys):
     (videos / "ccc.mp4" / "0.png").write_bytes(b"x")
     with pytest.raises(SystemExit) as end:
         run()
-    assert end.value.code == 2 and "all 3 items failed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "nothing was answered, 3 items failed, the first" in said
 
 
 def test_a_checkpoint_that_cannot_be_read_is_no_bad_video(three, folder, tmp_path, capsys):

@@ -170,7 +170,7 @@ def test_a_model_that_can_watch_learns_on(tmp_path, monkeypatch, tiny):
         with pytest.raises(ValueError, match=error):
             make(new, *words)
     make(new, "--model", f"{old}/../old", "--watch-steps", "2", "--workers", "0")     # it is made
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="none: no such folder"):
         make(tmp_path / "typo", "--model", str(tmp_path / "none"))
     assert not (tmp_path / "typo").exists()
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before

@@ -111,7 +111,7 @@ def test_official_predictions_a_judge_and_what_is_absent(tmp_path, capsys):
     said, saved = capsys.readouterr().out, json.loads((tmp_path / "s.json").read_text())
     assert saved["AW_time"] == pytest.approx(200 / 3) and saved["corrected"]["AW_time"] == 50
     assert not {"AW_text_of_5", "text_all_of_5", "time_all"} & saved.keys()
-    assert "in no total: 2 answers in" in said and "1 items of AW" in said
+    assert "in no total: 2 answers in" in said and "1 item of AW" in said
     assert saved["timing"]["AW"]["on_time"] == 1 and saved["timing"]["AW"]["late"]["mean"] == 2
     judge = tmp_path / "s.judge.jsonl"
     lines = [json.loads(line) for line in judge.read_text().splitlines()]

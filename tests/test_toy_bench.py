@@ -316,6 +316,33 @@ def test_what_is_to_be_hit_stays_what_it_is_called():
     assert kept == 0 < changed(True)[0] and hits > 200
 
 
+def test_what_goes_on_in_a_film_is_how_its_things_differ():
+    """Each second's sentences against the things a second before and now, and all the hits."""
+    words = {"grows": "is growing", "shrinks": "is shrinking", "appears": "appears",
+             "disappears": "disappears", **{way: f"is moving {way}" for way in world.DIRECTIONS}}
+    told, hits = collections.Counter(), 0
+    for i in range(60):
+        clip = world.Clip(random.Random(f"going on/{i}"), 30, odds=world.EVENTS | {"hit": 6})
+        for turn in range(1, clip.seconds):
+            wanted = set()
+            for old, new in zip(clip.state(turn - 1), clip.state(turn)):
+                if (old.r or new.r) and (change := world.change(new, old)) != "none":
+                    who = f"A {new.name}" if change == "appears" else f"The {old.name}"
+                    what = f"turns {new.colour}" if change == "turns" else words[change]
+                    wanted.add(f"{who} {what}".replace("A orange", "An orange"))
+                    told[change] += 1
+            wanted |= {e.caption[:-1] for e in clip.events
+                       if e.kind == "hit" and e.last + 1 == turn}
+            hits += sum(" hits " in text for text in wanted)
+            text = world.going_on(clip, turn)
+            assert set(text[:-1].split(". ")) == (wanted or {"Nothing happens"})
+            text = world.going_on(clip, turn, since=True)
+            for what, second in re.findall(r"(\w[\w ]+) since (\d+)s", text):
+                assert what in world.going_on(clip, int(second) - 1)
+                assert what not in world.going_on(clip, int(second) - 2)
+    assert hits > 10 and min(told[change] for change in world.CHANGES[1:]) > 10, (hits, told)
+
+
 def test_a_busy_film_has_hits_like_other_films():
     """One event, the way until it touches; what a second tells is that it moves, then hits."""
     hits = 0

@@ -12,7 +12,7 @@ from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, an, count, see
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 NOT_SO = 0.25           # share of the questions about events whose event never comes or never came
 VAIN = 0.5              # share of "Waiting" whose event never comes, while a look-alike does
-FIRST_OR_LAST = 0.2     # share of the questions about the past: which event was first, or last
+FIRST_OR_LAST = 0.35    # share of the questions about the past: which event was first, or last
 LASTING = 0.6           # share of the questions about past events that are about one with duration
 ABSENT = 0.15           # share of the questions about the picture after something that is not in it
 PLAIN = 0.25            # share of the training questions in the PLAINEST words
@@ -193,10 +193,11 @@ class Dialogue:
         self.ground(event, self.rng.randint(event.last + 2, self.clip.seconds - 1))
 
     def recall(self, turn):
-        """A question about a past event, if there is one, or about one that was not."""
+        """A question about a past event, if there is one, or about one that was not. What came last
+        is asked oftener than what came first, which is easier to learn."""
         past, ends = self.past(turn), self.ends(turn)
         if ends and self.rng.random() < FIRST_OR_LAST:
-            self.at_once(turn, self.rng.choice(ends))
+            self.at_once(turn, self.rng.choice(ends[:1] + ends))
         elif self.rng.random() < NOT_SO:
             self.deny(turn)
         elif past:

@@ -136,7 +136,7 @@ def nothing_answered(lines):
     """Whether the lines are a run's whose items have all failed: there is nothing to be lost."""
     try:
         first, *rows = map(json.loads, lines)
-        return "run" in first and all("failed" in row for row in rows)
+        return "run" in first and bool(rows) and all("failed" in row for row in rows)
     except MISSHAPEN:
         return False
 

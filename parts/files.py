@@ -87,12 +87,12 @@ def model_folder(folder):
     """The Path of a checkpoint's folder. ValueError where there is none; if a model on a hub may be
     called so ("lmms-lab/name"), it says how to download it."""
     path = Path(folder)
-    if not path.is_dir():
-        hub = f"; if it is a model's name on the hub: hf download {folder} --local-dir " \
-              f"{path.name}, and then {path.name}"
-        raise ValueError(f"{folder}: no such folder"
-                         + hub * bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder))))
-    return path
+    if path.is_dir():
+        return path
+    hub = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder))
+    raise ValueError(f"{folder}: no such folder" + (
+        f"; if it is a model's name on the hub: hf download {folder} --local-dir {path.name}, and "
+        f"then {path.name}" if hub else ""))
 
 
 def write_json(path, data):

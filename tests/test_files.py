@@ -4,6 +4,7 @@ import os
 import stat
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,11 +102,14 @@ def test_outputs_are_checked_before_anything_is_opened(outputs, words, tmp_path,
 
 @pytest.mark.parametrize("read", [
     Tokenizer.from_pretrained, whole_config, partial(hf_config, DecoderConfig)])
-def test_a_models_name_on_a_hub_is_told_how_to_download(read):
+def test_a_models_name_on_a_hub_is_told_how_to_download(read, monkeypatch):
     with pytest.raises(ValueError, match="hf download lmms-lab/llava-x --local-dir llava-x"):
         read("lmms-lab/llava-x")
     with pytest.raises(ValueError, match="^/nowhere/at/all: no such folder$"):
         read("/nowhere/at/all")
+    with pytest.raises(ValueError, match="^tests/test_files.py: no such folder$"):
+        monkeypatch.chdir(Path(__file__).parents[1])
+        read("tests/test_files.py")
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"{", b"[" * 200_000, b'{"a": 1e999999}x'])

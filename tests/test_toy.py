@@ -407,7 +407,7 @@ def test_every_task_appears_near_the_papers_share():
         share = 100 * found[task] / sum(found.values())
         assert abs(share - percent) < (6 if task == "Event Caption" else 2.5), (task, share)
     for kind in ("short", "long", "busy", "frame", "reel"):
-        tasks = {record["task_type"] for _, record in samples(kind, 200)}
+        tasks = {record["task_type"] for _, record in samples(kind, 400)}
         drawn = {"Recalling": "Backward Grounding", "Waiting": "Event Grounding",
                  "Beside": "Mixed", "Pairs": "Mixed"}
         assert tasks >= {drawn.get(task, task) for task in dialogues.MIXES[kind]} - {"Grounding"}

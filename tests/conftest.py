@@ -5,6 +5,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from inspect import signature
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")       # the background has the oth
 
 # Processes of a parent that has imported everything once: importing takes each 4 s.
 FORKS = multiprocessing.get_context("forkserver")
+NO_PARAMETERS = SimpleNamespace(params={})
 FORKS.set_forkserver_preload(["train", "eval", "bench.claims", "bench.speed", "torch._dynamo"])
 
 
@@ -41,12 +43,13 @@ def torchrun(background, tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def begin(request, background, tmp_path_factory):
     """Where all tests run, the long ones begin at once: those marked as such with what they were
-    given, (tmp_path, torchrun)."""
+    given, (tmp_path, torchrun) or parameters."""
     if {"test_readme.py", "test_resume.py"} <= {item.path.name for item in request.session.items}:
         torchrun = request.getfixturevalue("torchrun")
         for item in request.session.items:
             if item.get_closest_marker("long"):
-                given = {"tmp_path": tmp_path_factory.mktemp(item.name[:30]), "torchrun": torchrun}
+                given = {"tmp_path": tmp_path_factory.mktemp(item.originalname[:30]),
+                         "torchrun": torchrun, **getattr(item, "callspec", NO_PARAMETERS).params}
                 given = {name: given[name] for name in signature(item.function).parameters}
                 run = item.function if "torchrun" in given else partial(in_a_process, item.function)
                 item.stash[FUTURE] = background.submit(run, **given)

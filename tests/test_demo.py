@@ -27,6 +27,7 @@ def test_the_checkpoint_is_small():
     assert sum(path.stat().st_size for path in (ROOT / "assets" / "tiny").iterdir()) < 12e6
 
 
+@pytest.mark.long
 def test_the_start_of_the_comparisons_has_had_its_lessons():
     """It names most things of the demo film right, second after second; it has much to learn."""
     folder = ROOT / "assets" / "lessons"

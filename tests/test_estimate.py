@@ -66,6 +66,7 @@ def test_the_estimate_of_the_demo_is_what_a_step_of_it_takes(capsys, monkeypatch
     assert_within_15_percent(o, tokenizer, model, batch, parts)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [
     ["--train", "connector+decoder"], ["--train", "connector"],
     ["--train", "connector+decoder", "--checkpoint-layers", "--no-autocast"]])
@@ -89,6 +90,7 @@ def test_the_estimate_of_pretrained_widths(arguments):
         "optimizer": 8 * learnt, "activations": estimate.activations(o, model, batch, gpu=False)})
 
 
+@pytest.mark.long
 def test_an_estimate_reads_configs_and_annotations_alone(tmp_path):
     films(tmp_path)
     start = saved_parts(tmp_path / "model")

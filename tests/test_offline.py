@@ -118,6 +118,7 @@ def test_equal_to_transformers_generate(hub):
     assert (question.text, answer) == (QUESTION, expected) and 0 < p < 1
 
 
+@pytest.mark.long
 def test_the_golden_values_are_those_of_transformers(tmp_path):
     pytest.importorskip("transformers")
     made, golden = reference(tmp_path), np.load(GOLDEN / "offline.npz")

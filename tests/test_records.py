@@ -953,6 +953,7 @@ def test_show_works_in_any_folder_and_on_an_ascii_terminal(tmp_path, monkeypatch
     assert b"<|im_start|>_system\n" in shown and b"</Silence>" in shown and b"\\xb7" not in shown
 
 
+@pytest.mark.long
 def test_bad_commands_end_in_one_line(tmp_path):
     import subprocess
 
@@ -964,6 +965,7 @@ def test_bad_commands_end_in_one_line(tmp_path):
     assert run.returncode == 2 and run.stderr.count("\n") == 1 and "gone.json" in run.stderr
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_under_standard_output_is_one_line(tmp_path):
     import subprocess

@@ -239,6 +239,7 @@ def test_bad_arguments_are_named(tmp_path):
     assert render.captioned_video(grey(1, 2), [], tmp_path / "out.mp4") == 2  # no turns: no strip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", [0, 1, 20, 91, 3 * 3600])
 def test_timeline_is_bounded(tmp_path, seconds):
     step = max(1, seconds // 900)

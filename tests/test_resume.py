@@ -332,6 +332,7 @@ def test_a_rank_ends_with_its_torchrun():
     assert ended == 1
 
 
+@pytest.mark.long
 def test_what_was_told_its_parent_ends_with_it_and_its_own_children_do_not_know():
     """As a training that bench.claims began: kill -9 of bench.claims is the end of both."""
     words = [sys.executable, "-c", "import os, time; from parts.runs import join_ranks; join_ranks("

@@ -112,6 +112,7 @@ def test_captions_agree_with_the_pixels():
     assert len(seen) == 7 and min(seen.values()) >= 5, seen
 
 
+@pytest.mark.long
 def test_narration_agrees_with_the_pixels():
     """What starts, starts on that frame; what stops, rests on that frame for the first time."""
     seen = collections.Counter()

@@ -171,6 +171,7 @@ def test_an_empty_scene_shows_its_ground_alone():
 
 # -------------------------------------------------------------------------- what the samples hold
 
+@pytest.mark.long
 def test_samples_hold_what_never_comes_in_a_share_that_life_has():
     counts = collections.Counter()
     for kind, n in (("full", 800), ("short", 300), ("long", 60)):
@@ -262,6 +263,7 @@ def test_a_question_does_not_take_the_place_of_an_answer_that_is_due():
     assert min(found["both"], found["questions"], found["within"]) > 30, found
 
 
+@pytest.mark.long
 def test_what_is_told_to_be_absent_is_not_there_on_that_second():
     told = collections.Counter()
     for kind, n in (("full", 800), ("short", 300), ("busy", 300), ("frame", 60), ("long", 60),
@@ -316,6 +318,7 @@ def test_what_is_to_be_hit_stays_what_it_is_called():
     assert kept == 0 < changed(True)[0] and hits > 200
 
 
+@pytest.mark.long
 def test_what_goes_on_in_a_film_is_how_its_things_differ():
     """Each second's sentences against the things a second before and now, and all the hits."""
     words = {"grows": "is growing", "shrinks": "is shrinking", "appears": "appears",

@@ -43,14 +43,15 @@ def torchrun(background, tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def begin(request, background, tmp_path_factory):
     """Where all tests run, the long ones begin at once: those marked as such with what they were
-    given, (tmp_path, torchrun) or parameters."""
+    given, (tmp_path, torchrun), parameters, and in a process of their own monkeypatch."""
     if {"test_readme.py", "test_resume.py"} <= {item.path.name for item in request.session.items}:
         torchrun = request.getfixturevalue("torchrun")
         for item in request.session.items:
             if item.get_closest_marker("long"):
                 given = {"tmp_path": tmp_path_factory.mktemp(item.originalname[:30]),
                          "torchrun": torchrun, **getattr(item, "callspec", NO_PARAMETERS).params}
-                given = {name: given[name] for name in signature(item.function).parameters}
+                given = {name: given[name] for name in signature(item.function).parameters
+                         if name != "monkeypatch"}
                 run = item.function if "torchrun" in given else partial(in_a_process, item.function)
                 item.stash[FUTURE] = background.submit(run, **given)
         request.getfixturevalue("readme_runs")
@@ -72,7 +73,10 @@ def in_a_process(function, **given):
 
 def tried(sender, function, given):
     try:
-        function(**given)
+        with pytest.MonkeyPatch.context() as patch:
+            if "monkeypatch" in signature(function).parameters:
+                given["monkeypatch"] = patch
+            function(**given)
         sender.send("")
     except BaseException:
         sender.send(traceback.format_exc())
@@ -83,6 +87,12 @@ FUTURE = pytest.StashKey()
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: is run in the background where all tests run")
+
+
+def pytest_collection_modifyitems(items):
+    """What the background runs is waited for last."""
+    items.sort(key=lambda item: item.path.name == "test_readme.py"
+               or item.get_closest_marker("long") is not None)
 
 
 def pytest_pyfunc_call(pyfuncitem):

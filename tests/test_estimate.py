@@ -1,4 +1,6 @@
 """The estimate: what a step takes, foretold from configs and annotations and measured."""
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -44,13 +46,15 @@ def assert_within_15_percent(o, tokenizer, model, batch, parts):
         k: pytest.approx(1, abs=0.15) for k in measured}
 
 
-def test_the_estimate_of_the_demo_is_what_a_step_of_it_takes(capsys, monkeypatch):
+@pytest.mark.long
+def test_the_estimate_of_the_demo_is_what_a_step_of_it_takes(monkeypatch):
     """The micro-batch of the run's last steps that takes most is measured."""
     words = Tokenizer.from_pretrained(ROOT / "assets" / "tiny")         # no time to learn them
     monkeypatch.setattr(Tokenizer, "train", lambda *_: words)
     o = train.parse(["--out", "nowhere"])
-    parts = estimate.estimate(replace(o, estimate=True))[1]
-    said = capsys.readouterr().out
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        parts = estimate.estimate(replace(o, estimate=True))[1]
+    said = out.getvalue()
     tokenizer = pretrain.new_tokenizer()
     model = pretrain.new_model(tokenizer)
     eye = sum(p.numel() for p in model.vision_tower.parameters())

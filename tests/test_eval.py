@@ -217,6 +217,7 @@ def toy_run(**more):
             "offline": False, "polled": False, "patience": 0, **more}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [{"window": 6}, {"polled": True}])
 def test_dialogues_of_a_film_step_together_as_each_does_alone(monkeypatch, more):
     """And one forward of the decoder a second serves them all; answers take more. With the shipped

@@ -436,6 +436,7 @@ def test_times_lie_in_the_clip_and_answers_follow_questions():
         assert all(1 <= event.first <= event.last <= end for event in clip.events)
 
 
+@pytest.mark.long
 def test_every_sentence_is_grammatical(monkeypatch):
     """Questions before they are typed as people type, a kind of film in as many samples."""
     monkeypatch.setattr(telling, "typed", lambda rng, text: text)

@@ -496,6 +496,7 @@ def test_perturb_changes_what_is_said_never_the_target():
     assert set(kinds) == every - {(SILENCE, SILENCE), (STANDBY, STANDBY)}
 
 
+@pytest.mark.long
 def test_a_wrong_state_goes_on_while_the_same_is_right():
     """As a stream's own would, for about 4 seconds; a wrong answer is a second's."""
     quiet = data.perturb([Turn(k, SILENCE) for k in range(40_000)], random.Random(1), 0.02)

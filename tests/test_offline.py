@@ -267,6 +267,7 @@ def test_infer_watches_with_an_offline_model(hub, tmp_path, capsys, monkeypatch)
 
 # ---- What an offline benchmark shows
 
+@pytest.mark.long
 @pytest.mark.parametrize("most, start, end, seconds", [
     (3, 0, np.inf, [0.0, 0.9, 1.9]), (1, 0, np.inf, [0.0]), (4, 0.5, 0.75, [0.5, 0.5, 0.6, 0.7]),
     (20, 0, np.inf, [k / 10 for k in range(20)])])

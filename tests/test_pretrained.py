@@ -239,6 +239,7 @@ print((peak() - before) / sum(p.nbytes for p in model.parameters()))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's peak memory")
 def test_loading_peaks_near_the_models_size(tmp_path):
     """float32 files to bfloat16, one big embedding among them: no second copy at any time."""

@@ -301,6 +301,7 @@ def test_things_keep_apart():
     assert closest(False) > 0.78 > closest(True)
 
 
+@pytest.mark.long
 def test_what_is_to_be_hit_stays_what_it_is_called():
     """The first edition's films do not ask."""
     def changed(first_edition):

@@ -64,11 +64,13 @@ def in_a_process(function, **given):
     process.start()
     sender.close()
     try:
-        fault = receiver.recv()
+        fault, skipped = receiver.recv()
     except EOFError:
-        fault = "it ended without a word"
+        fault, skipped = "it ended without a word", ""
     process.join()
     assert not fault, fault
+    if skipped:
+        pytest.skip(skipped)
 
 
 def tried(sender, function, given):
@@ -77,9 +79,11 @@ def tried(sender, function, given):
             if "monkeypatch" in signature(function).parameters:
                 given["monkeypatch"] = patch
             function(**given)
-        sender.send("")
+        sender.send(("", ""))
+    except pytest.skip.Exception as skipped:
+        sender.send(("", str(skipped)))
     except BaseException:
-        sender.send(traceback.format_exc())
+        sender.send((traceback.format_exc(), ""))
 
 
 FUTURE = pytest.StashKey()

@@ -20,6 +20,7 @@ import av
 from parts import sources, video
 from parts.arguments import DEFAULT, ask, complain, parse
 from parts.checks import check_setting
+from parts.files import counted
 from parts.outputs import Outputs
 from parts.questions import TOO_LONG
 from parts.render import clock
@@ -263,7 +264,7 @@ class Program:
         notes = "".join(f", {count} {what}" for what, count in stream.counts.items() if count)
         name = f"{stream.name}: " if len(self.streams) > 1 else ""
         self.terminal.say(
-            f"{name}{stream.n} s of video, {stream.said} answers, "
+            f"{name}{stream.n} s of video, {counted(stream.said, 'answer')}, "
             f"{stream.n / (time.monotonic() - self.began):.1f} x real time, slowest second "
             f"{stream.worst:.0f} ms{notes}")
 

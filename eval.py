@@ -146,9 +146,9 @@ def done_before(out, header):
     lines = [header]
     if out.exists():                                    # bytes that are no UTF-8: a broken line
         lines = out.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    if lines[:1] != [header] and nothing_answered(lines):   # a folder that was mistyped, say
-        return {}
     if lines[:1] != [header]:
+        if nothing_answered(lines):                         # a folder was mistyped, say
+            return {}
         raise ValueError(f"{out}: of another run, {differing(lines[:1], header)}; remove it, or "
                          "change --out")
     rows = {}
@@ -313,9 +313,6 @@ def check_options(parser, args):
         check_baselines(args)
     if args.command == "run" and args.offline and args.bench in proactive.READERS:
         raise ValueError(f"--offline: {args.bench} asks when to speak, which only a stream tells")
-    for file in args.files if args.command == "score" else ():
-        if args.files.count(file) > 1:
-            raise ValueError(f"{file}: each file once")
     if args.command == "score" and args.bench == "raw" and args.data:
         raise ValueError("--data: the answers to raw records hold their annotations")
     if args.command == "score" and args.judged and args.bench != "vispeak":
@@ -346,6 +343,10 @@ def check_baselines(args):
 def score(args):
     """Score files of answers; print and write the report."""
     judge = args.out.with_suffix(".judge.jsonl") if args.bench == "vispeak" else None
+    files = [file.resolve() for file in args.files]             # by whatever names
+    for n, file in enumerate(files):
+        if file in files[:n]:
+            raise ValueError(f"{args.files[n]}: each file once")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     check_outputs({"--out": args.out, "the judge's file": None if args.judged else judge}, {
         "the answers": args.files, "--data": files_in(args.data), "--judged": args.judged})

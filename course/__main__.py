@@ -39,7 +39,7 @@ def parse(argv):
     add["grade"].add_argument("--seconds", type=float, default=60,
                               help="for all exams of a submission together [60]")
     add["measure-connector"].add_argument("--steps", type=int, default=400)
-    add["measure-connector"].add_argument("--videos", type=int, default=6, help="films to stream")
+    add["measure-connector"].add_argument("--videos", type=int, default=10, help="films to stream")
     add["measure-task"].add_argument("name")
     add["measure-task"].add_argument("--model", default="assets/tiny", metavar="FOLDER")
     add["measure-task"].add_argument("--films", type=int, default=20)

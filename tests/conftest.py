@@ -5,7 +5,6 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from inspect import signature
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")       # the background has the oth
 
 # Processes of a parent that has imported everything once: importing takes each 4 s.
 FORKS = multiprocessing.get_context("forkserver")
-NO_PARAMETERS = SimpleNamespace(params={})
 FORKS.set_forkserver_preload(["train", "eval", "bench.claims", "bench.speed", "torch._dynamo"])
 
 
@@ -49,9 +47,11 @@ def begin(request, background, tmp_path_factory):
         for item in request.session.items:
             if item.get_closest_marker("long"):
                 given = {"tmp_path": tmp_path_factory.mktemp(item.originalname[:30]),
-                         "torchrun": torchrun, **getattr(item, "callspec", NO_PARAMETERS).params}
-                given = {name: given[name] for name in signature(item.function).parameters
-                         if name != "monkeypatch"}
+                         "torchrun": torchrun}
+                if hasattr(item, "callspec"):
+                    given |= item.callspec.params
+                names = signature(item.function).parameters.keys() - {"monkeypatch"}
+                given = {name: given[name] for name in names}
                 run = item.function if "torchrun" in given else partial(in_a_process, item.function)
                 item.stash[FUTURE] = background.submit(run, **given)
         request.getfixturevalue("readme_runs")

@@ -457,13 +457,16 @@ def test_a_task_of_ones_own_is_none_of_the_benchmarks(folder, tmp_path):
     (["score", "ovo", "MISSING", "--out", "o.json"], "MISSING"),
     (["score", "ovo", "BAD", "--out", "o.json"], "bad.json"),
     (["score", "ovo", "BAD", "BAD", "--out", "o.json"], "bad.json: each file once"),
+    (["score", "ovo", "BAD", "AGAIN", "--out", "o.json"], "again.json: each file once"),
     (["score", "videomme", "WRONG", "--out", "o.json"], "wrong.json"),
     (["toy", "--model", "MISSING", "--videos", "1", "--out", "o.json"], "MISSING: no such folder"),
     (["toy", "--model", "MISSING", "--fps", "0", "--out", "o.json"], "--fps 0")])
 def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, capsys):
     (tmp_path / "bad.json").write_text("[{")
     (tmp_path / "wrong.json").write_text('[{"id": 1}]')
+    (tmp_path / "again.json").symlink_to("bad.json")
     names = {"BAD": tmp_path / "bad.json", "WRONG": tmp_path / "wrong.json",
+             "AGAIN": tmp_path / "again.json",
              "o.json": tmp_path / "o.json"}
     with pytest.raises(SystemExit) as caught:
         ev.main([str(names.get(a, a)) for a in arguments])

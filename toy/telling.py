@@ -193,11 +193,11 @@ class Dialogue:
         self.ground(event, self.rng.randint(event.last + 2, self.clip.seconds - 1))
 
     def recall(self, turn):
-        """A question about a past event, if there is one, or about one that was not. What came last
-        is asked oftener than what came first, which is easier to learn."""
+        """A question about a past event, if there is one, or about one that was not."""
         past, ends = self.past(turn), self.ends(turn)
         if ends and self.rng.random() < FIRST_OR_LAST:
-            self.at_once(turn, self.rng.choice(ends[:1] + ends))
+            last = ends[0]                      # which is harder to tell than what came first
+            self.at_once(turn, self.rng.choice([last, *ends]))
         elif self.rng.random() < NOT_SO:
             self.deny(turn)
         elif past:

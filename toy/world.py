@@ -149,7 +149,8 @@ def going_on(clip, turn, since=False):
     told = []
     for e in clip.moments:
         if e.first <= turn <= e.last:
-            thing = clip.state(turn - (e.kind != "appear"))[e.thing]
+            seen = turn if e.kind == "appear" else turn - 1         # where it was before it acted
+            thing = clip.state(seen)[e.thing]
             text = f"The {e.name} is {e.doing}" if e.doing else e.caption[:-1]
             when = f" {'since' if e.doing else 'at'} {e.first + 1}s" * since
             told.append((PLACES.index(thing.place), f"{text}{when}."))

@@ -39,8 +39,8 @@ from bench.report import READERS, SIZES, failures, lacking, named_scores, read_a
 from bench.streams import own_task, threshold_curve
 from parts import checks
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
-from parts.files import (MISSHAPEN, check_outputs, counted, in_words, model_folder, read_json,
-                         read_records, write_json, write_text)
+from parts.files import (MISSHAPEN, check_folder, check_outputs, counted, in_words, model_folder,
+                         read_json, read_records, write_json, write_text)
 from parts.offline import has_states
 from parts.options import Parser, a_path, check_bounds
 from parts.workers import share
@@ -179,6 +179,7 @@ def run_bench(args, also=None):
     ends it. also: the other output of the command."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     out = args.out.with_suffix(".jsonl" if world == 1 else f".rank{rank}.jsonl")
+    check_folder("--out", out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     groups = groups_of(args)
     check_outputs({"the answers": out, "--out": also}, {
@@ -269,6 +270,9 @@ def parse(argv):
     check_options(parser, args)
     if args.command != "score":
         model_folder(args.model)
+        if args.folder and not args.folder.is_dir():
+            flag = "--videos" if args.command == "run" else "--videos-folder"
+            raise ValueError(f"{flag} {args.folder}: no such folder")
     for name, default in DEFAULTS.items():
         if getattr(args, name, None) is None and (hasattr(args, name) or name == "seed"):
             setattr(args, name, default)
@@ -347,6 +351,7 @@ def score(args):
     for n, file in enumerate(files):
         if file in files[:n]:
             raise ValueError(f"{args.files[n]}: each file once")
+    check_folder("--out", args.out.parent)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     check_outputs({"--out": args.out, "the judge's file": None if args.judged else judge}, {
         "the answers": args.files, "--data": files_in(args.data), "--judged": args.judged})
@@ -371,7 +376,7 @@ def score(args):
              "files": [*map(str, args.files)]}
     if (lines := scores.pop("to_judge", None)) is not None:
         write_text(judge, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        about["to_judge"] = f"{len(lines)} answers in {judge}"
+        about["to_judge"] = f"{counted(len(lines), 'answer')} in {judge}"
     report(args.bench, scores, args.out, **about)
 
 

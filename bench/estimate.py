@@ -22,7 +22,7 @@ import torch
 from data import PLAIN, Example, collate, make_item, turns_from_record
 from parts.annotations import stated_seconds, task_of
 from parts.devices import in_bfloat16
-from parts.files import check
+from parts.files import check, counted
 from parts.optimizers import layer_matrices
 from parts.runs import duration, in_a_line
 from parts.weights import on_meta
@@ -197,8 +197,9 @@ def estimate(o):
     made = o.model or o.vision or is_made(own_start(o).out)
     lessons = (0, 0) if made else (o.see_steps, o.watch_steps)
     print(f"tokens      about {sum(lengths.values()) / len(lengths):.0f} a sample, "
-          f"at most {max(lengths.values())}\n"
-          f"steps       {o.steps} of {about}{each} samples: {about}{o.steps * each} samples\n"
+          f"at most {max(lengths.values())}{', by the times in the records' * bool(o.data)}\n"
+          f"steps       {o.steps} of {about}{counted(each, 'sample')}: {about}"
+          f"{counted(o.steps * each, 'sample')}\n"
           f"lessons     {lessons[0]} steps on stills and {lessons[1]} on busy films, before these\n"
           f"parameters  {learnt} learn, {weights - learnt} are frozen\n"
           f"micro-batch {' x '.join(map(str, batch['input_ids'].shape))} tokens, "
@@ -208,15 +209,15 @@ def estimate(o):
         print(f"time        not measured: of micro-batches {tokens}; a run tells it after 3 steps")
     else:
         rate = sum(lengths[key] for group in groups for key in group) / len(mine) / tokens * took
-        counted, which = o.steps, ""
+        number, which = o.steps, ""
         if not made and o.data:                             # its steps are of another size
             which = " after the lessons"
         elif not made:
-            counted, which = o.steps + sum(lessons), ", those of the lessons as long as the others"
-        print(f"time        about {duration(rate * counted)}: {counted} steps{which}, {rate:.2g} s "
-              f"each; the largest micro-batch, of {tokens} tokens, takes this machine {took:.2g} s "
-              "(reading videos and exchange between ranks are not counted)")
-    print(f"\nMiB of each of {world} processes  on a GPU  on the CPU")
+            number, which = o.steps + sum(lessons), ", those of the lessons as long as the others"
+        print(f"time        about {duration(rate * number)}: {counted(number, 'step')}{which}, "
+              f"{rate:.2g} s each; the largest micro-batch, of {tokens} tokens, takes this machine "
+              f"{took:.2g} s (reading videos and exchange between ranks are not counted)")
+    print(f"\nMiB of each of {world} process{'es' * (world > 1)}  on a GPU  on the CPU")
     for part in parts[0]:
         print(f"{part:27}", *(f"{p[part] / 2 ** 20:10.0f}" for p in parts))
     totals = [sum(p.values()) for p in parts]

@@ -95,7 +95,7 @@ def report(bench, scores, out, **about):
 
 def failures(rows):
     """Lines of text: how many items failed, and why the first did."""
-    return [f"{counted(len(rows), 'item')} failed, in no score; the next run tries again. The "
+    return [f"{counted(len(rows), 'item')} failed, in no score; the same command tries again. The "
             f"first: {rows[0]['id']}: {rows[0]['failed']}"] if rows else []
 
 

@@ -89,7 +89,8 @@ def model_folder(folder):
     path = Path(folder)
     if path.is_dir():
         return path
-    hub = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder))
+    check(not path.exists(), f"{folder}: that is a file, a checkpoint's folder is wanted")
+    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)) and not path.parent.exists()
     raise ValueError(f"{folder}: no such folder" + (
         f"; if it is a model's name on the hub: hf download {folder} --local-dir {path.name}, and "
         f"then {path.name}" if hub else ""))

@@ -143,8 +143,8 @@ def recipe(o, origin, model, dataset, world):
     if o.data:
         records = [record for rows in dataset.files for _, _, record in rows]
         seconds = sum(map(stated_seconds, records))
-        of = (f"{', '.join(o.data)}: {counted(len(records), 'record')}, {duration(seconds)} of "
-              "video")
+        of = (f"{', '.join(o.data)}: {counted(len(records), 'record')}, {duration(seconds)} by "
+              "their own times")
         passes = f" ({o.steps * o.batch / len(dataset):.3g} times the data)"
     else:
         of, passes = f"the toy world, seed {o.seed}, drawn as it is read", ""
@@ -162,8 +162,8 @@ def recipe(o, origin, model, dataset, world):
     return (f"start   {origin}\n"
             f"data    {of}\n"
             f"learns  {sizes}{'; frozen: ' * bool(frozen)}{frozen}\n"
-            f"recipe  {o.steps} steps of {each}{passes}, rate {o.lr:g}, a checkpoint every "
-            f"{o.save_every} steps{by_ce}")
+            f"recipe  {counted(o.steps, 'step')} of {each}{passes}, rate {o.lr:g}, a checkpoint "
+            f"every {counted(o.save_every, 'step')}{by_ce}")
 
 
 def evaluate(folder, videos, log):

@@ -21,17 +21,25 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 TO_SAVE = 3600                                  # seconds for a step and a large checkpoint
 
 
+def fail(words):
+    print("torchrun:", words, file=sys.stderr)
+    sys.exit(2)
+
+
 def main():
     os.environ["STREAMO_PARENT_PID"] = str(os.getpid())     # the processes end with this one
     os.environ.setdefault("OMP_NUM_THREADS", "1")           # as torchrun has it, which tells it
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(TO_SAVE))
-    args = run.parse_args(sys.argv[1:])
+    parser = run.get_args_parser()
+    parser.error = fail                                     # in a line, without the page of usage
+    args = parser.parse_args()
     if not (args.module or args.no_python or os.path.isfile(args.training_script)):
-        print(f"torchrun: {args.training_script}: no such file", file=sys.stderr)
-        sys.exit(2)
+        fail(f"{args.training_script}: no such program")
     try:
         run.run(args)
+    except (AssertionError, ValueError) as error:           # of its options
+        fail(str(error) or "at least one process and one machine are wanted")
     except errors.ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode > 0:                            # it has said why

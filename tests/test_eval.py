@@ -269,7 +269,8 @@ def test_the_rules_of_speaking_are_options_of_the_toy_benchmark(folder, tmp_path
         settings = answers.settings_of(model, tokenizer, None, ev.settings_of(world, 1))
         assert (settings["patience"], settings["no_repeat"]) == rules
     (tmp_path / "d.json").write_text("[]")                       # of `run`, --patience is another
-    run = ["run", "ovo", "--data", str(tmp_path / "d.json"), "--videos", "v", *line[1:]]
+    run = ["run", "ovo", "--data", str(tmp_path / "d.json"), "--videos", str(tmp_path),
+           *line[1:]]
     settings = answers.settings_of(model, tokenizer, None, ev.settings_of(ev.parse(run), 1))
     assert (settings["patience"], settings["no_repeat"]) == (1, False)
     with pytest.raises(ValueError, match="--patience 0: at least 1"):
@@ -458,6 +459,9 @@ def test_a_task_of_ones_own_is_none_of_the_benchmarks(folder, tmp_path):
     (["score", "ovo", "BAD", "--out", "o.json"], "bad.json"),
     (["score", "ovo", "BAD", "BAD", "--out", "o.json"], "bad.json: each file once"),
     (["score", "ovo", "BAD", "AGAIN", "--out", "o.json"], "again.json: each file once"),
+    (["score", "ovo", "BAD", "--out", "BAD/o.json"], "bad.json: no folder can be made"),
+    (["run", "ovo", "--model", "TMP", "--data", "BAD", "--videos", "MISSING", "--out", "o.jsonl"],
+     "--videos MISSING: no such folder"),
     (["score", "videomme", "WRONG", "--out", "o.json"], "wrong.json"),
     (["toy", "--model", "MISSING", "--videos", "1", "--out", "o.json"], "MISSING: no such folder"),
     (["toy", "--model", "MISSING", "--fps", "0", "--out", "o.json"], "--fps 0")])
@@ -466,7 +470,8 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, capsys
     (tmp_path / "wrong.json").write_text('[{"id": 1}]')
     (tmp_path / "again.json").symlink_to("bad.json")
     names = {"BAD": tmp_path / "bad.json", "WRONG": tmp_path / "wrong.json",
-             "AGAIN": tmp_path / "again.json",
+             "AGAIN": tmp_path / "again.json", "TMP": tmp_path,
+             "BAD/o.json": tmp_path / "bad.json" / "o.json",
              "o.json": tmp_path / "o.json"}
     with pytest.raises(SystemExit) as caught:
         ev.main([str(names.get(a, a)) for a in arguments])

@@ -107,9 +107,11 @@ def test_a_models_name_on_a_hub_is_told_how_to_download(read, monkeypatch):
         read("lmms-lab/llava-x")
     with pytest.raises(ValueError, match="^/nowhere/at/all: no such folder$"):
         read("/nowhere/at/all")
-    with pytest.raises(ValueError, match="^tests/test_files.py: no such folder$"):
+    with pytest.raises(ValueError, match="^tests/test_files.py: that is a file, "):
         monkeypatch.chdir(Path(__file__).parents[1])
         read("tests/test_files.py")
+    with pytest.raises(ValueError, match="^tests/tiny: no such folder$"):        # a slip, no hub
+        read("tests/tiny")
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"{", b"[" * 200_000, b'{"a": 1e999999}x'])

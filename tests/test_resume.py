@@ -313,10 +313,23 @@ def test_torchrun_says_no_more_than_its_program_and_ends_with_its_code(monkeypat
     with pytest.raises(SystemExit) as end:
         parts_torchrun.main()
     assert end.value.code == 130 and not capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", ["torchrun", "--nproc_per_node=2", "gone.py", "--lr", "1"])
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--nproc_per_node=2", "gone.py", "--lr", "1"], "gone.py: no such program"),
+    (["tests"], "tests: no such program"), ([], "required"),
+    (["--nproc_per_node=two", "train.py"], "nproc_per_node value: two"),
+    (["--nproc_per_node=0", "train.py"], "at least one process"),
+    (["--nproc_per_node=1", "--nnodes=0", "train.py"], "min_nodes must be > 0")])
+def test_what_torchrun_cannot_begin_is_a_line(words, says, monkeypatch, capsys):
+    for name in ("STREAMO_PARENT_PID", "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    monkeypatch.setattr("sys.argv", ["torchrun", *words])
     with pytest.raises(SystemExit) as end:
         parts_torchrun.main()
-    assert end.value.code == 2 and capsys.readouterr().err == "torchrun: gone.py: no such file\n"
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and says in said and said.count("\n") == 1
 
 
 def test_a_rank_ends_with_its_torchrun():

@@ -311,7 +311,7 @@ def test_a_small_data_set_of_ones_own_is_learnt(tmp_path, monkeypatch, capsys):
     assert moved == {"multi_modal_projector", "language_model"}
     words = [line.split()[0] for line in said.splitlines()]
     assert words == ["start", "data", "learns", "recipe", "time", "Trained."]
-    assert "3 records, 12 seconds of video" in said and "frozen: vision encoder" in said
+    assert "3 records, 12 seconds by their own times" in said and "frozen: vision encoder" in said
     assert said.rstrip().endswith(f"--model {tmp_path / 'out' / 'model'}")
 
 

@@ -262,7 +262,7 @@ def test_the_figure_shows_recall_in_training_and_the_curve(tmp_path):
     (["loss", "--workers", "0"], "--workers 0"), (["loss", "--steps", "0"], "--steps 0"),
     (["loss", "--threshold", "nan"], "--threshold nan"), (["loss", "--window", "-1"], "--window"),
     (["loss", "--seeds", "0"], "--seeds 0"), (["fps", "--videos", "0"], "--videos 0"),
-    (["loss", "--model", __file__], "no such folder"),
+    (["loss", "--model", __file__], "that is a file"),
     (["fps", "--out", __file__], "no folder can be made"), (["fps", "--model", ""], "--model"),
     (["fps", "--runs", f"{__file__}/x"], "no folder can be made")])
 def test_what_would_measure_nothing_is_refused(words, what, capsys):

@@ -83,9 +83,9 @@ class Decider(nn.Module):
     def __init__(self, hidden, tokens, size=256):
         super().__init__()
         self.asked = nn.GRU(hidden, size, batch_first=True)         # over the words of a question
-        self.look = nn.Linear(size, hidden)                         # where the question looks
-        self.picture = nn.Linear(tokens * hidden, size)
-        self.seconds = nn.GRU(2 * size + hidden, size, num_layers=2, batch_first=True)
+        self.look = nn.Linear(size, 2 * hidden)                     # where the question looks
+        self.picture = nn.Linear(2 * tokens * hidden, size)
+        self.seconds = nn.GRU(2 * size + 2 * hidden, size, num_layers=2, batch_first=True)
         self.head = nn.Linear(size, 1)
 
     def forward(self, frames, questions):
@@ -96,8 +96,10 @@ class Decider(nn.Module):
         words = [self.asked(questions.get(second, none)[None])[1][0] for second in at]
         lasts = np.diff([*at, len(frames)]).tolist()                # seconds, until the next one
         asked = torch.cat([word.expand(n, -1) for word, n in zip(words, lasts)])    # (T, size)
+        changed = frames - torch.cat([frames[:1], frames[:-1]])     # since the second before
+        frames = torch.cat([frames, changed], 2)                            # (T, tokens, 2 hidden)
         scores = (frames @ self.look(asked)[:, :, None])[:, :, 0]                   # (T, tokens)
-        found = (scores.softmax(1)[:, None] @ frames)[:, 0]                         # (T, hidden)
+        found = (scores.softmax(1)[:, None] @ frames)[:, 0]                         # (T, 2 hidden)
         seen = torch.cat([self.picture(frames.flatten(1)), found, asked], 1)
         return self.head(F.silu(self.seconds(seen[None])[0][0]))[:, 0]
 

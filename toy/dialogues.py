@@ -30,7 +30,7 @@ def task(name, **weights):
 
 # ---- The tasks
 
-@task("Time-sensitive QA", full=34.8, short=32, busy=15, long=25)
+@task("Time-sensitive QA", full=34.8, short=45, busy=15, long=35)
 def time_sensitive_qa(d):
     d.follow(*(d.undated() if d.rng.random() < ABSENT else d.dated()[0]))
 
@@ -103,7 +103,7 @@ def action_caption(d):
             d.say(e.caption, e.last + 1, since=e.first)
 
 
-@task("Recalling", short=30, busy=25, long=45)
+@task("Recalling", short=50, busy=25, long=70)
 def recalling(d):
     """Again and again an event of the past."""
     for turn in sorted(d.rng.sample(range(d.clip.seconds), min(d.clip.seconds, 15))):

@@ -12,7 +12,7 @@ from toy.world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Event, an, count, see
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 NOT_SO = 0.25           # share of the questions about events whose event never comes or never came
 VAIN = 0.5              # share of "Waiting" whose event never comes, while a look-alike does
-FIRST_OR_LAST = 0.35    # share of the questions about the past: which event was first, or last
+FIRST_OR_LAST = 0.25    # share of the questions about the past: which event was first, or last
 LASTING = 0.6           # share of the questions about past events that are about one with duration
 ABSENT = 0.15           # share of the questions about the picture after something that is not in it
 PLAIN = 0.25            # share of the training questions in the PLAINEST words

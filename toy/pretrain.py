@@ -308,8 +308,8 @@ def descend(optimizers, loss, *rates):
 def shown_loss(told, labels):
     """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.world.labels (..., 8), all but
     the names before: a scalar. The centre is told twice, as two numbers and as one of the places
-    that have words: "on the left" is between two that begin alike, "at the top left" and "at the
-    bottom left", which a decoder that reads x and y alone takes an hour to tell from it."""
+    that have words: "on the left" lies between two that begin alike, "at the top left" and "at the
+    bottom left". A decoder whose visual tokens told x and y alone took it for them after an hour."""
     labels = labels.flatten(0, -2)
     colour, shape, centre, change, place = told.float().flatten(0, -2).split(ToyStills.parts, -1)
     there, rare = labels[:, 0] > 0, change.new_tensor([0.15] + [1.0] * (change.shape[1] - 1))

@@ -119,8 +119,7 @@ class Options:
 TOY = dict(ce_share=0.3, lr=1e-3, muon=2.0, warmup=0.01, weight_decay=0.05, vision_chunk=0,
            checkpoint_layers=False, own_every=4, save_every=500)
 # "own" is empty: fit() looks at the data; "paper" is section 5 of the paper
-PRESETS = {"hour": dict(TOY, steps=2000), "own": {},
-           "demo": dict(TOY, steps=3000),
+PRESETS = {"hour": dict(TOY, steps=2000), "demo": dict(TOY, steps=3000), "own": {},
            "paper": dict(epochs=1, batch=512, micro_tokens=16384, lr=1e-5, checkpoint_layers=True,
                          workers=4, save_every=50)}
 # with --resume these alone may be other than they were: they change nothing that has been done

@@ -78,7 +78,8 @@ class SinksSession(Session):
 # ---- A decision module of its own
 
 class Decider(nn.Module):
-    """When to speak, by what is seen and was asked last: a GRU over the seconds of a stream."""
+    """When to speak, by what is seen, how that changed and what was asked last: a GRU over the
+    seconds of a stream."""
 
     def __init__(self, hidden, tokens, size=256):
         super().__init__()

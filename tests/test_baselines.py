@@ -78,6 +78,16 @@ def test_a_decider_looks_back_only_at_what_was_seen_and_asked():
     assert not torch.equal(base[:2], decider()(frames, {0: words})[:2])
 
 
+def test_a_decider_reads_each_second_and_how_it_differs_from_the_one_before():
+    torch.manual_seed(1)
+    frames, read, one = torch.randn(5, 4, 32), [], decider()
+    one.picture.register_forward_hook(lambda _, seen, __: read.append(seen[0].view(5, 4, 64)))
+    one(frames, {})
+    seen, changed = read[0].split(32, -1)
+    assert torch.equal(seen, frames) and not changed[0].any()
+    assert torch.equal(changed[1:], frames[1:] - frames[:-1])
+
+
 def test_a_stream_speaks_where_its_decider_says_so(folder, monkeypatch):
     model, tokenizer, _ = answers.load_model(folder, "cpu")
     wanted = [k in (3, 4, 11) for k in range(16)]

@@ -114,7 +114,8 @@ def settings_of(args, world):
     if getattr(args, "data", None):
         run["data_sha256"] = sha256(args.data, "json")
     if getattr(args, "decider", None):
-        baselines.check_decider(args.decider, run["sha256"].get("model.safetensors"))
+        digest = run["sha256"].get("model.safetensors")
+        baselines.check_decider(args.decider, args.model, digest)
         run["decider_sha256"] = sha256(args.decider, "safetensors")
     return run | {name: getattr(args, name, None) for name in (
         "bench", "model", "data", "folder", "seed", "fps", "threshold", "window", "offline",
@@ -186,6 +187,8 @@ def run_bench(args, also=None):
         "--data": files_in(getattr(args, "data", None)), "--model": files_in(args.model),
         "--decider": files_in(getattr(args, "decider", None)),
         "video": [group["video"] for group in groups if args.bench != "toy"]})
+    if also:
+        check_scores_file(also)
     run = settings_of(args, world)
     if args.bench != "toy":                             # so that scoring knows what is absent
         run["items"] = sum(len(group["rows"]) for group in groups)
@@ -311,8 +314,6 @@ def check_options(parser, args):
             raise ValueError(message)
     if getattr(args, "agreement", 1) < 1:
         parser.error(f"--patience {args.agreement}: at least 1")
-    if args.command in ("toy", "threshold") and args.out.suffix == ".jsonl":
-        raise ValueError(f"--out {args.out}: the scores' file, .json; answers lie beside")
     if args.command == "toy":
         check_baselines(args)
     if args.command == "run" and args.offline and args.bench in proactive.READERS:
@@ -321,6 +322,12 @@ def check_options(parser, args):
         raise ValueError("--data: the answers to raw records hold their annotations")
     if args.command == "score" and args.judged and args.bench != "vispeak":
         raise ValueError(f"--judged: nothing of {args.bench} is for a judge")
+
+
+def check_scores_file(out):
+    """ValueError for what may be something else, a film or notes: scores would replace it."""
+    if out.suffix != ".json":
+        raise ValueError(f"--out {out}: the scores' file, .json; answers lie beside")
 
 
 def check_baselines(args):
@@ -355,6 +362,7 @@ def score(args):
     args.out.parent.mkdir(parents=True, exist_ok=True)
     check_outputs({"--out": args.out, "the judge's file": None if args.judged else judge}, {
         "the answers": args.files, "--data": files_in(args.data), "--judged": args.judged})
+    check_scores_file(args.out)
     rows, failed, of, items = read_answers(args.bench, args.files)
     sizes, absent, marks = {"": items} if items else SIZES.get(args.bench, {}), [], None
     if args.data:

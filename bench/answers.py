@@ -112,7 +112,7 @@ def own_session(model, tokenizer, settings, features, questions):
 
 @lru_cache(1)
 def load_decider(folder, model):
-    return baselines.Decider.load(folder, model)
+    return baselines.Decider.load(folder, model.config)
 
 
 def refused(turn, counts):

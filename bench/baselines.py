@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from data import turns_from_record, user_part
 from infer import ANSWER, QUESTIONS, Session, see
+from parts.config import whole_config
 from parts.decision import RESPONSE, SILENCE, Decision
 from parts.files import check, check_folder, read_json, reading, replacing, write_json
 from parts.options import SEEDS, LineParser, a_path, check_bounds
@@ -105,18 +106,20 @@ class Decider(nn.Module):
         return self.head(F.silu(self.seconds(seen[None])[0][0]))[:, 0]
 
     def save(self, folder, about):
-        write_json(folder / "run.json", about)
         with replacing(folder / "decider.safetensors") as path:
             save_file(self.state_dict(), path)
+        write_json(folder / "run.json", about)
 
     @classmethod
-    def load(cls, folder, model):
-        """The decider of this model. ValueError if its file is damaged."""
-        path, found = Path(folder) / "decider.safetensors", cls(*features_of(model.config))
+    def load(cls, folder, config):
+        """The decider of a model of this StreamoConfig. ValueError if its file is damaged."""
+        path, found = Path(folder) / "decider.safetensors", cls(*features_of(config))
         try:
             found.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError) as error:    # RuntimeError: misshapen
-            raise ValueError(f"{path}: not a decider of this model ({error})") from error
+            raise ValueError(f"{path}: not a decider of this model, train one anew") from error
+        check(all(weight.isfinite().all() for weight in found.parameters()),
+              f"{path}: some weights are no numbers, train it anew")
         return found.eval()
 
 
@@ -125,14 +128,16 @@ def features_of(config):
     return config.decoder.hidden_size, config.tokens(config.grid)
 
 
-def check_decider(folder, digest):
-    """ValueError unless a folder is that of a decider of the model with this digest."""
+def check_decider(folder, model, digest):
+    """ValueError unless a folder is that of a decider of the model in that folder, whose weights
+    have this digest."""
     path = Path(folder) / "run.json"
     with reading(path):
         was = path.exists() and read_json(path).get("model_sha256")
     check(was, f"{folder}: no decider, see python -m bench.baselines")
     check(was == digest, f"{folder}: the decider of other weights than --model's; train one beside "
           "these")
+    Decider.load(folder, whole_config(model)[0])
 
 
 class Decided(Decision):
@@ -188,6 +193,7 @@ def train_decider(args):
     check(not (args.out / "model.safetensors").exists() and not (args.out / "config.json").exists(),
           f"--out {args.out}: there is a model in it, name another folder")
     check_folder("--out", args.out)
+    args.out.mkdir(parents=True, exist_ok=True)             # before the work, not after it
     torch.manual_seed(args.seed)
     tokenizer = Tokenizer.from_pretrained(args.model)
     model = Streamo.from_pretrained(args.model, torch.float32).requires_grad_(False)

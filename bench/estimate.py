@@ -196,12 +196,13 @@ def estimate(o):
     about = "" if o.batch else "about "
     made = o.model or o.vision or is_made(own_start(o).out)
     lessons = (0, 0) if made else (o.see_steps, o.watch_steps)
+    before = "" if made else (f"lessons     {o.see_steps} steps on stills and {o.watch_steps} on "
+                              "busy films, before these\n")
     print(f"tokens      about {sum(lengths.values()) / len(lengths):.0f} a sample, "
           f"at most {max(lengths.values())}{', by the times in the records' * bool(o.data)}\n"
           f"steps       {o.steps} of {about}{counted(each, 'sample')}: {about}"
           f"{counted(o.steps * each, 'sample')}\n"
-          f"lessons     {lessons[0]} steps on stills and {lessons[1]} on busy films, before these\n"
-          f"parameters  {learnt} learn, {weights - learnt} are frozen\n"
+          f"{before}parameters  {learnt} learn, {weights - learnt} are frozen\n"
           f"micro-batch {' x '.join(map(str, batch['input_ids'].shape))} tokens, "
           f"{len(batch['pixels'])} frames")
     took, tokens = seconds_of(o, tokenizer, model.config, dataset, largest)

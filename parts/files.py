@@ -83,11 +83,14 @@ def read_json(path):
     return parse_json(Path(path).read_bytes(), path)
 
 
-def model_folder(folder):
-    """The Path of a checkpoint's folder. ValueError where there is none; if a model on a hub may be
-    called so ("lmms-lab/name"), it says how to download it."""
-    path = Path(folder)
+def model_folder(folder, *files):
+    """The Path of a checkpoint's folder, with one of these files in it (config.json). ValueError
+    where there is none; if a model on a hub may be called so ("lmms-lab/name"), it says how to
+    download it."""
+    path, files = Path(folder), files or ("config.json",)
     if path.is_dir():
+        check(any((path / name).exists() for name in files),
+              f"{folder}: no {' or '.join(files)} there; a checkpoint's folder is wanted")
         return path
     check(not path.exists(), f"{folder}: that is a file, a checkpoint's folder is wanted")
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)) and not path.parent.exists()

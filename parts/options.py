@@ -45,7 +45,7 @@ def parser_of(options, doc):
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     for f in fields(options):
         kind = {"action": argparse.BooleanOptionalAction} if f.type is bool else \
-            {"type": str if f.type is tuple else f.type}
+            {"type": named_file if f.type in (str, tuple) else f.type}      # or one of its choices
         parser.add_argument("--" + f.name.replace("_", "-"), default=argparse.SUPPRESS,
                             **kind, **f.metadata)
     return parser

@@ -97,8 +97,7 @@ def check_options(parser, o, given):
          "--micro-tokens: of --data or --batch; the toy world's curriculum has its own"),
         (said("skip_bad") and not o.data, "--skip-bad: of --data; the toy world has no bad sample"),
         (said("checkpoint_layers") and o.train == "states",
-         "--train states: no gradient goes through a layer, there is nothing to recompute"),
-        (not o.out, "--out: a folder is wanted"))
+         "--train states: no gradient goes through a layer, there is nothing to recompute"))
     for wrong, message in rules:
         if wrong:
             parser.error(message)

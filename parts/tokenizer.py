@@ -260,7 +260,7 @@ class Tokenizer:
     def from_pretrained(cls, folder):
         """Read folder/tokenizer.json, or vocab.json + merges.txt + tokenizer_config.json of Qwen.
         ValueError names the file and the setting that is not supported."""
-        path = model_folder(folder) / "tokenizer.json"
+        path = model_folder(folder, "tokenizer.json", "vocab.json") / "tokenizer.json"
         if not path.exists() and path.with_name("vocab.json").exists():
             return cls._from_vocab(Path(folder))
         with reading(path):

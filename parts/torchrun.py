@@ -11,6 +11,7 @@ if __name__ == "__main__":                               # torch takes seconds t
 
 import logging
 import os
+import shutil
 import signal
 import sys
 
@@ -34,7 +35,8 @@ def main():
     parser = run.get_args_parser()
     parser.error = fail                                     # in a line, without the page of usage
     args = parser.parse_args()
-    if not (args.module or args.no_python or os.path.isfile(args.training_script)):
+    is_there = shutil.which if args.no_python else os.path.isfile
+    if not (args.module or is_there(args.training_script)):
         fail(f"{args.training_script}: no such program")
     try:
         run.run(args)

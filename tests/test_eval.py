@@ -100,7 +100,8 @@ def test_a_shorter_run_keeps_the_answers_of_a_longer_one(folder, tmp_path, monke
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["toy", "--out", "s.jsonl"], "--out s.jsonl"), (["toy", "--videos", "0"], "--videos 0"),
+    (["toy", "--out", "s.jsonl"], "--out s.jsonl"), (["toy", "--out", "s.txt"], "--out s.txt"),
+    (["toy", "--videos", "0"], "--videos 0"),
     (["run", "ovo", "--data", "x", "--videos", "x", "--max-frames", "0"], "--max-frames 0"),
     (["toy", "--fps", "0"], "--fps 0"), (["toy", "--threshold", "nan"], "--threshold nan"),
     (["toy", "--window", "-1"], "--window -1"), (["toy", "--every", "0"], "--every 0"),
@@ -459,8 +460,9 @@ def test_a_task_of_ones_own_is_none_of_the_benchmarks(folder, tmp_path):
     (["score", "ovo", "BAD", "--out", "o.json"], "bad.json"),
     (["score", "ovo", "BAD", "BAD", "--out", "o.json"], "bad.json: each file once"),
     (["score", "ovo", "BAD", "AGAIN", "--out", "o.json"], "again.json: each file once"),
+    (["score", "ovo", "BAD", "--out", "o.txt"], "--out o.txt: the scores' file, .json"),
     (["score", "ovo", "BAD", "--out", "BAD/o.json"], "bad.json: no folder can be made"),
-    (["run", "ovo", "--model", "TMP", "--data", "BAD", "--videos", "MISSING", "--out", "o.jsonl"],
+    (["run", "ovo", "--model", "TINY", "--data", "BAD", "--videos", "MISSING", "--out", "o.jsonl"],
      "--videos MISSING: no such folder"),
     (["score", "videomme", "WRONG", "--out", "o.json"], "wrong.json"),
     (["toy", "--model", "MISSING", "--videos", "1", "--out", "o.json"], "MISSING: no such folder"),
@@ -470,9 +472,8 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, capsys
     (tmp_path / "wrong.json").write_text('[{"id": 1}]')
     (tmp_path / "again.json").symlink_to("bad.json")
     names = {"BAD": tmp_path / "bad.json", "WRONG": tmp_path / "wrong.json",
-             "AGAIN": tmp_path / "again.json", "TMP": tmp_path,
-             "BAD/o.json": tmp_path / "bad.json" / "o.json",
-             "o.json": tmp_path / "o.json"}
+             "AGAIN": tmp_path / "again.json", "BAD/o.json": tmp_path / "bad.json" / "o.json",
+             "TINY": Path(__file__).parents[1] / "assets" / "tiny", "o.json": tmp_path / "o.json"}
     with pytest.raises(SystemExit) as caught:
         ev.main([str(names.get(a, a)) for a in arguments])
     error = capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_outputs_are_checked_before_anything_is_opened(outputs, words, tmp_path,
 
 @pytest.mark.parametrize("read", [
     Tokenizer.from_pretrained, whole_config, partial(hf_config, DecoderConfig)])
-def test_a_models_name_on_a_hub_is_told_how_to_download(read, monkeypatch):
+def test_what_is_no_checkpoint_is_told_and_a_models_name_on_a_hub(read, monkeypatch):
     with pytest.raises(ValueError, match="hf download lmms-lab/llava-x --local-dir llava-x"):
         read("lmms-lab/llava-x")
     with pytest.raises(ValueError, match="^/nowhere/at/all: no such folder$"):
@@ -112,6 +112,8 @@ def test_a_models_name_on_a_hub_is_told_how_to_download(read, monkeypatch):
         read("tests/test_files.py")
     with pytest.raises(ValueError, match="^tests/tiny: no such folder$"):        # a slip, no hub
         read("tests/tiny")
+    with pytest.raises(ValueError, match=r"^tests: no [\w.]+( or vocab.json)? there; a checkpoint"):
+        read("tests")
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"{", b"[" * 200_000, b'{"a": 1e999999}x'])

@@ -982,7 +982,7 @@ def test_a_file_of_another_kind_is_refused_in_words(tmp_path, capsys):
     """Not by the call that failed."""
     foreign = tmp_path / "raw.json"
     foreign.write_text(json.dumps([{"video_name": "a", "question": [], "response": []}] * 2))
-    out = str(tmp_path / "out.jsonl")
+    out, scores = str(tmp_path / "out.jsonl"), str(tmp_path / "scores.json")
     for source in ("coin", "didemo", "hacs", "llava-video", "et-instruct"):
         with pytest.raises(ValueError, match="nothing usable in"):
             records.main(["convert", source, str(foreign), "--out", out])
@@ -994,9 +994,9 @@ def test_a_file_of_another_kind_is_refused_in_words(tmp_path, capsys):
         with pytest.raises(ValueError, match="nested too deep"):
             records.main(["convert", source, str(tmp_path / "deep.json"), "--out", out])
         with pytest.raises(SystemExit):
-            ev.main(["score", bench, str(tmp_path / "deep.json"), "--out", out])
+            ev.main(["score", bench, str(tmp_path / "deep.json"), "--out", scores])
         assert "deep.json: nested too deep" in capsys.readouterr().err
     for bench, words in (("raw", "wanted are the answers"), ("ovo", "there is no 'task'")):
         with pytest.raises(SystemExit):
-            ev.main(["score", bench, str(foreign), "--out", out])
+            ev.main(["score", bench, str(foreign), "--out", scores])
         assert f"not a file of {bench}: {words}" in capsys.readouterr().err

@@ -318,6 +318,7 @@ def test_torchrun_says_no_more_than_its_program_and_ends_with_its_code(monkeypat
 @pytest.mark.parametrize("words, says", [
     (["--nproc_per_node=2", "gone.py", "--lr", "1"], "gone.py: no such program"),
     (["tests"], "tests: no such program"), ([], "required"),
+    (["--no-python", "no-such-thing"], "no-such-thing: no such program"),
     (["--nproc_per_node=two", "train.py"], "nproc_per_node value: two"),
     (["--nproc_per_node=0", "train.py"], "at least one process"),
     (["--nproc_per_node=1", "--nnodes=0", "train.py"], "min_nodes must be > 0")])

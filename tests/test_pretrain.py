@@ -17,6 +17,7 @@ import data
 import train
 from parts import devices, runs
 from toy import datasets, pretrain, steps, world
+from toy.world import PLACES
 
 
 def make(folder, *more):
@@ -182,8 +183,9 @@ def test_what_tells_a_label_tells_it():
     right = torch.zeros(1, sum(datasets.ToyStills.parts))
     right[0, 3] = right[0, 7 + 2] = right[0, 15 + 5] = 20
     right[0, 12:15] = label[0, 2:5]
+    right[0, -9 + PLACES.index("in the centre")] = 20                       # of (0.4, 0.6)
     assert pretrain.shown_loss(right, label) < 1e-3
-    for k in (3, 9, 12, 13, 14, 20):
+    for k in (3, 9, 12, 13, 14, 20, -5):
         wrong = right.clone()
         wrong[0, k] += 1 if 12 <= k < 15 else -40
         assert pretrain.shown_loss(wrong, label) > 1
@@ -193,7 +195,7 @@ def test_what_tells_a_label_tells_it():
     told = torch.zeros(4, right.shape[1])
     uniform = [math.log(n) for n in datasets.ToyStills.parts if n > 3]
     assert pretrain.shown_loss(told, many).item() == pytest.approx(
-        uniform[0] + uniform[1] + 20 + 3 * uniform[2], rel=1e-5)
+        uniform[0] + uniform[1] + 20 + 3 * uniform[2] + uniform[3], rel=1e-5)
 
 
 def test_a_lesson_steps_by_the_mean_of_the_ranks_gradients(monkeypatch):

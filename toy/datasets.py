@@ -8,7 +8,8 @@ from torch.utils.data import Dataset
 from data import SYSTEM, Augment, Example, make_item, turns_from_record
 from toy.dialogues import sample, tasks_of
 from toy.drills import Slides
-from toy.world import CHANGES, COLOURS, DIRECTIONS, GERUNDS, SHAPES, Clip, labels, moment
+from toy.world import (CHANGES, COLOURS, DIRECTIONS, GERUNDS, PLACES, SHAPES, Clip, labels,
+                       moment)
 
 
 def toy_texts(n=3000):
@@ -26,8 +27,8 @@ class ToyStills(Dataset):
     """Pictures (S, S, 3) with what their patches, and the cells of both grids, show: three times
     (cells, 8), as world.labels. Places and sizes vary as they do while things move and grow."""
 
-    # logits of the colour; of the shape; x, y and radius; logits of the change
-    parts = 1 + len(COLOURS), len(SHAPES), 3, len(CHANGES)
+    # logits of the colour; of the shape; x, y and radius; logits of the change; of the place
+    parts = 1 + len(COLOURS), len(SHAPES), 3, len(CHANGES), len(PLACES)
 
     def __init__(self, config):
         self.config = config

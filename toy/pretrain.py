@@ -39,6 +39,7 @@ from parts.workers import loader_process
 from streamo import Streamo, normalised, pooling_matrix
 from toy.datasets import LEFT_OUT, ToyFilms, ToyStills, toy_texts
 from toy.steps import ToySteps
+from toy.world import CENTRES
 
 
 @dataclass
@@ -246,7 +247,7 @@ def learn_to_see(o, model, stop):
         with autocast(o, device):
             patches = vision(normalised(images.to(device)))                         # (B, N, D)
             tokens = connector(patches)
-            told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)  # (B, cells, 25)
+            told = heads[0](patches), *(heads[1](pool @ tokens) for pool in pools)  # (B, cells, 34)
         loss = sum(weight * shown_loss(logits, label.to(device))
                    for weight, label, logits in zip((0.5, 1, 0.5), labels, told))
         rise, fall = (step + 1) / 50, 2 * (1 - step / o.see_steps) + 0.02       # from the middle on
@@ -306,14 +307,20 @@ def descend(optimizers, loss, *rates):
 
 def shown_loss(told, labels):
     """The loss of numbers (..., sum(ToyStills.parts)) that tell toy.world.labels (..., 8), all but
-    the names before: a scalar."""
+    the names before: a scalar. The centre is told twice, as two numbers and as one of the places
+    that have words: "on the left" is between two that begin alike, "at the top left" and "at the
+    bottom left", and after lessons of two numbers alone nothing there was named right."""
     labels = labels.flatten(0, -2)
-    colour, shape, place, change = told.float().flatten(0, -2).split(ToyStills.parts, -1)
+    colour, shape, centre, change, place = told.float().flatten(0, -2).split(ToyStills.parts, -1)
     there, rare = labels[:, 0] > 0, change.new_tensor([0.15] + [1.0] * (change.shape[1] - 1))
     some = there.sum().clamp(min=1)                         # none: an empty scene
     shapes = F.cross_entropy(shape[there], labels[there][:, 1].long(), reduction="sum")
-    places = F.l1_loss(place[there], labels[there][:, 2:5], reduction="sum")
-    return (F.cross_entropy(colour, labels[:, 0].long()) + shapes / some + 10 * places / (3 * some)
+    centres = F.l1_loss(centre[there], labels[there][:, 2:5], reduction="sum")
+    column, row = ((labels[there][:, [k]] - labels.new_tensor(CENTRES)).abs().argmin(1)
+                   for k in (2, 3))
+    places = F.cross_entropy(place[there], 3 * row + column, reduction="sum")
+    return (F.cross_entropy(colour, labels[:, 0].long()) + (shapes + places) / some
+            + 10 * centres / (3 * some)
             + 3 * F.cross_entropy(change, labels[:, 5].long(), weight=rare))
 
 
@@ -356,7 +363,7 @@ def learn_to_watch(o, tokenizer, model, stop):
         shown = batch["shown"].to(device)                                              # (N, 10)
         with autocast(o, device):
             logits = model(**inputs, select=mask)                                      # (n, V)
-            shown_logits = low(hidden[early][visual])                                  # (N, 25)
+            shown_logits = low(hidden[early][visual])                                  # (N, 34)
             said_logits = F.linear(F.rms_norm(hidden[early], (size,)),
                                    decoder.embed_tokens.weight[words])                 # (B, T, W)
             asked_logits = high(hidden[middle][visual])                                # (N, 3)

@@ -19,7 +19,6 @@ if __name__ == "__main__":                               # torch takes seconds t
     ctrl_c_is_a_line()
 
 import argparse
-import hashlib
 import json
 import os
 import signal
@@ -40,20 +39,35 @@ from bench.streams import own_task, threshold_curve
 from parts import checks
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
 from parts.files import (MISSHAPEN, check_folder, check_outputs, counted, in_words, model_folder,
-                         read_json, read_records, write_json, write_text)
+                         read_json, read_records, sha256, write_json, write_text)
 from parts.offline import has_states
 from parts.options import Parser, a_path, check_bounds
 from parts.workers import share
 from toy import dialogues
 
+# what a model's answers depend on, of all that lies in its folder
+MODEL_FILES = ("model*.safetensors", "*config.json", "tokenizer.json", "vocab.json", "merges.txt",
+               "chat_template.*")
+
 # ---- Many videos
+
+def files_below(folder):
+    """The paths of all that lies below a folder, also behind links; no folder's twice."""
+    seen = set()
+    for at, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(at)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (os.path.join(at, name) for name in folders + files)
+
 
 def found_videos(folder, rows):
     """[{"video", "rows"}] of rows whose videos lie anywhere below a folder; {"missing": reason} in
     a group whose video is not there once. ValueError when there is none at all."""
     paths, groups = defaultdict(list), {}
-    for path in folder.absolute().rglob("*"):
-        paths[path.name].append(str(path))
+    for path in files_below(folder.absolute()):
+        paths[os.path.basename(path)].append(path)
     for row in rows:
         name = os.sep + row["video"]
         found = [path for path in paths[name.split(os.sep)[-1]] if path.endswith(name)]
@@ -80,9 +94,10 @@ def groups_of(args):
             if wrong := faults(record, args.folder):
                 raise ValueError(f"{args.data}: record {i}: {wrong[0]}")
             task, rate = task_of(record), parse_rate(record.get("fps"))
-            groups[str(video_path(record, args.folder))].append(
+            groups[str(video_path(record, args.folder)), rate].append(      # watched at one rate
                 {"id": f"{args.data.stem}/{i}", "task": own_task(task), "record": record,
                  "fps": rate})
+        return [{"video": video, "rows": rows} for (video, _), rows in groups.items()]
     else:
         rows = public.read_rows(args.bench, args.data, READERS)
         if not rows:
@@ -91,13 +106,14 @@ def groups_of(args):
     return [{"video": video, "rows": rows} for video, rows in groups.items()]
 
 
-def sha256(path, *kinds):
-    """{name: digest} of a file, or of those of some kinds in a folder."""
-    files = [path] if path.is_file() else sorted(
-        file for kind in kinds for file in path.glob(f"*.{kind}"))
-    if not files:
-        raise ValueError(f"{path}: no {kinds[0]} file there")
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+def digests_in(path, *patterns):
+    """{name: SHA-256} of a file, or of those in a folder whose names are of these patterns.
+    ValueError where none is of the first."""
+    if path.is_file():
+        return {path.name: sha256(path)}
+    if not any(path.glob(patterns[0])):
+        raise ValueError(f"{path}: no {patterns[0]} there")
+    return {file.name: sha256(file) for pattern in patterns for file in sorted(path.glob(pattern))}
 
 
 def files_in(path):
@@ -108,15 +124,14 @@ def files_in(path):
 def settings_of(args, world):
     """What a run's answers depend on: the first line of its file."""
     cuda = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    sha256(args.model, "safetensors")                   # an error names what is missing
     run = {"device": cuda if torch.cuda.is_available() else "cpu", "processes": world,
-           "sha256": sha256(args.model, "safetensors", "json", "txt")}
+           "sha256": digests_in(args.model, *MODEL_FILES)}
     if getattr(args, "data", None):
-        run["data_sha256"] = sha256(args.data, "json")
+        run["data_sha256"] = digests_in(args.data, "*.json")
     if getattr(args, "decider", None):
         digest = run["sha256"].get("model.safetensors")
         baselines.check_decider(args.decider, args.model, digest)
-        run["decider_sha256"] = sha256(args.decider, "safetensors")
+        run["decider_sha256"] = digests_in(args.decider, "*.safetensors")
     return run | {name: getattr(args, name, None) for name in (
         "bench", "model", "data", "folder", "seed", "fps", "threshold", "window", "offline",
         "max_frames", "patience", "polled", "every", "agreement", "no_repeat",
@@ -184,7 +199,9 @@ def run_bench(args, also=None):
     out.parent.mkdir(parents=True, exist_ok=True)
     groups = groups_of(args)
     check_outputs({"the answers": out, "--out": also}, {
-        "--data": files_in(getattr(args, "data", None)), "--model": files_in(args.model),
+        "--data": files_in(getattr(args, "data", None)),
+        "--model": [file for kind in (*MODEL_FILES, "optimizer.safetensors", "run.json")
+                    for file in args.model.glob(kind)],     # scores may well lie beside
         "--decider": files_in(getattr(args, "decider", None)),
         "video": [group["video"] for group in groups if args.bench != "toy"]})
     if also:
@@ -195,7 +212,7 @@ def run_bench(args, also=None):
     header, groups = json.dumps({"run": run}, default=str), groups[rank::world]
     run, rows = json.loads(header)["run"], done_before(out, header)
     todo = [group | {"rows": [row for row in group["rows"]
-                              if "failed" in rows.get(row["id"], {"failed": "not yet asked"})]}
+                              if row["id"] not in rows or "failed" in rows[row["id"]]]}
             for group in groups]
     todo = [group for group in todo if group["rows"]]
     again = {row["id"] for group in todo for row in group["rows"]}
@@ -272,7 +289,6 @@ def parse(argv):
     args = parser.parse_args(argv)
     check_options(parser, args)
     if args.command != "score":
-        model_folder(args.model)
         if args.folder and not args.folder.is_dir():
             flag = "--videos" if args.command == "run" else "--videos-folder"
             raise ValueError(f"{flag} {args.folder}: no such folder")
@@ -294,6 +310,8 @@ def check_options(parser, args):
     check_bounds(parser, args, {**checks.BOUNDS, "videos": (1, 10**6), "workers": (1, 1024),
                                 "max_frames": (1, 10**5), "every": 1, "patience": (0, 86400)})
     given = {name for name, value in vars(args).items() if value is not None}
+    if args.command != "score":
+        model_folder(args.model)
     toy = ", ".join(f"--{name}" for name in ("videos", "seed") if name in given)
     for wrong, message in (
             (toy and args.data,
@@ -306,8 +324,12 @@ def check_options(parser, args):
                 "window", "threshold", "every", "patience"}),
              "--offline: all frames in one turn; go without --window, --threshold, --every, "
              "--patience and --polled"),
-            (getattr(args, "polled", False) and "threshold" in given,
-             "--polled: asked in every second, go without --threshold"),
+            (getattr(args, "polled", False) and given & {"threshold", "every"},
+             "--polled: asked in every second, go without --threshold and --every"),
+            (args.command == "threshold" and "RANK" in os.environ,
+             "threshold: it needs all answers; go without torchrun, with --workers"),
+            (args.command == "threshold" and not has_states(args.model),
+             "threshold: of P(Response); --model has no states, it is an offline model"),
             ("every" in given and has_states(args.model),
              "--every: of an offline model; this one says by itself when to speak")):
         if wrong:
@@ -316,7 +338,7 @@ def check_options(parser, args):
         parser.error(f"--patience {args.agreement}: at least 1")
     if args.command == "toy":
         check_baselines(args)
-    if args.command == "run" and args.offline and args.bench in proactive.READERS:
+    if args.command == "run" and args.offline and args.bench in ("raw", *proactive.READERS):
         raise ValueError(f"--offline: {args.bench} asks when to speak, which only a stream tells")
     if args.command == "score" and args.bench == "raw" and args.data:
         raise ValueError("--data: the answers to raw records hold their annotations")

@@ -426,7 +426,7 @@ def prepare(o, stop):
 
 def run(o):
     """The whole training run on this rank."""
-    again = command(f"train.py --resume --out {o.out}", own_rank()[1])
+    again = command(["train.py", "--resume", "--out", o.out], own_rank()[1])
     with alone_in(o.out), asked_to_stop("train.py", o.out, again) as stop:
         train(o, stop, again, *prepare(o, stop))
 
@@ -482,7 +482,8 @@ def train(o, stop, again, tokenizer, learner, dataset, about, first):
     if rank == 0:                                           # what infer.py and eval.py read
         weights = {name: weight.bfloat16() for name, weight in weights.items()}
         write_model(out / "model", learner.model, tokenizer, about, weights)
-        print(f"Trained. Watch a film with it: python infer.py FILM --model {out / 'model'}")
+        watch = command(["infer.py", "FILM", "--model", str(out / "model")], 1)
+        print(f"Trained. Watch a film with it: {watch}")
     all_gather(None)                                        # the others wait until it is there
 
 

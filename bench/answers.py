@@ -61,26 +61,29 @@ def answer_at_once(model, tokenizer, features, question, max_new_tokens=64):
         raise ValueError(f"{need} tokens of frames, question and answer do not fit the decoder's "
                          f"{config.max_position_embeddings} positions; lower --max-frames")
     features, bias, said = torch.cat(features), unspoken(model, tokenizer), []
-    cache = KVCache(config, 1, need, features.dtype, features.device)
-    while len(said) < max_new_tokens and end not in chunk[-1:]:
+    cache, token = KVCache(config, 1, need, features.dtype, features.device), None
+    while len(said) < max_new_tokens and token != end:
         ids = torch.tensor([chunk], device=features.device)
         logits = model(ids, None if said else features, cache, "last")[0]
-        said += (chunk := [int((logits + bias).argmax())])
+        token = int((logits + bias).argmax())
+        said.append(token)
+        chunk = [token]
     return tokenizer.decode([token for token in said if token != end]).strip()
 
 
 @torch.inference_mode()
-def answer_in_own_prompt(model, tokenizer, prompt, group, row, run):
+def answer_in_own_prompt(model, tokenizer, prompt, video, rows, run):
     """The same of an offline model: its own prompt, pictures sampled as lmms-eval does."""
+    (row,) = rows
     start, end = row.get("start") or 0.0, row.get("end")
-    images = offline.sampled(group["video"], run["max_frames"], start,
-                             math.inf if end is None else math.ceil(end))
+    images = offline.sampled(video, run["max_frames"], start,
+                             math.inf if end is None else math.ceil(end), row.get("fps"))
     features = torch.cat([feature for _, feature in encode(model, enumerate(images))])
     text = row.get("lmms_prompt", row["prompt"])
     stream = offline.OfflineStream(
         model, prompt, unspoken(model, tokenizer), window=0,
         capacity=len(prompt.head) + len(features) + len(prompt.question(text)) + 65)
-    return stream.answer_at_once(features, text)
+    return [{"response": stream.answer_at_once(features, text)}]
 
 
 def settings_of(model, tokenizer, prompt, run):
@@ -208,8 +211,11 @@ def asked(model, tokenizer, features, rows, patience, settings):
     for row in rows:
         seen = [turn for turn in turns if row["end"] is None or turn.end <= math.ceil(row["end"])]
         said = [turn.text for turn in seen if turn.state == "response"]
-        yes = said if read == "any" else seen and seen[-1].state != "silence"
-        responses.append((said or [None])[-1] if read == "last" else "Yes" if yes else "No")
+        if read == "last":
+            responses.append(said[-1] if said else None)
+        else:
+            yes = said if read == "any" else seen and seen[-1].state != "silence"
+            responses.append("Yes" if yes else "No")
     return responses
 
 
@@ -223,7 +229,7 @@ def seen_by(rows, features):
     return start, seen
 
 
-def answers_to(model, tokenizer, prompt, rows, features, run):
+def answers_to(model, tokenizer, prompt, features, rows, run):
     """A dictionary for each of the rows, which share a stream: what it says of them."""
     start, seen = seen_by(rows, features)
     if run["offline"]:
@@ -256,17 +262,19 @@ def answer_group(model, tokenizer, prompt, group, run):
     if group.get("missing"):
         raise FileNotFoundError(group["missing"])
     if prompt and run["offline"]:
-        answer = partial(answer_in_own_prompt, model, tokenizer, prompt, group, run=run)
-        return timed([row | {"response": answer(row=row)} for row in rows], began)
-    features = encode(model, pictures_of(group, run, model.config.vision.image_size))
-    if all("record" in row for row in rows) and not prompt:
-        done, rows = many_dialogues(model, tokenizer, rows, features, run)
+        answers_of = partial(answer_in_own_prompt, model, tokenizer, prompt, group["video"])
+    else:
+        features = encode(model, pictures_of(group, run, model.config.vision.image_size))
+        answers_of = partial(answers_to, model, tokenizer, prompt, features)
+        if all("record" in row for row in rows) and not prompt:
+            done, rows = many_dialogues(model, tokenizer, rows, features, run)
     streams = defaultdict(list)
     for row in rows:
-        streams[not run["offline"] and row.get("ask") or row["id"]].append(row)
+        plan = None if run["offline"] else row.get("ask")
+        streams[plan or row["id"]].append(row)
     for rows in streams.values():
         try:
-            answers = answers_to(model, tokenizer, prompt, rows, features, run)
+            answers = answers_of(rows, run)
             done += [row | answer for row, answer in zip(rows, answers, strict=True)]
         except BAD_VIDEO as error:                      # the other questions are asked all the same
             done += failed_rows(group["video"], rows, error)

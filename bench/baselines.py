@@ -29,9 +29,10 @@ from data import turns_from_record, user_part
 from infer import ANSWER, QUESTIONS, Session, see
 from parts.config import whole_config
 from parts.decision import RESPONSE, SILENCE, Decision
-from parts.files import check, check_folder, read_json, reading, replacing, write_json
+from parts.files import check, check_folder, read_json, reading, replacing, sha256, write_json
+from parts.offline import has_states
 from parts.options import SEEDS, LineParser, a_path, check_bounds
-from parts.runs import digests, to_the_end
+from parts.runs import to_the_end
 from parts.slots import FRAME, TEXT
 from parts.tokenizer import RESPONSE as RESPONSE_TOKEN
 from streamo import Streamo, Tokenizer
@@ -84,10 +85,10 @@ class Decider(nn.Module):
 
     def __init__(self, hidden, tokens, size=256):
         super().__init__()
-        self.asked = nn.GRU(hidden, size, batch_first=True)         # over the words of a question
+        self.asked = nn.GRU(hidden, size)                           # over the words of a question
         self.look = nn.Linear(size, 2 * hidden)                     # where the question looks
         self.picture = nn.Linear(2 * tokens * hidden, size)
-        self.seconds = nn.GRU(2 * size + 2 * hidden, size, num_layers=2, batch_first=True)
+        self.seconds = nn.GRU(2 * size + 2 * hidden, size, num_layers=2)
         self.head = nn.Linear(size, 1)
 
     def forward(self, frames, questions):
@@ -95,15 +96,15 @@ class Decider(nn.Module):
         -> logits (T,) of speaking at the end of each second. It looks back only."""
         none = frames.new_zeros(1, frames.shape[2])
         at = sorted({0, *questions})
-        words = [self.asked(questions.get(second, none)[None])[1][0] for second in at]
+        words = [self.asked(questions.get(second, none))[1] for second in at]       # (1, size) each
         lasts = np.diff([*at, len(frames)]).tolist()                # seconds, until the next one
         asked = torch.cat([word.expand(n, -1) for word, n in zip(words, lasts)])    # (T, size)
-        changed = frames - torch.cat([frames[:1], frames[:-1]])     # since the second before
+        changed = frames.diff(dim=0, prepend=frames[:1])            # since the second before
         frames = torch.cat([frames, changed], 2)                            # (T, tokens, 2 hidden)
         scores = (frames @ self.look(asked)[:, :, None])[:, :, 0]                   # (T, tokens)
         found = (scores.softmax(1)[:, None] @ frames)[:, 0]                         # (T, 2 hidden)
         seen = torch.cat([self.picture(frames.flatten(1)), found, asked], 1)
-        return self.head(F.silu(self.seconds(seen[None])[0][0]))[:, 0]
+        return self.head(F.silu(self.seconds(seen)[0]))[:, 0]
 
     def save(self, folder, about):
         with replacing(folder / "decider.safetensors") as path:
@@ -193,7 +194,10 @@ def train_decider(args):
     check(not (args.out / "model.safetensors").exists() and not (args.out / "config.json").exists(),
           f"--out {args.out}: there is a model in it, name another folder")
     check_folder("--out", args.out)
+    check(has_states(args.model), f"--model {args.model}: it has no states to decide, it is an "
+          "offline model")
     args.out.mkdir(parents=True, exist_ok=True)             # before the work, not after it
+    digest = sha256(args.model / "model.safetensors")
     torch.manual_seed(args.seed)
     tokenizer = Tokenizer.from_pretrained(args.model)
     model = Streamo.from_pretrained(args.model, torch.float32).requires_grad_(False)
@@ -214,7 +218,6 @@ def train_decider(args):
         right = ((logits > 0) == (speaks > 0.5)).float().mean()
         bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right.item():.3f}")
     size = sum(p.numel() for p in decider.parameters())
-    (digest,) = digests([args.model / "model.safetensors"]).values()
     decider.save(args.out, {"model_sha256": digest, "steps": args.steps, "seed": args.seed,
                             "parameters": size})
     print(f"{args.out}: a decider of {size} weights")

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bench.public import mean
 from bench.report import VERSIONS
 from bench.streams import JUDGE, SIX, score_stream, threshold_curve
-from eval import run_bench, sha256
+from eval import digests_in, run_bench
 from parts.files import (check, check_folder, model_folder, read_records, replacing, write_json,
                          write_text)
 from parts.options import LineParser, a_path, check_bounds
@@ -62,7 +62,8 @@ def origin(model):
     """What a run starts from, for people: "nothing", or the folder's name and part of a digest."""
     if not model:
         return "nothing"
-    return "-".join([model.name, *(d[:8] for d in sha256(model, "safetensors").values())])
+    digests = digests_in(model, "model*.safetensors").values()
+    return "-".join([model.name, *(digest[:8] for digest in digests)])
 
 
 def trained(args, options, seed):

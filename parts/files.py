@@ -1,5 +1,6 @@
 """JSON, annotation files read in constant memory, files that are written whole or not at all."""
 import csv
+import hashlib
 import json
 import os
 import re
@@ -66,6 +67,12 @@ def reading(path):
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
         raise ValueError(f"{path}: {fault(error)}") from error
+
+
+def sha256(path):
+    """The SHA-256 of a file's bytes, in hexadecimal digits; it is read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- JSON

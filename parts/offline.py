@@ -19,7 +19,7 @@ import torch
 from parts.checks import check_settings, check_step
 from parts.compressor import Compressor
 from parts.decision import Decision, unspoken
-from parts.files import check, read_json
+from parts.files import check, model_folder, read_json
 from parts.questions import Questions
 from parts.tokenizer import FRAME, STATES, Tokenizer
 from parts.turns import StreamTurn
@@ -38,7 +38,7 @@ SPACE = r"(\n|\\n| )?"                       # in a template: a line's end (two 
 
 def has_states(folder):
     """Whether a checkpoint was trained to say the three states, by its own config."""
-    return read_json(Path(folder) / "config.json").get("model_type") == "streamo"
+    return read_json(model_folder(folder) / "config.json").get("model_type") == "streamo"
 
 
 def words(folder):
@@ -272,12 +272,13 @@ def offline_sessions(model, args, counts, see):
     return sessions
 
 
-def sampled(source, most, start=0.0, end=float("inf")):
+def sampled(source, most, start=0.0, end=float("inf"), rate=None):
     """The images that lmms-eval shows an offline model of a video, or of its seconds start to end:
     `most` of all its pictures, evenly spaced, the first and the last among them; where there are
-    fewer, some come twice. The video is read twice, and only these are drawn."""
+    fewer, some come twice. The video is read twice, and only these are drawn. rate: images per
+    second of a folder of images (None: 1). No addresses and playlists: a benchmark names none."""
     def clip():
-        return ((second, draw) for second, draw in pictures(source)
+        return ((second, draw) for second, draw in pictures(source, rate or 1, trusted=False)
                 if draw is not None and start <= second < end)
     total = sum(1 for _ in clip())
     check(total, f"{source}: no picture from {start:g} to {end:g} s")

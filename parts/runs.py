@@ -1,11 +1,11 @@
 """What a program that trains leaves behind, how it stops, and how it says what went wrong."""
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,7 +24,7 @@ import torch.distributed as dist
 from parts import checks
 from parts.annotations import stated_seconds
 from parts.devices import all_gather, failures, in_bfloat16, own_rank
-from parts.files import check, check_folder, counted, in_words, write_json
+from parts.files import check, check_folder, counted, in_words, sha256, write_json
 from parts.options import SEEDS, check_bounds
 
 
@@ -38,7 +38,7 @@ def write_model(folder, model, tokenizer, about, weights=None):
 
 def digests(files):
     """{file: SHA-256 of its bytes}."""
-    return {str(f): hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}
+    return {str(f): sha256(f) for f in files}
 
 
 def about_run(o, data=()):
@@ -48,7 +48,7 @@ def about_run(o, data=()):
                               capture_output=True, text=True).stdout.strip()
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else \
         f"{os.cpu_count()} CPU cores"
-    return {"config": asdict(o), "command": " ".join(sys.argv), "commit": git("rev-parse HEAD"),
+    return {"config": asdict(o), "command": shlex.join(sys.argv), "commit": git("rev-parse HEAD"),
             "changed_files": git("status --porcelain").splitlines(), "seed": o.seed,
             "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
             "hardware": hardware, "threads": torch.get_num_threads(), "processes": own_rank()[1],
@@ -123,11 +123,11 @@ def memory():
 
 def duration(seconds):
     """"40 seconds", "12 minutes", "3.5 hours", "2.1 days"."""
-    for unit, length in (("second", 100), ("minute", 100 * 60), ("hour", 48 * 3600)):
-        if seconds < length:
-            size = {"second": 1, "minute": 60, "hour": 3600}[unit]
-            return f"{seconds / size:.{1 if unit == 'hour' else 0}f} {unit}s"
-    return f"{seconds / 86400:.1f} days"
+    for unit, size, below in (("second", 1, 99.5), ("minute", 60, 99.5 * 60)):
+        if seconds < below:
+            return counted(round(seconds / size), unit)
+    hours = seconds / 3600
+    return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
 
 
 # ---- What a run says of itself
@@ -168,7 +168,7 @@ def recipe(o, origin, model, dataset, world):
 def evaluate(folder, videos, log):
     """Score a checkpoint that streams unseen toy clips, by eval.py in a process of its own, which
     has one rank. A line of the log, or one on stderr where that fails."""
-    out, step = Path(folder) / "eval.json", int(folder.name[5:])
+    out, step = folder / "eval.json", int(folder.name[5:])
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
     done = subprocess.run([sys.executable, Path(__file__).parent.with_name("eval.py"), "toy",
                            "--model", folder, "--videos", str(videos), "--seed", "7", "--out", out],
@@ -232,9 +232,9 @@ class Stopped(Exception):
 
 
 def command(words, world):
-    """A command line of ours, begun as this one was."""
-    ranks = f"-m parts.torchrun --nproc_per_node={world} " if world > 1 else ""
-    return f"python {ranks}{words}"
+    """A command line of ours, of these words, begun as this one was."""
+    ranks = ["-m", "parts.torchrun", f"--nproc_per_node={world}"] if world > 1 else []
+    return shlex.join(["python", *ranks, *words])
 
 
 @contextmanager
@@ -263,7 +263,10 @@ def asked_to_stop(name, out, again):
             if got:
                 tell(f"ended at once; the last whole checkpoint stands, go on with: {again}")
                 for path in Path(out).glob("*.partial") if rank == 0 else ():
-                    shutil.rmtree(path, ignore_errors=True)
+                    if path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink(missing_ok=True)
                 os._exit(128 + number)
             got.append(number)
             tell("stopping after this step; again: at once")

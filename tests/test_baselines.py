@@ -178,6 +178,9 @@ def test_an_offline_model_has_no_states_to_decide(folder, tmp_path, capsys):
     for more in (["--memory", "sinks"], ["--prune", "3"], ["--patience", "2"], ["--no-repeat"]):
         assert f"{more[0]}: {model} has no states" in refused(
             ["toy", "--model", str(model), "--out", str(tmp_path / "s.json"), *more], capsys)
+    with pytest.raises(SystemExit):
+        baselines.main(["--model", str(model), "--out", str(tmp_path / "decider")])
+    assert "it has no states to decide" in capsys.readouterr().err
 
 
 def test_a_decider_is_not_written_over_something_else(folder, tmp_path, capsys):

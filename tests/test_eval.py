@@ -113,6 +113,8 @@ def test_a_shorter_run_keeps_the_answers_of_a_longer_one(folder, tmp_path, monke
     (["run", "raw", "--data", "x", "--videos", "x", "--max-frames", "3"], "--max-frames: of"),
     (["run", "ovo", "--data", "x", "--videos", "x", "--offline", "--window", "3"], "--offline: "),
     (["toy", "--polled", "--threshold", "0.3"], "--polled: "),
+    (["toy", "--polled", "--every", "3"], "--polled: "),
+    (["run", "raw", "--offline", "--data", "x", "--videos", "x"], "--offline: raw asks when"),
     (["toy", "--no-repeat", "--polled"], "--polled: "), (["toy", "--every", "3"], "--every: of an"),
     (["toy", "--videos-folder", "x"], "--videos-folder: of --data"),
     (["threshold", "--data", "x", "--videos", "4"], "--videos: of the toy world")])
@@ -120,6 +122,46 @@ def test_bad_arguments_are_named_before_anything_runs(folder, arguments, words, 
     with pytest.raises(SystemExit) as end:
         ev.main([*arguments[:-2], "--model", str(folder), "--out", "s.json", *arguments[-2:]])
     assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_threshold_is_of_all_answers_of_states(folder, tmp_path, monkeypatch, capsys):
+    command = ["threshold", "--out", "s.json", "--model"]
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(SystemExit) as end:
+        ev.main([*command, str(folder)])
+    assert end.value.code == 2 and "go without torchrun" in capsys.readouterr().err
+    monkeypatch.delenv("RANK")
+    (tmp_path / "config.json").write_text('{"model_type": "llava_onevision"}')
+    with pytest.raises(SystemExit) as end:
+        ev.main([*command, str(tmp_path)])
+    assert end.value.code == 2 and "--model has no states" in capsys.readouterr().err
+
+
+def test_what_is_written_into_a_models_folder_is_not_the_model(folder, tmp_path, monkeypatch):
+    """Scores, answers, and all that a checkpoint has beside: the run goes on."""
+    monkeypatch.setattr(ev, "run_group", answered_at_once)
+    model = shutil.copytree(folder, tmp_path / "model")
+    ev.run_bench(toy_args(model, model / "s.json", videos=1))
+    for name in ("s.json", "eval.json", "run.json", "notes.txt", "optimizer.safetensors"):
+        (model / name).write_text("{}")
+    ev.run_bench(toy_args(model, model / "s.json", videos=1))
+    (model / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="of another run, with another sha256"):
+        ev.run_bench(toy_args(model, model / "s.json", videos=1))
+
+
+def test_records_of_one_folder_of_pictures_are_watched_at_their_own_rates(folder, tmp_path):
+    (tmp_path / "clip").mkdir()
+    for i in range(6):
+        Image.new("RGB", (32, 32), (40 * i,) * 3).save(tmp_path / "clip" / f"{i}.png")
+    record = {"video_name": "clip", "video_path": "clip", "task_type": "T", "source": "own",
+              "question": [{"content": "When?", "time": "1"}],
+              "response": [{"content": "Now.", "st_time": "", "end_time": "", "time": "2"}]}
+    (tmp_path / "own.json").write_text(json.dumps([record, record | {"fps": 3}, record]))
+    args = toy_args(folder, tmp_path / "s.json", data=tmp_path / "own.json", bench="raw")
+    args.folder = tmp_path
+    rows, _, _ = ev.run_bench(args)
+    assert [row["seconds"] for row in rows] == [6, 6, 2]
 
 
 def test_answers_to_another_benchmark_are_not_scored(folder, tmp_path, monkeypatch, capsys):
@@ -540,6 +582,11 @@ def test_a_video_is_found_once_or_its_items_fail(tmp_path, monkeypatch):
         found("x.mp4", "y.mp4")
     monkeypatch.chdir(tmp_path / "a/clips")                     # as `--videos .`
     assert found("w.mp4", folder=Path()) == [(w, 1, "")]
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "round").symlink_to(tmp_path / "here")                    # without end
+    assert found("w.mp4", folder=tmp_path / "here") == [
+        (str(tmp_path / "here/linked/clips/w.mp4"), 1, "")]
 
 
 # ---- What fails, and what is not lost

@@ -281,6 +281,13 @@ def test_pictures_are_sampled_as_lmms_eval_does(most, start, end, seconds, tmp_p
     assert np.allclose(shown, [10 * second for second in seconds], atol=0.5)
 
 
+def test_a_folder_of_pictures_is_sampled_at_its_rate(tmp_path):
+    for k in range(9):
+        Image.new("RGB", (8, 8), (20 * k,) * 3).save(tmp_path / f"{k}.png")
+    shown = [image.mean() / 20 for image in sampled(tmp_path, 3, 1, 2, rate=3)]
+    assert shown == [3, 4, 5]
+
+
 @torch.inference_mode()
 def test_at_once_is_the_prompt_read_anew(hub):
     model, prompt, stream = build(hub)
@@ -318,6 +325,21 @@ def test_a_benchmark_asks_an_offline_model_in_its_own_prompt(hub, tmp_path, monk
     assert tokenizer.decode(read[2][0]) == (
         "<frame>\nQuestion:Which?\nOption:\n(A) red\n(B) blue\nOnly give the best option.\n"
         "<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_question_of_no_picture_fails_alone_in_an_own_prompt(hub, tmp_path):
+    """And pictures of a folder are as many a second as the benchmark says."""
+    (tmp_path / "clip").mkdir()
+    for k in range(9):
+        Image.new("RGB", (38, 38), (20 * k,) * 3).save(tmp_path / "clip" / f"{k}.png")
+    item = {"video": "clip", "question": "Which?", "candidates": ["red", "blue"], "answer": "blue",
+            "fps": 3, "start": 1, "end": 2}
+    (tmp_path / "colours.json").write_text(json.dumps([item, item | {"start": 90, "end": 95}]))
+    ev.main(["run", "mvbench", "--offline", "--data", str(tmp_path / "colours.json"), "--videos",
+             str(tmp_path), "--model", str(hub), "--max-frames", "3", "--workers", "1",
+             "--out", str(tmp_path / "out.jsonl")])
+    _, good, bad = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert isinstance(good["response"], str) and "no picture from 90 to 95 s" in bad["failed"]
 
 
 # ---- Bad input

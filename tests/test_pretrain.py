@@ -264,8 +264,8 @@ def test_the_command_that_goes_on_says_what_was_said():
     """Also a 0, which is no False, and a False."""
     parser = pretrain.parser_of(pretrain.Lessons, "")
     for o in (pretrain.Lessons(), pretrain.Lessons("x", muon=0.0, decay=0.0, workers=0, seed=0),
-              pretrain.Lessons("y", "m", 3, 4, 0.5, 1.0, 0.1, "no-narration", 7, 2, False, 9)):
-        words = " ".join(pretrain.spoken(o)).split()
+              pretrain.Lessons("my y", "m", 3, 4, 0.5, 1.0, 0.1, "no-narration", 7, 2, False, 9)):
+        words = list(pretrain.spoken(o))
         assert pretrain.Lessons(**vars(parser.parse_args(words))) == o
     assert list(pretrain.spoken(pretrain.Lessons())) == []
 
@@ -280,6 +280,13 @@ def test_a_start_of_before_an_option_was_is_what_it_was(tmp_path):
     for other in ({"muon": 2.0}, {"tasks": "no-narration"}, {"model": "x"}):
         with pytest.raises(ValueError, match=f"{[*other][0]} was .* take another folder"):
             pretrain.check_same(replace(o, **other))
+
+
+def test_a_model_that_is_not_of_lessons_is_not_taken_for_a_start(tmp_path, capsys):
+    (tmp_path / "model.safetensors").write_bytes(b"of something else")
+    with pytest.raises(SystemExit):
+        pretrain.main(["--out", str(tmp_path)])
+    assert "there is a model in it that is not of lessons" in capsys.readouterr().err
 
 
 def test_what_a_token_is_to_say():

@@ -223,6 +223,7 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path, beginning):
     while not (out / "step-000002").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     (out / "step-000003.partial").mkdir()
+    (out / "see.safetensors.partial").touch()
     time.sleep(0.5)
     for words in ("stopping after this step", "ended at once"):
         os.kill(process.pid, signal.SIGINT)
@@ -233,6 +234,7 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path, beginning):
     assert process.exitcode == 130
     assert f"python train.py --resume --out {out}" in said.read_text()
     assert {path.name for path in out.glob("step-*")} == {"step-000002"}
+    assert not list(out.glob("*.partial"))
 
 
 def test_a_second_run_in_a_folder_is_refused_and_writes_nothing(tmp_path, monkeypatch, beginning):

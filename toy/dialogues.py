@@ -32,7 +32,8 @@ def task(name, **weights):
 
 @task("Time-sensitive QA", full=34.8, short=45, busy=15, long=35)
 def time_sensitive_qa(d):
-    d.follow(*(d.undated() if d.rng.random() < ABSENT else d.dated()[0]))
+    asked = d.undated() if d.rng.random() < ABSENT else d.dated()[0]
+    d.follow(*asked)
 
 
 @task("Event Grounding", full=13.15, short=12.5, reel=15)
@@ -220,7 +221,9 @@ def drawn(seed, i, kind):
     clip = film(rng, rng.randint(*lengths.get(kind, (10, longest))))
     mix, dialogue = MIXES["frame" if kind == "one" else kind], Dialogue(clip, rng)
     name = rng.choices(list(mix), list(mix.values()))[0]
-    TASKS["Mixed" if kind in ("short", "full") and rng.random() < 0.3 else name](dialogue)
+    if kind in ("short", "full") and rng.random() < 0.3:
+        name = "Mixed"
+    TASKS[name](dialogue)
     if not dialogue.questions:
         TASKS[{Slides: "Naming", Bustle: "Acting"}.get(film, "Event Caption")](dialogue)
     return dialogue
@@ -305,7 +308,7 @@ def crowded(clip, rng):
     for turn in (k * clip.seconds // 3 + rng.randint(1, 3) for k in range(3)):
         two.at_once(turn, two.question(turn))
         two.at_once(turn, two.unsaid(turn))
-    coming = [e for e in waits.unique(clip.seconds) if e.first > 0]
+    coming = waits.unique(clip.seconds)
     if len(coming) > 1:
         events = rng.sample(coming, 2)
         turn = rng.randint(0, min(e.first for e in events) - 1)

@@ -74,10 +74,11 @@ class Bustle:
             before = self.states[-1]
             now = [replace(thing, doing="still") for thing in before]
             ways = {i: thing.doing.split()[1] for i, thing in enumerate(before) if thing.moves}
-            hits = {i: self._ahead(i, way, before) for i, way in ways.items()}
-            hits = {i: j for i, (gap, j) in hits.items() if gap < 0.01}
+            ahead = {i: self._ahead(i, way, before) for i, way in ways.items()}
+            hits = {i: j for i, (gap, j) in ahead.items() if gap < 0.01}
             for i, old in enumerate(before):
-                tries = (self._act(rng, i, old, now) for _ in range(3 * (i not in hits.values())))
+                chances = 0 if i in hits.values() else 3        # what is hit stays still
+                tries = (self._act(rng, i, old, now) for _ in range(chances))
                 now[i] = next((thing for thing in tries if self._fits(thing, i, now)), now[i])
                 if i in hits:
                     now[i] = replace(old, doing=f"hits the {before[hits[i]].name}")
@@ -141,10 +142,13 @@ class Bustle:
         return replace(new, doing=doing)
 
     def _fits(self, thing, i, now):
-        return not thing.r or 0.07 < thing.r < 0.27 and 0.12 < min(thing.x, thing.y) and max(
-            thing.x, thing.y) < 0.88 and self.worn.get(thing.name, i) == i and all(
-            math.hypot(other.x - thing.x, other.y - thing.y) > 0.9 * (other.r + thing.r)
-            for j, other in enumerate(now) if j != i and other.r)
+        if not thing.r:
+            return True
+        inside = 0.12 < min(thing.x, thing.y) and max(thing.x, thing.y) < 0.88
+        own_look = self.worn.get(thing.name, i) == i
+        apart = all(math.hypot(other.x - thing.x, other.y - thing.y) > 0.9 * (other.r + thing.r)
+                    for j, other in enumerate(now) if j != i and other.r)
+        return 0.07 < thing.r < 0.27 and inside and own_look and apart
 
     def _note(self, turn, i, name, thing):
         """Write what thing i does on a turn into the script."""

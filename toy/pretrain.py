@@ -141,6 +141,8 @@ def check_same(o):
     """Refuse, by name, to go on making a start, or to use one, that other options began."""
     path = Path(o.out) / "run.json"
     if not path.exists():
+        check(not is_made(o.out), f"--out {o.out}: there is a model in it that is not of lessons, "
+              "take another folder")
         return
     was, now = read_json(path), {**asdict(o), "processes": own_rank()[1]}
     # one that was begun before an option was there has its neutral value
@@ -183,13 +185,13 @@ def make(o, stop):
 
 
 def spoken(o):
-    """The options that are not as they are by default, as one says them."""
+    """The words of the options that are not as they are by default."""
     for f in fields(o):
         flag, value = f.name.replace("_", "-"), getattr(o, f.name)
         if isinstance(value, bool) and value != f.default:
             yield f"--{flag}" if value else f"--no-{flag}"
         elif value != f.default:
-            yield f"--{flag} {value}"
+            yield from (f"--{flag}", str(value))
 
 
 def main(argv=None):
@@ -210,11 +212,11 @@ def run(parser, argv):
     if is_made(o.out):
         check_same(o)
     else:
-        again = command(" ".join(["-m toy.pretrain", *spoken(o)]), world)
+        again = command(["-m", "toy.pretrain", *spoken(o)], world)
         with asked_to_stop("toy.pretrain", o.out, again) as stop:
             make(o, stop)
     if rank == 0:
-        print(f"{o.out} is made; to train from it: python train.py --model {o.out}")
+        print(f"{o.out} is made; to train from it:", command(["train.py", "--model", o.out], 1))
 
 
 # ---- To see ----------------------------------------------------------------------------------
@@ -375,7 +377,7 @@ def learn_to_watch(o, tokenizer, model, stop):
             + F.cross_entropy(asked_logits.float(), shown[:, 8].long(), weight=rare) \
             + said_loss(said_logits, said) + said_loss(said_logits[renamed], said[renamed])
         rate = o.lr * min(1, (step + 1) / 20, (1 - step / o.watch_steps) / max(o.decay, 1e-9))
-        descend(optimizers, loss, *[rate, o.muon * rate][:len(optimizers)])
+        descend(optimizers, loss, *([rate, o.muon * rate] if o.muon else [rate]))
         if step % 50 == 0:
             right = (logits.argmax(1) == targets).float().mean()
             bar.set_postfix(loss=f"{loss.item():.2f}", tokens_right=f"{right.item():.2f}")

@@ -45,7 +45,7 @@ class Dialogue:
         if isinstance(about, Event):
             return text.format(about.caption, clause=about.clause, gerund=about.gerund,
                                plain=about.plain)
-        return text.format(*[about] * text.count("{}"), an=an(about) if about else "")
+        return text.replace("{}", about).replace("{an}", an(about) if about else "")
 
     def ask(self, task, about, turn):
         """Ask about a thing, an event or, of a pair (kind, thing), the inner question."""
@@ -147,8 +147,7 @@ class Dialogue:
         for reason in [why] if why else self.rng.sample(WHY, len(WHY)):
             if event := self.missing(turn, max(0, turn - 1), end, reason):
                 self.ask("Event Grounding", event, turn)
-                return True
-        return False
+                return
 
     def tempt(self, turn):
         """Ask to wait for an event that does not come, but a look-alike does: the same thing does
@@ -310,16 +309,22 @@ class Dialogue:
         for i, (thing, life) in enumerate(zip(clip.start, zip(*states))):
             mine = {e.kind: e.first for e in clip.events if e.thing == i}
             born = mine.get("appear", 0)
+            if born > clip.seconds - 6:
+                continue
             asks = [("place", thing.name), ("doing", thing.name)]
             if "turn" in mine:
                 alone = [other.shape for other in clip.start].count(thing.shape) == 1
-                asks = [("colour", thing.shape)] * alone
-            for kind, name in asks if born <= clip.seconds - 6 else ():
+                asks = [("colour", thing.shape)] if alone else []
+            for kind, name in asks:
                 found.append(((kind, name), born, [
                     None if kind == "place" and now.moves else
                     f"The {name} is {getattr(now, kind) if now.r else 'gone'}." for now in life]))
+        def constant(item):
+            _, born, truth = item
+            return len({*truth[born:]} - {None}) < 2
+
         self.rng.shuffle(found)
-        return sorted(found, key=lambda item: len({*item[2][item[1]:]} - {None}) < 2)
+        return sorted(found, key=constant)
 
     def undated(self):
         """The same about something that is not there yet, or never."""

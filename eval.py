@@ -39,7 +39,7 @@ from bench.streams import own_task, threshold_curve
 from parts import checks
 from parts.annotations import faults, parse_rate, read_annotations, task_of, video_path
 from parts.files import (MISSHAPEN, check_folder, check_outputs, counted, in_words, model_folder,
-                         read_json, read_records, sha256, write_json, write_text)
+                         read_json, sha256, write_json, write_text)
 from parts.offline import has_states
 from parts.options import Parser, a_path, check_bounds
 from parts.workers import share
@@ -392,7 +392,8 @@ def score(args):
         for row in rows:
             if row["id"] not in gold:
                 raise ValueError(f"{of[row['id']]}: item {row['id']} is not in {args.data}")
-        rows = [gold[row["id"]] | {k: v for k, v in row.items() if v is not None} for row in rows]
+        rows = [gold[row["id"]] | {key: value for key, value in row.items()
+                                   if value is not None or key == "response"} for row in rows]
         sizes = Counter(row["task"] for row in gold.values())
         tasks = {row["task"] for row in rows}
         absent = [row for id, row in gold.items() if id not in of and row["task"] in tasks]
@@ -400,11 +401,12 @@ def score(args):
         raise ValueError(f"{args.files[0]}: no answered item of {args.bench}"
                          + (f"; {failed[0]['failed']}" if failed else ""))
     if args.judged:
-        marks = proactive.judged(rows, read_records(args.judged), args.judged)
+        marks = proactive.judged(rows, args.judged)
     scores = named_scores(args.bench, rows, of, absent, marks)
     about = {"absent": lacking(rows, failed, sizes), "failed": failed,
              "files": [*map(str, args.files)]}
     if (lines := scores.pop("to_judge", None)) is not None:
+        lines = [*proactive.with_marks(lines, judge)]       # what was judged before stays
         write_text(judge, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         about["to_judge"] = f"{counted(len(lines), 'answer')} in {judge}"
     report(args.bench, scores, args.out, **about)

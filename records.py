@@ -116,8 +116,8 @@ def write(records, out):
 
 def convert_files(args):
     """The command: nothing usable leaves the old output as it was."""
-    counted, device = f"{args.out}.counts.json", Path(args.out).exists() and not Path(
-        args.out).is_file()
+    counted = f"{args.out}.counts.json"
+    device = Path(args.out).exists() and not Path(args.out).is_file()       # /dev/stdout, a pipe
     if not device and Path(args.out).suffix not in (".json", ".jsonl"):
         raise ValueError(f"--out {args.out}: .jsonl, or .json for a list")
     check_outputs({"--out": args.out, "--out's counts": None if device else counted},
@@ -135,7 +135,7 @@ def convert_files(args):
             write_json(counted, +counts)
     finally:
         for what, count in (+counts).most_common():
-            print(f"{count:9}  {what}")
+            print(f"{count:9}  {what}", file=sys.stderr if device else sys.stdout)
 
 
 # ---- Check and show

@@ -12,6 +12,7 @@ from functools import partial
 
 from bench.public import GLUED, corrected, first_letter, mean
 from bench.streams import timing
+from parts.files import read_records
 
 MARGIN = 2                              # seconds after the end of a window that are still in time
 
@@ -52,8 +53,8 @@ REQUESTS = {  # the official second question, which stands from the beginning he
           "stop. What should you respond to me now? Directly output your response.",
     "GU": "What gesture did the person in the video make, and what does it signify when "
           "considering the context of the preceding conversation?"}
-MARKS = {code: ("score",) for code in ("VT", "VI", "VW", "HR")} | {   # of a judge, 0 to 5 together
-    "AW": ("description", "advice"), "GU": ("gesture", "context")}
+MARKS = {code: {"score": 5} for code in ("VT", "VI", "VW", "HR")} | {   # of a judge, at most
+    "AW": {"description": 3, "advice": 2}, "GU": {"gesture": 3, "context": 2}}
 RUBRICS = {"VT": "TERMINATE", "VI": "INTERRUPT", "VW": "WAKE_UP", "AW": "ANOMALY", "HR": "HUMOR",
            "GU": "GESTURE"}             # their names in src/count.py of HumanMLLM/ViSpeak-Bench
 
@@ -130,7 +131,7 @@ def vispeak_rows(content, stem):
     code = vispeak_task(stem)
     for r in content:
         if "video" not in r:
-            (video, (answer, time, *_)), = r.items()
+            [(video, (answer, time, *_))] = r.items()
             yield {"id": f"{code}/{video}", "task": code, "response": answer,
                    "said": [[time, answer]]}
             continue
@@ -167,16 +168,36 @@ def to_judge(rows):
             for row in rows if row["task"] in MARKS and vispeak_hit(row)]
 
 
-def judged(rows, lines, path):
-    """{id: mark} of the lines of a judge's file; ValueError names what has no mark."""
-    given, marks = {line["id"]: line for line in lines}, {}
+def judged_lines(path):
+    """{id: line} of a judge's file; ValueError for what is none."""
+    found = {}
+    for line in read_records(path):
+        if not isinstance(line, dict) or not isinstance(line.get("id"), str):
+            raise ValueError(f"{path}: {line!r:.60} is no line of a judge's file, it has no id")
+        found[line["id"]] = line
+    return found
+
+
+def with_marks(lines, path):
+    """Lines of to_judge with the marks that a judge's file has by now for the same case."""
+    known = judged_lines(path) if path.exists() else {}
+    for line in lines:
+        old = known.get(line["id"], {})
+        same = all(old.get(key) == line[key] for key in ("rubric", "case"))
+        yield line | {key: old.get(key) for key in line if line[key] is None and same}
+
+
+def judged(rows, path):
+    """{id: mark} by the lines of a judge's file; ValueError names what has no mark."""
+    given, marks = judged_lines(path), {}
     for row in rows:
         if row["task"] in MARKS and vispeak_hit(row):
-            parts = [given.get(row["id"], {}).get(mark) for mark in MARKS[row["task"]]]
-            if not all(isinstance(part, (int, float)) and 0 <= part <= 5 for part in parts):
-                raise ValueError(f"{path}: item {row['id']}: no {' and '.join(MARKS[row['task']])}"
-                                 " of 0 to 5")
-            marks[row["id"]] = sum(parts)
+            line, marks[row["id"]] = given.get(row["id"], {}), 0
+            for name, most in MARKS[row["task"]].items():
+                mark = line.get(name)
+                if not isinstance(mark, (int, float)) or not 0 <= mark <= most:
+                    raise ValueError(f"{path}: item {row['id']}: no {name} of 0 to {most}")
+                marks[row["id"]] += mark
     return marks
 
 

@@ -121,8 +121,8 @@ def corrected(row):
         found = re.search(r"\b([YN])(?:ES|O)?\b", text)
     elif row["task"] == "REC":
         found = re.search(r"(\d+)", text)
-    else:                                                   # but not the article in "A man ..."
-        found = re.search(r"\b([B-E]|A(?! [a-z]))\b", text)
+    else:                                       # but not the article in "A man ...", as in "A is"
+        found = re.search(r"\b([B-E]|A(?! (?!(?:is|was|as|because|since)\b)[a-z]))\b", text)
     return int(found is not None and found[1] == answer)
 
 
@@ -152,9 +152,10 @@ def averages(bench, rows, rule):
     """{name: score} of the tasks and divisions of a benchmark, and its own kinds of average."""
     marks = defaultdict(list)
     for row in rows:
-        names = "overall", *(str(row[key]) for key in DIVISIONS if row.get(key) is not None)
-        for name in names if rule(row) is not None else ():
-            marks[name].append(rule(row))
+        if (mark := rule(row)) is not None:
+            divisions = [str(row[key]) for key in DIVISIONS if row.get(key) is not None]
+            for name in ("overall", *divisions):
+                marks[name].append(mark)
     scores = {name: 100 * mean(of) for name, of in marks.items()}
     overall = scores.pop("overall", 0.0)
     if bench == "ovo":
@@ -163,10 +164,9 @@ def averages(bench, rows, rule):
         totals = {"total": (*OVO,), "total_without_forward": ("backward", "realtime")}
         return scores | means | {name: mean([means[category] for category in of])
                                  for name, of in totals.items() if means.keys() >= {*of}}
-    if bench == "tempcompass":
-        return scores | {"average": mean([*scores.values()]), "all_questions": overall}
-    if bench == "mvbench":
-        return scores | {"average": mean([*scores.values()])}
+    if bench in ("tempcompass", "mvbench"):
+        every = {"all_questions": overall} if bench == "tempcompass" else {}
+        return scores | {"average": mean([*scores.values()])} | every
     return scores | {"overall": overall}
 
 
@@ -242,12 +242,20 @@ def choice_rows(bench, content, stem):
                "prompt": prompt.format(r["question"], lettered), "choices": len(options),
                **{name: text.format(r["question"], lettered)
                   for name, text in LMMS_EVAL.get(bench, {}).items()},
-               "response": r.get("response"), **{name: r.get(name) for name in more}}
+               **response_of(r), **{name: r.get(name) for name in more}}
+
+
+def response_of(item, *keys):
+    """{"response": ...} of an item of results, by the first of these keys; {} of an annotation,
+    which has none. null is a response, a wrong one."""
+    said = [item[key] for key in keys or ("response",) if key in item]
+    return {"response": said[0]} if said else {}
 
 
 def ovo_rows(content, stem):
     """A row for each moment asked about. ask: (second, question, how the stream is read at the
-    moment): its last answer (REC), was there any (CRR), is its state not Silence (SSR)."""
+    moment): its last answer (REC), was there any (CRR), is its state not Silence (SSR). The turn
+    that begins at that second has the question, and ends by the first moment."""
     for r in sum(([item] if isinstance(item, dict) else item[1] for item in content), []):
         for j, at in enumerate(r.get("test_info", [r])):
             kind, ask, options = r["task"], None, ""
@@ -257,13 +265,16 @@ def ovo_rows(content, stem):
                 options = " ".join(map("{}. {};".format, LETTERS, r.get("options", ())))
             elif kind == "REC":
                 answer, question = str(at["count"]), f"How many times did they {r['activity']}?"
-                ask = max(min(r.get("start_times") or [0]) - 3, 0), question, "last"
+                moments = [moment.get("realtime") or 0 for moment in r["test_info"]]
+                second = min(min(r.get("start_times") or [0]) - 3, min(moments) - 1)
+                ask = max(second, 0), question, "last"
             else:
                 answer, question = ("No", "Yes")[at["type"]], at.get("step", r.get("question"))
-                ask = r.get("ask_time", 0), question, "any" if kind == "CRR" else "state"
+                second = max(r.get("ask_time", 0) - 1, 0)
+                ask = second, question, "any" if kind == "CRR" else "state"
             yield {"id": f"{r['id']}_{j}", "task": r["task"], "video": r["video"], "ask": ask,
-                   "response": at.get("response"), "end": at.get("realtime"), "answer": answer,
-                   "prompt": PROMPTS[kind].format(question, options)}
+                   "end": at.get("realtime"), "answer": answer,
+                   "prompt": PROMPTS[kind].format(question, options), **response_of(at)}
 
 
 def tempcompass_rows(content, stem):
@@ -277,12 +288,11 @@ def tempcompass_rows(content, stem):
     for video, aspects in content if stem != "captioning" else ():
         for aspect, items in aspects.items():
             for i, r in enumerate(items):
-                said = [r[key] for key in ("prediction", "response", "video-llm-prediction")
-                        if key in r]
                 yield {"id": f"{stem}/{video}/{aspect}/{i}", "task": stem, "video": f"{video}.mp4",
                        "prompt": r["question"] + hint, "question": r["question"],
                        "answer": r["answer"] if "answer" in r else r["gt-answer"],
-                       "response": said[0] if said else None, "rating": r.get("rating")}
+                       "rating": r.get("rating"),
+                       **response_of(r, "prediction", "response", "video-llm-prediction")}
 
 
 READERS = {"ovo": ovo_rows, "tempcompass": tempcompass_rows,

@@ -1,4 +1,5 @@
 """From files of answers to a report: what is scored, what failed, what is absent."""
+import json
 import os
 import sys
 from collections import Counter
@@ -38,10 +39,10 @@ def named_scores(bench, rows, of, *more):
 
 
 def read_answers(bench, files):
-    """Rows of result files -> ([answered row], [failed row], {id: file}, items of the run that
+    """Rows of result files -> ([answered row], [failed row], {id: file}, items of the runs that
     wrote them or None). An item that is answered twice is refused; one that failed is what it is
-    where it was tried again."""
-    good, bad, of, items = [], {}, {}, None
+    where it was tried again; one of an annotation file, without a response, is not answered."""
+    good, bad, of, items = [], {}, {}, {}
     for file in files:
         for row in public.read_rows(bench, file, READERS):
             named = isinstance(row, dict) and (row.get("id"), row.get("task"))
@@ -53,13 +54,16 @@ def read_answers(bench, files):
                 other = of[row["id"]]
                 again = "is answered twice" if other == file else f"is in {other}, too"
                 raise ValueError(f"{file}: item {row['id']} {again}")
-            elif bench not in proactive.READERS or "compute" in row or proactive.answered(row):
+            elif "compute" in row or (proactive.answered(row) if bench in proactive.READERS
+                                      else "response" in row or bench == "raw"):
                 good.append(row)
                 of[row["id"]] = file
         if file.suffix == ".jsonl":
-            stated = next(read_records(file)).get("run", {}).get("items")
-            items = stated if isinstance(stated, int) else items
-    return good, [row for name, row in bad.items() if name not in of], of, items
+            run = next(read_records(file)).get("run", {})
+            if isinstance(run.get("items"), int):           # the same of all ranks of a run
+                items[json.dumps(run.get("data_sha256"))] = run["items"]
+    failed = [row for name, row in bad.items() if name not in of]
+    return good, failed, of, sum(items.values()) or None
 
 
 def lacking(rows, failed, sizes):

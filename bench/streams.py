@@ -60,7 +60,8 @@ def tsqa_marks(pred, gold):
     hits = sum(map(any, right))
     return {"tsqa_accuracy": (hits, len(gold)),
             "tsqa_recall": (hits / max(len(gold), 1), 1),
-            "tsqa_precision": (sum(map(any, zip(*right))), len(pred))}
+            # a column: an answer that was said
+            "tsqa_precision": (sum(any(column) for column in zip(*right)), len(pred))}
 
 
 def task_marks(task, pred, gold):

@@ -160,8 +160,8 @@ def read_entry(kind, entry, mended):
     text = text_of(entry.get("content"), "content is ")
     start, end, time = (parse_time(entry.get(key)) for key in ("st_time", "end_time", "time"))
     for key in ("st_time", "end_time", "time"):
-        mended["blank time read as none"] += entry.get(key) != "" and isinstance(
-            entry.get(key), str) and blank(entry[key])
+        value = entry.get(key)
+        mended["blank time read as none"] += isinstance(value, str) and value.isspace()
     if kind == "question":
         return Entry(text, None, None, time)
     if (start is None) != (end is None):

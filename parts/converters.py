@@ -10,7 +10,6 @@ import random
 import re
 from collections import Counter
 from functools import partial
-from inspect import signature
 from itertools import groupby
 from pathlib import Path
 
@@ -119,6 +118,8 @@ def marked(text, times):
     def mark(match):
         if not times or abs(float(match[0]) - times[0]) > 0.06:
             return match[0]                     # a number of the text itself: "add 2 eggs"
+        if "." not in match[0] and f"{times[0]:.1f}" in text[match.end():]:
+            return match[0]                     # "add 10 eggs", before "10.0"
         mine.append(times.pop(0))
         return "<vid>"
 
@@ -201,7 +202,7 @@ def at_moments(found, asked, told):
 SOURCES = {"activitynet": activitynet, "qvhighlights": qvhighlights, "youcook2": youcook2,
            "hacs": hacs, "egotimeqa": egotimeqa, "didemo": didemo, "coin": coin,
            "llava-video": llava_video, "koala": koala, "et-instruct": et_instruct}
-NAMED = {source for source, read in SOURCES.items() if "name" in signature(read).parameters}
+NAMED = {"activitynet", "youcook2", "hacs", "coin"}         # files of one object, {name: item}
 
 # ---- Makers: spans -> task, second of the question, question or None (any wording of the task's),
 # ---- what is asked about, responses
@@ -233,8 +234,9 @@ def grounding(spans, duration, rng, question=None, over=0, past=False):
     first, last = spans[0][0], max(end for _, end in spans)
     begin = math.ceil(over) + 1 if over else 0
     earliest = max(last + 2, begin)
-    room, backward = duration and earliest <= duration, rng.random() < 0.5 or past
-    if begin > first or room and backward:
+    room = duration and earliest <= duration
+    backward = rng.random() < 0.5 and room
+    if backward or past or begin > first:
         asked = rng.randint(earliest, int(duration)) if room else earliest
         answer = response(f"The event took place {' and '.join(told)}.", time=asked)
         return "Backward Grounding", asked, question, event, [answer]
@@ -346,7 +348,8 @@ def joyai(v, counts):
     answer. Unlike there, two on one turn are both kept."""
     made = {key: v.get(key) for key in ("video_name", "video_path", "duration", "fps")
             if not blank(v.get(key))}
-    made.setdefault("video_path", v["video_name"])          # the files come without paths
+    if "video_path" not in made:
+        made["video_path"] = v["video_name"]                # the files come without paths
     made["task_type"] = JOYAI_TASKS.get(v["task_type"], v["task_type"])
     made["source"] = f"joyai/{v['source']}"
     for kind in ("question", "response"):

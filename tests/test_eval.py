@@ -695,6 +695,14 @@ def test_what_is_absent_from_the_answers_is_told(three, tmp_path, capsys):
     out = str(tmp_path / "s.json")
     ev.main(["score", "videomme", str(tmp_path / "o.jsonl"), "--out", out])
     assert "Not in the answers given: 2 items" in capsys.readouterr().out
+    for name, data, n in (("p", "x", 5), ("q", "y", 7), ("r", "y", 7)):     # q, r: ranks of a run
+        row = json.loads(lines[1]) | {"id": name, "response": "A", "answer": "A"}
+        head = {"run": {"bench": "videomme", "items": n, "data_sha256": {"d.json": data}}}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(head) + "\n" + json.dumps(row) + "\n")
+    for order in (("p", "q", "r"), ("r", "p", "q")):
+        files = [str(tmp_path / f"{name}.jsonl") for name in order]
+        ev.main(["score", "videomme", *files, "--out", out])
+        assert "Not in the answers given: 9 items" in capsys.readouterr().out
     items = [{"id": i, "video": "v", "task": task, "question": "?", "ground_truth": "A",
               "response": "A"} for i, task in enumerate(["EPM"] * 297 + ["OCR"] * 140)]
     (tmp_path / "ovo.json").write_text(json.dumps(items))

@@ -129,6 +129,20 @@ def test_official_predictions_a_judge_and_what_is_absent(tmp_path, capsys):
     saved = json.loads((tmp_path / "s.json").read_text())
     assert saved["AW_text_of_5"] == 4 and saved["AW_overall_of_5"] == pytest.approx(8 / 3)
     assert json.loads(judge.read_text().splitlines()[0])["advice"] == 1     # never written over
+    predictions(tmp_path, "model_aw_output.json", {     # one more answer, and another one
+        aw(0): ["He fell.", 5, []], aw(1): ["Oh.", 8.5, []], aw(2): ["So.", 5.0, []]})
+    ev.main(score[:-2])
+    marks = {line["id"][-5]: line["advice"] for line in map(json.loads, judge.open())}
+    assert marks["0"] == 1 and marks["1"] is None       # of the same case, not of another
+    for content, says in (('{"HR/a.mp4": 4}', "no line of a judge's file"),
+                          ('[{"advice": 1}]', "no line of a judge's file"), (json.dumps(
+                              [line | {"description": 5, "advice": 0} for line in lines]),
+                              "no description of 0 to 3")):
+        (tmp_path / "marks.json").write_text(content)
+        with pytest.raises(SystemExit):
+            ev.main([*score[:-1], str(tmp_path / "marks.json")])
+        said = capsys.readouterr().err
+        assert says in said and said.count("\n") == 1
 
 
 def test_three_references_of_four(tmp_path):

@@ -20,7 +20,8 @@ def row(response, answer, task="x", **more):
 @pytest.mark.parametrize("task, response, answer, official, fixed", [
     ("OCR", "B", "B", 1, 1), ("OCR", "Answer: B", "A", 1, 0), ("OCR", "Answer: B", "B", 1, 1),
     ("OCR", "b", "B", 0, 0), ("OCR", None, "B", 0, 0), ("OCR", "ABCD", "C", 1, 0),
-    ("OCR", "A man is B.", "B", 1, 1),
+    ("OCR", "A man is B.", "B", 1, 1), ("OCR", "A is correct.", "A", 1, 1),
+    ("OCR", "Option A because it moves", "A", 1, 1), ("OCR", "A dog, so A.", "A", 1, 1),
     ("REC", "3 times", "3", 1, 1), ("REC", "1 or 2", "12", 1, 0), ("REC", "1 or 2", "1", 0, 1),
     ("REC", "none", "0", 0, 0), ("REC", None, "0", 0, 0), ("REC", "12", "1", 0, 0),
     ("SSR", "N", "No", 1, 1), ("SSR", "Y", "Yes", 1, 1),
@@ -70,6 +71,38 @@ def test_ovo_averages_and_official_result_file(tmp_path):
     file.write_text(json.dumps({"backward": results["backward"]}))
     without = public.score("ovo", public.read_rows("ovo", file))
     assert not {"total", "total_without_forward"} & without.keys()
+
+
+def test_a_question_of_a_moment_is_asked_before_it(tmp_path):
+    """In the turn that ends with it at the latest: CRR's first is often the second of asking."""
+    (tmp_path / "ovo.json").write_text(json.dumps([
+        {"id": 1, "video": "a", "task": "CRR", "question": "?", "ask_time": 6, "test_info": [
+            {"realtime": 6, "type": 0}, {"realtime": 9, "type": 1}]},
+        {"id": 2, "video": "a", "task": "REC", "activity": "jump", "start_times": [9, 12],
+         "test_info": [{"realtime": 4, "count": 0}, {"realtime": 13, "count": 2}]},
+        {"id": 3, "video": "a", "task": "REC", "activity": "jump", "start_times": [9],
+         "test_info": [{"realtime": 10, "count": 1}]},
+        {"id": 4, "video": "a", "task": "SSR", "test_info": [
+            {"realtime": 1, "step": "cut", "type": 0}]}]))
+    rows = public.read_rows("ovo", tmp_path / "ovo.json")
+    assert [row["ask"][0] for row in rows] == [5, 5, 3, 3, 6, 0]
+
+
+def test_annotations_are_no_answers(tmp_path, capsys):
+    """null is one, a wrong one."""
+    item = {"id": 1, "video": "a", "task": "EPM", "question": "?", "ground_truth": "A"}
+    long = {"id": "x", "video_path": "a.mp4", "question": "?", "candidates": ["x", "y"],
+            "correct_choice": 1, "question_category": "S2E", "duration_group": 15}
+    for bench, content in (("ovo", item), ("longvideobench", long)):
+        (tmp_path / "a.json").write_text(json.dumps([content]))
+        with pytest.raises(SystemExit):
+            ev.main(["score", bench, str(tmp_path / "a.json"), "--out", str(tmp_path / "s.json")])
+        assert f"a.json: no answered item of {bench}" in capsys.readouterr().err
+    (tmp_path / "a.json").write_text(json.dumps([item | {"response": None}]))
+    for more in ([], ["--data", str(tmp_path / "a.json")]):
+        ev.main(["score", "ovo", str(tmp_path / "a.json"), "--out", str(tmp_path / "s.json"),
+                 *more])
+        assert json.loads((tmp_path / "s.json").read_text())["EPM"] == 0
 
 
 def test_a_response_in_a_list_is_unwrapped_or_named(tmp_path):

@@ -466,6 +466,20 @@ def test_et_instruct_spans_in_prose_are_a_grounding(task, gpt):
         assert found["task_type"] == "Backward Grounding"
 
 
+def test_et_instruct_a_quantity_that_is_also_a_time():
+    gpt = "2.0 - 9.0 seconds, add 10 eggs. 10.0 - 25.0 seconds, stir."
+    (raw,) = made("et-instruct", et("slc", gpt, tgt=[2, 9, 10, 25]))
+    assert spans(raw) == [("add 10 eggs.", 2.0, 9.0, ""), ("stir.", 10.0, 25.0, "")]
+
+
+def test_et_instruct_a_question_that_looks_back_is_asked_after_its_event():
+    """Also where the film ends with it."""
+    for end in (15, 19.5, 20):
+        gpt = f"From 12.0 to {end} seconds."
+        (raw,) = made("et-instruct", et("epm", gpt, tgt=[12, end], duration=20))
+        assert raw["task_type"] == "Backward Grounding" and int(raw["question"][0]["time"]) > end
+
+
 @pytest.mark.parametrize("gpt", [
     "36.0 - 44.0, wash 2 apples. 49.0 - 57.5, peel them.",
     "<vid> - <vid>: wash 2 apples. <vid> - <vid>: peel them.",

@@ -183,9 +183,11 @@ def test_two_states_leave_no_standby():
     two, waited = data.Readable(dataset, 9999, states=2), 0
     standby = dataset.tokenizer.id("</Standby>")
     for i in range(12):
-        item = two["short", i]
-        assert standby not in [*item["labels"], *item["input_ids"]]
-        waited += standby in dataset["short", i]["labels"]
+        item, three = two["short", i], dataset["short", i]
+        head = len(data.system_part(dataset.tokenizer))         # the prompt that it is tested under
+        assert item["input_ids"][:head] == data.system_part(dataset.tokenizer)
+        assert standby not in [*item["labels"], *item["input_ids"][head:]]
+        waited += standby in three["labels"]
     assert waited > 2
 
 

@@ -457,9 +457,8 @@ class Readable(Dataset):
             raise ValueError(f"{item['name']}: {item['length']} tokens, more than "
                              f"--max-tokens {self.max_tokens}")
         if self.states == 2:
-            tokenizer = self.dataset.tokenizer
-            silence, standby, _ = tokenizer.state_ids
-            head = len(system_part(tokenizer))              # which names the three of them
+            silence, standby, _ = self.dataset.tokenizer.state_ids
+            head = len(system_part(self.dataset.tokenizer))     # which names the three of them
             for ids in (item["input_ids"], item["labels"]):
                 ids[head:] = [silence if i == standby else i for i in ids[head:]]
         return item

@@ -158,7 +158,7 @@ class Session:
 
         once: the first answer closes it. interrupt: an answer that is being given stops here."""
         question = self.book.ask(text, second, once)
-        self.interrupted |= interrupt
+        self.interrupted |= interrupt and second <= self.last + 1       # not by one for later
         return question
 
     # ---- One second, in the order of `step`
@@ -318,7 +318,7 @@ def step(sessions, images, seconds=None):
         if session.compress is not None:
             session.counts["frames compressed"] += sum(n < model.config.tokens(
                 model.config.grid) for n in mine)
-        chunks.append(session.hear(second, mine))
+        chunks.append(session.hear(int(second), mine))   # also of NumPy's
     for session, logits in zip(sessions, read(sessions, chunks, features)):
         session.choose(logits)
     # greedily, until the last one has ended

@@ -24,15 +24,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from parts.attention import BLOCK, causal_attention, chunk_mask, full_attention  # noqa: F401
 from parts.config import (DecoderConfig, StreamoConfig, VisionConfig, hf_config, parts_config,
                           whole_config)
-from parts.files import check, replacing, write_json
+from parts.files import check, write_json
 from parts.tokenizer import FRAME, RESPONSE, SILENCE, STANDBY, STATES, Tokenizer  # noqa: F401
-from parts.weights import load_weights, on_meta
+from parts.weights import load_weights, on_meta, write_tensors
 
 # ---- Attention, the textbook form -----------------------------------------------------------
 
@@ -445,12 +443,7 @@ class Streamo(nn.Module):
         given, {name: tensor}."""
         folder, weights = Path(folder), self.state_dict() if weights is None else weights
         write_json(folder / "config.json", self.config.to_dict())           # makes the folder
-        tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
-        with replacing(folder / "model.safetensors") as path:
-            try:
-                save_file(tensors, path, metadata={"format": "pt"})
-            except SafetensorError as error:            # what it makes of a full disk
-                raise OSError(f"{folder / 'model.safetensors'}: {error}") from error
+        write_tensors(folder / "model.safetensors", weights, {"format": "pt"})
 
     @classmethod
     def from_pretrained(cls, folder, dtype=None, device=None):

@@ -255,9 +255,9 @@ class Learner:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         self.distributed = distribute(model, o.shard)       # what is called in the model's place
         self.learnt = [p for p in model.parameters() if p.requires_grad]
-        # after that: the moments of shards are shards
-        self.optimizers = own_optimizers(model, o.lr, o.weight_decay, o.muon,
-                                         product_dtype(o, self.device))
+        # after that: the moments of shards are shards. Of --train states no other row may decay
+        decay = 0.0 if o.train == "states" else o.weight_decay
+        self.optimizers = own_optimizers(model, o.lr, decay, o.muon, product_dtype(o, self.device))
 
     def total(self, tensor):
         """The sum over ranks."""

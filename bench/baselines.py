@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
 
@@ -29,12 +29,13 @@ from data import turns_from_record, user_part
 from infer import ANSWER, QUESTIONS, Session, see
 from parts.config import whole_config
 from parts.decision import RESPONSE, SILENCE, Decision
-from parts.files import check, check_folder, read_json, reading, replacing, sha256, write_json
+from parts.files import check, check_folder, read_json, reading, sha256, write_json
 from parts.offline import has_states
 from parts.options import SEEDS, LineParser, a_path, check_bounds
 from parts.runs import to_the_end
 from parts.slots import FRAME, TEXT
 from parts.tokenizer import RESPONSE as RESPONSE_TOKEN
+from parts.weights import write_tensors
 from streamo import Streamo, Tokenizer
 from toy.datasets import CURRICULUM, ToyDataset
 from toy.dialogues import sample
@@ -107,8 +108,7 @@ class Decider(nn.Module):
         return self.head(F.silu(self.seconds(seen)[0]))[:, 0]
 
     def save(self, folder, about):
-        with replacing(folder / "decider.safetensors") as path:
-            save_file(self.state_dict(), path)
+        write_tensors(folder / "decider.safetensors", self.state_dict())
         write_json(folder / "run.json", about)
 
     @classmethod

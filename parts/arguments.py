@@ -84,7 +84,7 @@ def named(path, name):
 
 def inputs(args):
     """{flag: the files that are read}."""
-    read = [local(source) for source in args.sources]
+    read = list(args.sources)
     folders = [path for path in [*read, str(args.model)] if os.path.isdir(path)]
     inside = [os.path.join(folder, name) for folder in folders for name in os.listdir(folder)]
     return {"the source": read, "--ask-file": args.ask_file,
@@ -139,6 +139,7 @@ def parse(argv, doc):
     made = parser(doc)
     made.error = error
     args = made.parse_args(argv)
+    args.sources = [local(source) for source in args.sources]
     defaults = ("threshold", "prune", "compress", "window")      # None: the default
     for name in BOUNDS:
         value = getattr(args, name)
@@ -162,7 +163,7 @@ def parse(argv, doc):
         raise ValueError(f"--size {args.size}: at most {LARGEST} pixels")
     for source in args.sources:
         known = source == "-" or "://" in source or source.startswith(("camera:", "live:"))
-        if not known and not os.path.exists(local(source)):
+        if not known and not os.path.exists(source):
             raise FileNotFoundError(f"{source}: no such file or folder")
     for source in args.sources:
         if args.sources.count(source) > 1:

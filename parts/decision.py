@@ -44,6 +44,7 @@ class Decision:
 def unspoken(model, tokenizer):
     """A bias (V,) of -inf on what no answer may hold: added tokens but <|im_end|>, spare rows."""
     bias = next(model.parameters()).new_zeros(model.config.decoder.vocab_size)
-    bias[list(tokenizer.added.values())] = bias[len(tokenizer):] = -float("inf")
+    bias[list(tokenizer.added.values())] = -float("inf")
+    bias[len(tokenizer):] = -float("inf")
     bias[tokenizer.id("<|im_end|>")] = 0
     return bias

@@ -8,7 +8,6 @@ from PIL import Image, ImageFont
 
 from parts.subtitles import cues, one_line
 
-STATES = ("silence", "standby", "response")
 COLOURS = ((205, 211, 219), (230, 159, 0), (0, 114, 178))  # orange and blue are Okabe and Ito's
 PAPER, TRACK, INK, FAINT = (255, 255, 255), (240, 242, 245), (28, 34, 43), (112, 121, 134)
 # Tried when Pillow's own font lacks a character; Pillow finds them in the system's folders.

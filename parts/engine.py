@@ -9,7 +9,6 @@ from contextlib import nullcontext
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import (StateDictOptions, get_model_state_dict,
                                                      get_optimizer_state_dict,
                                                      set_optimizer_state_dict)
@@ -19,7 +18,8 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.parallel import DistributedDataParallel
 
 from parts.devices import own_rank
-from parts.files import check, replacing
+from parts.files import check
+from parts.weights import write_tensors
 
 ON_THE_FIRST = StateDictOptions(full_state_dict=True, cpu_offload=True)     # {} on other ranks
 
@@ -99,12 +99,7 @@ def whole_moments(model, optimizer):
 
 def write_state(path, tensors, step):
     """A safetensors file of {name: tensor} and the number of steps done, whole or not at all."""
-    with replacing(path) as partial:
-        try:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, partial,
-                      metadata={"step": str(step)})
-        except SafetensorError as error:                    # what it makes of a full disk
-            raise OSError(f"{path}: {error}") from error
+    write_tensors(path, tensors, {"step": str(step)})
 
 
 def read_state(path, wanted):

@@ -98,10 +98,15 @@ class Recorder:
                 scale = min(1, LARGEST[0] / image.width, LARGEST[1] / image.height)
                 self.size = [max(2, round(side * scale) // 2 * 2) for side in image.size]
                 self.stream.width, self.stream.height = self.size
-            frame = av.VideoFrame.from_image(image.resize(self.size))
-            self.last = max(self.last + 1, round(1000 * second))
-            frame.pts, frame.time_base = self.last, Fraction(1, 1000)
-            self.file.mux(self.stream.encode(frame))
+                if second > 0:                          # else a player would begin there
+                    self.write(0, Image.new("RGB", image.size))
+            self.write(second, image)
+
+    def write(self, second, image):
+        frame = av.VideoFrame.from_image(image.resize(self.size))
+        self.last = max(self.last + 1, round(1000 * second))
+        frame.pts, frame.time_base = self.last, Fraction(1, 1000)
+        self.file.mux(self.stream.encode(frame))
 
     def close(self):
         with self.lock:

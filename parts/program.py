@@ -47,6 +47,7 @@ class Watched:
         self.source, self.name = args.sources[number], args.names[number]
         self.counts, self.gap, self.partial = Counter(), None, ""
         self.said, self.n, self.worst, self.last, self.session = 0, 0, 0.0, None, None
+        self.whole = True                               # no fault has ended it
         self.outputs, self.tell = Outputs(args.paths[number], tell), tell
         frames, self.seconds, self.live = sources.open_source(
             self.source, args.fps, args.size, self.counts)
@@ -55,7 +56,7 @@ class Watched:
         if "render" in self.outputs.paths:
             if self.live and "record" not in self.outputs.paths:
                 raise ValueError(f"--render: {self.source} is live, so it needs --record FILE.mp4")
-            if not self.live and not os.path.exists(video.local(self.source)):
+            if not (self.live or os.path.isfile(self.source) or os.path.isdir(self.source)):
                 raise ValueError(f"--render: {self.source} cannot be read twice")
         if self.live:
             frames = self.outputs.recorded(self.returning(frames, args))
@@ -95,7 +96,8 @@ class Watched:
                 with suppress(*FAULTS, StopIteration):
                     frames = iter(sources.open_source(self.source, args.fps, args.size,
                                                       self.counts)[0])
-                    frames = chain([first := next(frames)], frames)
+                    first = next(frames)
+                    frames = chain([first], frames)
                     break
             self.gap = round(time.monotonic() - silent, 1)
             self.tell(f"{self.source}: back after {self.gap:g} s")
@@ -148,7 +150,7 @@ class Program:
     def __init__(self, args, terminal, parts):
         self.args, self.terminal, self.failed, self.gone = args, terminal, [], []
         self.open_sessions, self.by_second, self.step = parts
-        self.quitting, self.began = False, time.monotonic()
+        self.quitting, self.watching, self.began = False, False, time.monotonic()
         self.asked = []                                  # of --ask: (text, its handles)
 
     # ---- What is typed
@@ -157,7 +159,8 @@ class Program:
         """A line of the terminal, or of a pipe; in the terminal's thread."""
         try:
             if line.startswith("/"):
-                self.command(*line[1:].partition(" ")[::2])
+                name, _, rest = line[1:].partition(" ")
+                self.command(name, rest)
             else:
                 self.ask(line)
         except ValueError as error:
@@ -198,8 +201,9 @@ class Program:
                 session.threshold = value
             self.terminal.tell(f"threshold {value:g}")
         elif name == "quit":
-            self.quitting = True
-            os.kill(os.getpid(), signal.SIGINT)          # wakes the main thread
+            first, self.quitting = not self.quitting, True
+            if first and self.watching:
+                os.kill(os.getpid(), signal.SIGINT)      # wakes the main thread
         elif name == "help":
             self.terminal.tell(HELP)
         else:
@@ -296,15 +300,17 @@ class Program:
         self.typed, self.began = False, time.monotonic()
         for when, text, once in args.ask:
             self.asked.append((text, [session.ask(text, when, once) for session in sessions]))
-        with self.terminal.listening(self.handle, "-" not in args.sources):
+        with self.terminal.listening(self.handle, not any(map(sources.is_stdin, args.sources))):
             if not args.ask and (self.terminal.keys or not self.typed):
                 self.asked.append((DEFAULT, [session.ask(DEFAULT) for session in sessions]))
             try:
+                self.watching = True
                 self.watch()
             except KeyboardInterrupt:
                 if not self.quitting:
                     raise
             finally:
+                self.watching = False
                 self.close()
         failed = self.failed + ([self.terminal.broken] if self.terminal.broken else [])
         if not failed and not self.gone and not self.quitting and not self.terminal.gone:
@@ -315,6 +321,8 @@ class Program:
         return 2 if failed or given_up else 3 if self.gone else 0
 
     def watch(self):
+        if self.quitting:
+            return
         try:
             for batch in rounds(self.streams):
                 for stream, error, images in [entry for entry in batch if entry[2] is None]:
@@ -322,6 +330,7 @@ class Program:
                         self.gone.append(error)
                     elif isinstance(error, FAULTS):
                         self.failed.append(error)
+                        stream.whole = False
                     else:
                         raise error
                 batch = [entry for entry in batch if entry[2] is not None]
@@ -335,17 +344,20 @@ class Program:
                     return
         except Gone as error:
             self.gone.append(error)
-        except FAULTS as error:
+        except FAULTS as error:                         # of the model: of all
             self.failed.append(error)
+            for stream in self.streams:
+                stream.whole = False
 
     def close(self):
         """The files, then the numbers: what is printed last comes last."""
         self.terminal.status()
         for stream in self.streams:
             stream.outputs.close()
-        if not self.failed and sys.exc_info()[0] is None:
-            for stream in self.streams:
-                again = stream.outputs.paths.get("record") or stream.source
+        whole = [stream for stream in self.streams if stream.whole]
+        for stream in whole if sys.exc_info()[0] is None else ():
+            again = stream.outputs.paths.get("record") if stream.live else stream.source
+            if again:                                   # None: its recording failed, and was told
                 again = video.frames(again, self.args.fps) if os.path.isdir(again) else again
                 stream.outputs.render(again, not self.args.no_sound)
         for stream in self.streams:

@@ -1,4 +1,5 @@
 """The questions of one stream: asked, answered, closed, and closed to make room for others."""
+import math
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import count
@@ -92,7 +93,7 @@ class Agenda:
 
     def __init__(self, pairs):
         self.pairs, self.known, self.was_asked = pairs, [], []
-        self.due(-1)                                    # what is wrong with them, at once
+        self.due(-math.inf)                             # what is wrong with them, at once
 
     def due(self, second):
         """The texts that are to be asked at `second`, each once."""

@@ -12,6 +12,7 @@ place and renamed: an interrupted run leaves the old file or the new one, whole.
 import itertools
 import os
 from bisect import bisect_right
+from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -19,7 +20,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from parts import video
-from parts.drawing import COLOURS, FAINT, INK, PAPER, STATES, TRACK, font_for, strip, told, wrap
+from parts.decision import STATES
+from parts.drawing import COLOURS, FAINT, INK, PAPER, TRACK, font_for, strip, told, wrap
 from parts.files import replacing
 from parts.subtitles import clock, write_srt, write_vtt  # noqa: F401
 from parts.timeline import timeline  # noqa: F401
@@ -311,7 +313,10 @@ class Sound:
                 packet.stream = self.out
                 yield when, [packet]
             else:
-                for frame in packet.decode():
+                frames = []
+                with suppress(av.FFmpegError):              # a damaged packet is left out
+                    frames = packet.decode()
+                for frame in frames:
                     frame.pts = None
                     yield when, self.out.encode(frame)
         if not self.copied:

@@ -3,14 +3,15 @@ belongs to it, in one safetensors file with JSON in its header, written whole or
 import hashlib
 import json
 from collections import Counter
+from copy import copy
 from dataclasses import asdict
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from parts.files import MISSHAPEN, replacing
+from parts.files import MISSHAPEN
 from parts.questions import Questions
+from parts.weights import write_tensors
 
 SETTINGS = "fps", "max_new_tokens", "window", "prune", "compress", "capacity"
 
@@ -34,13 +35,9 @@ def write(path, session):
         "model": fingerprint(session.model), "decision": asdict(session.decision),
         "pending": session.pending, "last": session.last, "counts": session.counts,
         "questions": [asdict(question) for question in session.book.all],
-        "next_number": next(session.book.numbers)}
-    try:
-        with replacing(path) as part:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part,
-                      metadata={"session": json.dumps(about)})
-    except SafetensorError as error:                        # what it makes of a full disk
-        raise OSError(f"{path}: {error}") from error
+        "next_number": next(copy(session.book.numbers))}
+    about = json.dumps(about, default=lambda number: number.item())     # NumPy's
+    write_tensors(path, tensors, {"session": about})
 
 
 def read(path, model):

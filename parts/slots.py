@@ -29,7 +29,7 @@ class Slots:
         ids, at = [], self.cache.length
         for piece in pieces:
             new = slice(at + len(ids), at + len(ids) + len(piece.ids))
-            self.rows[:, new] = np.reshape((piece.second, piece.kind, piece.owner), (3, 1))
+            self.rows[:, new] = [[piece.second], [piece.kind], [piece.owner]]
             ids += piece.ids
         return ids
 

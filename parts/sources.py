@@ -42,8 +42,10 @@ class Live:
         self.waiting.put((time.monotonic(), item))
 
     def __iter__(self):
-        while (entry := self.waiting.get())[1] is not None:
-            self.came, item = entry
+        while True:
+            self.came, item = self.waiting.get()
+            if item is None:
+                return
             if isinstance(item, Exception):
                 raise item
             yield item
@@ -99,6 +101,13 @@ def raw_frames(file, size, fps):
         yield k / fps, np.frombuffer(raw, np.uint8).reshape(height, width, 3)
 
 
+def is_stdin(source):
+    """Whether this is what stands on standard input, by whatever name: it holds no questions."""
+    with suppress(OSError, ValueError):                 # no such file; standard input is closed
+        return source == "-" or os.path.samestat(os.fstat(0), os.stat(source))
+    return False
+
+
 def open_source(source, fps, size, counts=None):
     """-> (frames, seconds or None where unknown, whether it is live). A bad file fails here.
 
@@ -106,12 +115,12 @@ def open_source(source, fps, size, counts=None):
     or by its container (a list of segments that goes on). It is opened once."""
     if source == "-":
         return raw_frames(sys.stdin.buffer, size, fps), None, False
-    there = os.path.exists(video.local(source))         # whatever its name looks like
+    there = os.path.exists(source)                      # whatever its name looks like
     named = source.startswith(("camera:", "live:", "/dev/video")) or (
         "://" in source and not source.startswith((*video.WEB, "file://")))
     if source.startswith("/dev/video") or named and not there:
         return received(source.removeprefix("live:"), fps, counts), None, True
-    if os.path.isdir(video.local(source)) or video.is_image(source):
+    if os.path.isdir(source) or video.is_image(source):
         frames = video.frames(source, fps, counts=counts)
         return chain([next(frames)], frames), None, False
     film = video.Film(source, counts)

@@ -6,7 +6,8 @@ import itertools
 import numpy as np
 from PIL import Image, ImageDraw
 
-from parts.drawing import COLOURS, FAINT, INK, PAPER, STATES, font_for, strip, told, wrap
+from parts.decision import STATES
+from parts.drawing import COLOURS, FAINT, INK, PAPER, font_for, strip, told, wrap
 from parts.files import replacing
 from parts.subtitles import clock
 

@@ -1,4 +1,4 @@
-"""Strict reading of safetensors into a model that was built without memory, on the meta device."""
+"""Safetensors: written whole, and read strictly into a model that was built without memory."""
 import json
 import math
 import re
@@ -7,11 +7,22 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
-from parts.files import check, read_json, reading
+from parts.files import check, read_json, reading, replacing
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 BLOCK = 1 << 23     # bytes that are read at once, all that a tensor takes beside its own memory
+
+
+def write_tensors(path, tensors, metadata=None):
+    """A safetensors file of {name: tensor} and {name: text}, whole or not at all."""
+    with replacing(path) as partial:
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial,
+                      metadata)
+        except SafetensorError as error:                    # what it makes of a full disk
+            raise OSError(f"{path}: {error}") from error
 
 
 def read_headers(folder):

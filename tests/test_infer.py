@@ -1,25 +1,30 @@
 """The streaming loop: equal to training and to the cache-free oracle, at the promised cost; what
 the cache holds under every policy; the command line. The models are tiny and random."""
 import json
+import os
+import subprocess
 import sys
 from collections import Counter
 from io import BytesIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import data
 import infer
-from parts import arguments
+from parts import arguments, sources, video
 from parts.compressor import Compressor
 from parts.questions import Agenda
 from parts.slots import Slots
 from streamo import (FRAME, STATES, DecoderConfig, KVCache, Streamo, StreamoConfig, Tokenizer,
                      VisionConfig)
 
+ROOT = Path(infer.__file__).parent
 SAY = "A red circle."
 
 
@@ -477,6 +482,44 @@ def test_bad_input_is_one_line_and_code_2(folder, tmp_path, capsys, message):
     assert run(folder, *(word.format(**names) for word in BAD[message])) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and message.format(**names) in err, err
+
+
+def test_a_source_that_fails_costs_the_others_none_of_their_files(folder, tmp_path, monkeypatch):
+    """And a folder may be named by its address."""
+    (tmp_path / "images").mkdir()
+    for k in range(3):
+        Image.new("RGB", (32, 32), (80 * k,) * 3).save(tmp_path / "images" / f"{k}.png")
+    real = video.frames
+
+    def failing(source, *args, **more):
+        for n, entry in enumerate(real(source, *args, **more)):
+            if n == 2 and str(source).endswith("clip.mp4"):
+                raise ValueError("clip.mp4: cut short")
+            yield entry
+    monkeypatch.setattr(video, "frames", failing)
+    assert run(folder, f"file://{tmp_path}/images", folder / "clip.mp4", "--threshold", "0",
+               "--max-new-tokens", "2", "--srt", tmp_path / "o.srt", "--render",
+               tmp_path / "o.mp4") == 2
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "images", "o.images.srt", "o.images.mp4", "o.clip.srt"}
+
+
+def test_what_cannot_be_read_twice_is_not_rendered(folder, tmp_path, capsys, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(sources, "open_source", lambda *_: (iter(()), None, False))
+    assert run(folder, tmp_path / "pipe", "--render", tmp_path / "o.mp4") == 2
+    assert "pipe cannot be read twice" in capsys.readouterr().err
+
+
+def test_what_stands_on_standard_input_holds_no_questions(folder):
+    """By whatever name: a film there was taken for lines."""
+    film = folder / "clip.mp4"
+    with open(film, "rb") as file:
+        asked = subprocess.run(
+            [sys.executable, "-c", "import sys; from parts.sources import is_stdin; "
+             "print([is_stdin(name) for name in sys.argv[1:]])", "-", "/dev/stdin", film, "gone"],
+            stdin=file, capture_output=True, text=True, cwd=ROOT)
+    assert asked.stdout == "[True, True, True, False]\n", asked.stderr
 
 
 def test_a_question_that_no_cache_holds_is_bad_input(folder, capsys):

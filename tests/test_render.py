@@ -239,6 +239,33 @@ def test_bad_arguments_are_named(tmp_path):
     assert render.captioned_video(grey(1, 2), [], tmp_path / "out.mp4") == 2  # no turns: no strip
 
 
+def test_damaged_sound_is_left_out(tmp_path):
+    """Where it is encoded anew, too; the pictures are fine."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as film:
+        pictures, sound = film.add_stream("mpeg4", rate=10), film.add_stream("aac", rate=8000)
+        pictures.width = pictures.height = 32
+        sound.layout = "mono"
+        tone = av.AudioFrame.from_ndarray(
+            0.3 * np.sin(np.arange(32000, dtype=np.float32) / 5)[None], "fltp", "mono")
+        tone.sample_rate, tone.pts = 8000, 0
+        film.mux(sound.encode(tone))
+        for _, picture in grey(4, 10, size=(32, 32)):
+            film.mux(pictures.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        film.mux(sound.encode())
+        film.mux(pictures.encode())
+    with av.open(str(path)) as film:
+        places = [(packet.pos, packet.size) for packet in film.demux(audio=0) if packet.size]
+    raw = bytearray(path.read_bytes())
+    for at, size in places[5:8]:
+        raw[at:at + size] = b"\xff" * size
+    path.write_bytes(raw)
+    for name in ("out.mp4", "out.webm"):
+        assert render.captioned_video(path, stream(4), tmp_path / name) == 41
+    with av.open(str(tmp_path / "out.webm")) as film:
+        assert 3 < sum(frame.samples / frame.sample_rate for frame in film.decode(audio=0)) < 4
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seconds", [0, 1, 20, 91, 3 * 3600])
 def test_timeline_is_bounded(tmp_path, seconds):

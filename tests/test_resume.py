@@ -19,7 +19,7 @@ from small import films, launch, run_here, saved_parts, told
 from torch.distributed.elastic.multiprocessing import api, errors
 
 import train
-from parts import engine, runs
+from parts import runs, weights
 from parts import torchrun as parts_torchrun
 from parts.checkpoints import checkpoints, open_log
 from toy import steps
@@ -41,7 +41,7 @@ def one_rank(rank, arguments, end, step):
     is written."""
     os.setpgrp()
     train.CURRICULUM, steps.POOL = ((1.0, 300, {"one": 0.5, "short": 0.5}),), 2
-    rate, write = train.learning_rate, engine.save_file
+    rate, write = train.learning_rate, weights.save_file
 
     def last_rate(o, now):
         if now == step and end != "torn" and rank == 0:
@@ -52,11 +52,11 @@ def one_rank(rank, arguments, end, step):
 
     def torn(tensors, path, metadata):
         write(tensors, path, metadata)
-        if metadata["step"] == str(step):
+        if metadata.get("step") == str(step):
             os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train.learning_rate, engine.save_file = last_rate, torn if end == "torn" else write
+    train.learning_rate, weights.save_file = last_rate, torn if end == "torn" else write
     train.main(arguments)
 
 

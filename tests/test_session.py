@@ -196,6 +196,18 @@ def test_a_saved_session_goes_on_with_the_same_bits(tokenizer, tmp_path, at):  #
     assert torch.equal(session.cache.filled()[0], again.cache.filled()[0])
 
 
+def test_a_session_of_numpy_numbers_is_saved_and_goes_on_as_it_would(
+        tokenizer, tmp_path):  # noqa: F811
+    session = Session(build(tokenizer), tokenizer, threshold=np.float32(0.3), window=np.int64(9))
+    for second, image in zip(np.arange(2), pictures(2)):
+        turn = session.step([image[1]], second)
+    assert type(turn.start) is int
+    session.ask("What?")
+    session.save(tmp_path / "door")
+    again = Session.load(tmp_path / "door", session.model, tokenizer)
+    assert session.ask("Who?").number == again.ask("Who?").number == 2
+
+
 def test_a_session_of_another_model_or_a_damaged_file_is_named(tokenizer, tmp_path):  # noqa: F811
     model, path = build(tokenizer), tmp_path / "door"
     session = Session(model, tokenizer)
@@ -253,6 +265,18 @@ def test_words_come_as_they_are_decoded_and_a_question_cuts_them_short(
     ids = shadow.ids + session.pending
     turns = [data.Turn(t.start, STATES[2], t.text, t.question) for t in (first, second)]
     assert tokenizer.decode(ids) == tokenizer.decode(data.render(tokenizer, turns, [[4]] * 2)[0])
+
+
+def test_a_question_for_later_cuts_no_answer(tokenizer, monkeypatch):  # noqa: F811
+    scripted_states(monkeypatch, [2])
+    session = Session(build(tokenizer, scripted=True), tokenizer)
+    session.on_word = lambda _: session.ask("And later?", second=60, interrupt=True)
+    (turn,) = watched(session, pictures(1))
+    assert (turn.text, turn.cut) == (SAY, None)
+
+
+def test_a_question_of_before_the_stream_is_asked_in_its_first_second():
+    assert Agenda([(-1, "What?"), (3, "Who?")]).due(0) == ["What?"]
 
 
 def test_an_answer_cut_by_length_ends_with_a_whole_letter(tokenizer):  # noqa: F811
@@ -377,6 +401,32 @@ def test_a_recording_has_the_frames_at_their_own_seconds(tmp_path):
     recorder.close()
     with av.open(str(tmp_path / "a.mp4")) as film:
         assert [frame.time for frame in film.decode(video=0)] == [0, 1, 2, 3, 4]
+
+
+def test_a_recording_whose_source_came_late_begins_at_its_start(tmp_path):
+    """In black: captions are at the seconds of the stream."""
+    recorder = Recorder(tmp_path / "a.mp4")
+    for second in (3.0, 4.0):
+        recorder.add(second, np.full((32, 32, 3), 200, np.uint8))
+    recorder.close()
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        frames = [(frame.time, frame.to_ndarray(format="gray").mean() > 99)
+                  for frame in film.decode(video=0)]
+    assert frames == [(0, False), (3, True), (4, True)]
+
+
+def test_quit_is_said_once_and_only_to_what_watches(monkeypatch):
+    """Not while files are written: a signal would end that."""
+    sent, program = [], Program(None, SimpleNamespace(), (None, None, None))
+    monkeypatch.setattr("parts.program.os.kill", lambda *of: sent.append(of))
+    program.streams = []
+    program.handle("/quit")                             # a line that was there before the first second
+    assert program.quitting and not sent
+    program.watch()                                     # nothing is watched
+    program.quitting, program.watching = False, True
+    program.handle("/quit")
+    program.handle("/quit")
+    assert len(sent) == 1
 
 
 def test_questions_of_several_sources_are_told_for_each():

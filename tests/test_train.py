@@ -404,7 +404,8 @@ def test_training_the_states_alone_changes_their_rows_and_the_last_norm(tmp_path
     """Four matrices' worth of nothing else: no other weight, not even a bit of it."""
     tiny = Path(__file__).parents[1] / "assets/tiny"
     train.main(["--model", str(tiny), *films(tmp_path), "--out", str(tmp_path / "run"),
-                "--steps", "2", "--train", "states", "--workers", "0", "--skip-bad"])
+                "--steps", "2", "--train", "states", "--workers", "0", "--skip-bad",
+                "--weight-decay", "0.1"])
     before = Streamo.from_pretrained(tiny, torch.float32).state_dict()
     last = train.last_checkpoint(tmp_path / "run")
     after = Streamo.from_pretrained(last, torch.float32).state_dict()
@@ -413,6 +414,16 @@ def test_training_the_states_alone_changes_their_rows_and_the_last_norm(tmp_path
     assert changed == {head, "language_model.model.norm.weight"}
     rows = (before[head] != after[head]).any(1).nonzero()[:, 0].tolist()
     assert rows == sorted(Tokenizer.from_pretrained(tiny).state_ids)
+
+
+def test_of_the_states_alone_no_weight_decays():
+    """A head that is not tied is a matrix, which decays where all of it learns."""
+    for states, decays in (("states", {0.0}), ("all", {0.0, 0.1})):
+        o = train.parse(["--train", states, "--weight-decay", "0.1", "--muon", "0"])
+        tokenizer, model = parts()
+        train.choose(o, model)
+        (optimizer,) = train.Learner(o, tokenizer, model).optimizers
+        assert {group["weight_decay"] for group in optimizer.param_groups} == decays
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "run.json", "bad.txt"])

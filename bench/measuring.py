@@ -2,6 +2,7 @@
 plot of milliseconds against stream age."""
 import ctypes
 import math
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -136,11 +137,15 @@ def plot(path, series, title):
 
 
 def peak_memory(device):
-    """Forgets the highest memory so far, and returns a function: MiB above what is in use now."""
+    """Forgets the highest memory so far, and returns a function: MiB above what is in use now, NaN
+    where the system does not tell."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         return lambda: (torch.cuda.max_memory_allocated() - before) / 2 ** 20
+
+    if not sys.platform.startswith("linux"):
+        return lambda: math.nan
 
     def status(key):
         text = Path("/proc/self/status").read_text()

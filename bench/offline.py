@@ -19,6 +19,7 @@ import torch
 
 from parts.config import DecoderConfig, StreamoConfig, VisionConfig
 from parts.devices import check_device
+from parts.files import check
 from parts.offline import OfflineStream, Prompt
 from parts.options import LineParser, check_bounds
 from parts.runs import to_the_end
@@ -62,6 +63,8 @@ def measure(args):
     prompt = Prompt(tokenizer, "<|im_start|>user\n", "\n", "<|im_end|>\n<|im_start|>assistant\n",
                     newline)
     stream = OfflineStream(model, prompt, bias, window=args.window, max_new_tokens=ANSWER)
+    check(196 * (args.window + 2) < stream.capacity, f"--window {args.window}: seconds of 196 "
+          f"tokens, more than the {stream.capacity} slots of the cache")
     frames = torch.randn(args.seconds, 3, 384, 384, device=args.device, dtype=newline.dtype)
     stream.held = [(second, 196) for second in range(args.window)]
     stream.cache.length += 196 * args.window                # what the slots hold does not matter

@@ -15,6 +15,7 @@ if __name__ == "__main__":                               # torch takes seconds t
 import os
 import resource
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,8 @@ def resident():
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2 ** 20
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss       # KiB; on macOS bytes
+        return peak / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 def main(argv=None):

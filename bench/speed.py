@@ -25,6 +25,7 @@ if __name__ == "__main__":                               # torch takes seconds t
 import ctypes
 import math
 import statistics
+import sys
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -375,8 +376,8 @@ def train(args):
                 loss = whole()
                 loss.backward()
         results[name] = [statistics.median(times[1:])]      # the first warms up
-    if args.device == "cpu":                                # from here on each tensor is given back
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65536)  # at once: slower, but measurable
+    if args.device == "cpu" and sys.platform.startswith("linux"):   # from here on each tensor is
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65536)  # given back at once: slower, measurable
 
     def memory(function):
         model.zero_grad()
@@ -443,8 +444,9 @@ def main(argv=None):
         if value and args.what not in kinds:
             parser.error(f"--{name}: of {' and '.join(kinds)}, not of {args.what}")
         setattr(args, name, default if value is None else value)
-    check_bounds(parser, args, {"threads": (1, 1024), "window": (1, 3600), "batch": (1, 1024),
-                                "seconds": (1, 3600), "steps": (1, 10**6), "streams": (1, 1024)})
+    check_bounds(parser, args, {"threads": (1, 1024), "window": (6, 3600), "batch": (1, 1024),
+                                "seconds": (EVERY, 3600), "steps": (1, 10**6),
+                                "streams": (1, 1024)})
     if not 1 <= min(args.ages) <= max(args.ages) <= 10**6:
         parser.error(f"--ages {' '.join(map(str, args.ages))}: minutes, 1 or more")
     torch.set_num_threads(args.threads or torch.get_num_threads())

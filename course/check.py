@@ -218,7 +218,7 @@ def check(assignments, cheats=True):
             lines, more = check_one(sandbox, assignment)
             print(*lines, sep="\n", flush=True)
             faults += more
-        kernel = sandbox.has_kernel_rules()
+        kernel = sandbox.kernel                         # whether this system's holds the rules, too
         ways = (("hook", "kernel"), ("hook",), ("kernel",)) if kernel else (("hook",),)
         for layers in ways if cheats else ():
             print(f"cheats, held by {' and '.join(layers)}{'' if kernel else ' (no Landlock)'}")

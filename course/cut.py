@@ -109,9 +109,16 @@ def is_empty(node):
 # ---- Grading: the student's body comes in
 
 def bound(node):
-    """The names that a statement gives a meaning to; none for what only does something."""
+    """The names that a statement gives a meaning to; none for what only does something, and for
+    what may stand at the head of a file alone."""
     if isinstance(node, DEFINITIONS):
         return {node.name}
+    if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+        return set()
+    if isinstance(node, (ast.Try, ast.If)):                 # "try: import x", "if ...: import x"
+        inside = (*node.body, *node.orelse, *(statement for handler in getattr(node, "handlers", ())
+                                              for statement in handler.body))
+        return set().union(*map(bound, inside))
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
     if isinstance(node, (ast.Assign, ast.AnnAssign)):

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from course import cut
 from course.assignments import ROOT
-from parts.files import MISSHAPEN, check_outputs, write_text
+from course.sandbox import libraries
+from parts.files import MISSHAPEN, check, check_outputs, write_text
 
 MINUTE, MOST = 60.0, 15.0               # seconds for a submission, for one of its exams
 MEMORY = 1 << 30                        # bytes that an exam may take beyond what torch takes
@@ -51,20 +52,26 @@ def true_files():
 
 
 def submitted_files(folder, assignment):
-    """{path: text} of the files that an assignment reads of a submission."""
-    files = {}
+    """{path: text} of the files that an assignment reads of a submission. Of several the changed
+    ones may come alone: one that is not there is the one that was handed out."""
+    files, missing = {}, []
     for path in assignment.takes:
         places = [place for place in (Path(folder, path), Path(folder, Path(path).name))
                   if place.is_file() and not place.is_symlink()]
         if not places:
-            raise ValueError(f"{path}: not in the submission")
+            missing.append(path)
+            continue
         if places[0].stat().st_size > cut.LARGEST:
             raise ValueError(f"{path}: larger than {cut.LARGEST} bytes")
         try:
-            files[path] = places[0].read_text(encoding="utf-8")
+            files[path] = places[0].read_text(encoding="utf-8-sig")     # as Python reads it
         except UnicodeDecodeError:
             raise ValueError(f"{path}: not UTF-8") from None
-    return files
+    if not files:
+        raise ValueError(f"{' and '.join(missing)}: not in the submission")
+    word = f"assignment {assignment.number}: to be written"
+    return files | {path: cut.emptied(true_files()[path], assignment.takes[path], word)
+                    for path in missing}
 
 
 def merged(assignment, submitted):
@@ -93,6 +100,9 @@ class Sandbox:
     def __enter__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="streamo-grade-")).resolve()
         self.number, self.truths, self.process, self.kernel = 0, {}, None, None
+        for place in map(os.path.realpath, libraries()):
+            check(not ROOT.is_relative_to(place), f"{ROOT}: lies in {place}, where a submission "
+                  "may read, solutions too; grade in a copy that lies elsewhere")
         shutil.copytree(ROOT / "assets/tiny", self.folder / "assets/tiny")
         self.start()
         return self
@@ -136,10 +146,6 @@ class Sandbox:
             answer = {"lines": [], "late": False, "much": False, "left": True, "signal": 0}
         shutil.rmtree(folder, ignore_errors=True)
         return answer
-
-    def has_kernel_rules(self):
-        """Whether this system's kernel holds the rules, too."""
-        return self.kernel
 
     def truth(self, assignment):
         """The results of our own functions, check by check."""
@@ -265,7 +271,7 @@ def number(value):
 def same(a, b, close):
     """Whether two numbers agree: whole ones exactly, others to `close`."""
     if isinstance(a, int) or not math.isfinite(a):
-        return a == b or a != a and b != b
+        return a == b or math.isnan(a) and math.isnan(b)
     return math.isclose(a, b, rel_tol=close, abs_tol=close)
 
 

@@ -1,5 +1,6 @@
 """The hand-out: a copy of the repository without the bodies that are to be written."""
 import shutil
+import subprocess
 from pathlib import Path
 
 from course import cut
@@ -19,13 +20,25 @@ def kept(path):
 
 
 def files():
-    """The files of a hand-out, relative to the repository. What links to elsewhere is left."""
-    todo, found = [ROOT], []
+    """The files of a hand-out, relative to the repository: of those that git knows, where there is
+    git, so that points and submissions that lie about stay. What links to elsewhere is left."""
+    todo, found, known = [ROOT], [], tracked()
     while todo:
         for path in sorted(todo.pop().iterdir()):
             if not path.is_symlink() and kept(path.relative_to(ROOT)):
                 (todo if path.is_dir() else found).append(path)
-    return [path.relative_to(ROOT) for path in found]
+    found = [path.relative_to(ROOT) for path in found]
+    return found if known is None else [path for path in found if path in known]
+
+
+def tracked():
+    """The files of the repository that git knows; None where it is no repository of git's."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    except OSError:                                         # no git here
+        return None
+    names = listed.stdout.decode().split("\0")[:-1]
+    return {Path(name) for name in names} if listed.returncode == 0 and names else None
 
 
 def without(assignments):

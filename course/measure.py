@@ -47,6 +47,8 @@ def connector(out, steps, videos):
     """Train streamo.Connector anew between the shipped model's frozen encoder and decoder, then
     stream unseen films with it. Another connector has config.tokens(grid) tokens of its own."""
     own_folder(out, "connector")
+    check(not (out / "run").exists(), f"--out {out}: there is a measurement in it, name another "
+          "folder for the next one")
     torch.manual_seed(0)
     config, _ = whole_config(TINY)
     model, weights = Streamo(config), load_file(TINY / "model.safetensors")

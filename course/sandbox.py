@@ -88,7 +88,7 @@ def confine(folder, readable):
     version = libc.syscall(create, None, 0, 1)
     if version < 1:
         return False
-    files = (1 << min(13 + (version >= 2) + (version >= 3), 15)) - 1     # all rights it knows
+    files = (1 << {1: 13, 2: 14}.get(version, 15)) - 1  # all rights that it knows
     network, scopes = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
     rules = struct.pack("QQQ", files, network, scopes)[:8 * (1 + (version >= 4) + (version >= 6))]
     ruleset = libc.syscall(create, rules, len(rules), 0)
@@ -124,6 +124,8 @@ def plain(value):
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.double() if value.is_floating_point() else value
+    elif hasattr(value, "item") and getattr(value, "shape", None) == ():    # a number of NumPy's
+        value = value.item()
     if hasattr(value, "numpy"):
         value = value.numpy()
     if hasattr(value, "tolist") and hasattr(value, "shape"):

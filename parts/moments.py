@@ -1,9 +1,11 @@
 """Seconds that a text names: "from 3s to 9s", "between 34s to 50s", "since 2.5 seconds"."""
 import re
 
-# What is a moment, and not a length of time ("in 3s", "for 3 seconds"), follows one of these words.
+# What is a moment, and not a length of time ("in 3s", "for 3 to 5 seconds", "up to 3s", "takes
+# between 3 and 5 seconds"), follows one of these words.
 MOMENT = re.compile(r"""
-    (\b(?:from|to|since|until|between|at)\ )
+    (?<!\btake\ )(?<!\btakes\ )(?<!\btook\ )(?<!\blast\ )(?<!\blasts\ )(?<!\blasted\ )(?<!\bfor\ )
+    (\b(?:from|since|until|between|at)\ )
     (\d+(?:\.\d+)?)                                                     # 34
     (?: ((?:\ ?s(?:ec(?:ond)?s?)?)?\ ?(?:to|and|-)\ ?) (\d+(?:\.\d+)?) )?   # "s to " and 50
     (?=\ ?s(?:ec(?:ond)?s?)?\b)                                         # s, sec, seconds

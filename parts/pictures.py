@@ -41,10 +41,8 @@ def animation(path):
             for n in range(getattr(image, "n_frames", 1)):
                 image.seek(n)
                 yield start, upright(image)
-                start += image.info.get("duration", 0) / 1000 or 0.1
+                start += (image.info.get("duration") or 100) / 1000
             yield start, None
-    except GeneratorExit:
-        raise
     except FileNotFoundError:
         raise
     except Exception as error:      # of a dozen kinds: Pillow's decoders raise what they stumble on

@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from course import check, cut, grade, handout
 from course.assignments import ASSIGNMENTS, chosen
+from course.sandbox import plain
 
 ROOT = Path(__file__).parent.parent
 FOCAL = next(assignment for assignment in ASSIGNMENTS if assignment.key == "focal")
@@ -153,7 +155,7 @@ def test_no_cheat_has_a_point(sandbox):
             "looks for the answer in memory")
     lines, faults = check.check_cheats(sandbox, some)
     assert faults == [] and len(lines) == len(some)
-    if sandbox.has_kernel_rules():                      # each of the two alone holds them
+    if sandbox.kernel:                      # each of the two alone holds them
         for layer in ("kernel", "hook"):
             assert check.check_cheats(sandbox, ["reads the solution"], [layer])[1] == []
 
@@ -195,6 +197,38 @@ def test_a_folder_of_submissions_as_csv(tmp_path, sandbox, monkeypatch, capsys):
     assert of["dora"].startswith("dora,0,10,0,") and "not written yet" in of["dora"]
     assert of["emil"] == "emil,0,10,0,loss.py: not in the submission"
     assert grade.submissions(class_ / "ada", [FOCAL]) == {"ada": class_ / "ada"}
+
+
+def test_what_python_runs_is_graded(tmp_path, sandbox):
+    """A mark of the encoding, an import that may fail, one for the head of a file, NumPy's numbers;
+    and of an assignment in two files the changed one alone."""
+    loss = (ROOT / "loss.py").read_text()
+    loss = loss.replace("import torch\n", "from __future__ import annotations\nimport torch\n"
+                        "try:\n    import numpy as np\nexcept ImportError:\n    np = None\n", 1)
+    loss = loss.replace("    counts = ", "    assert np\n    counts = ", 1)
+    (tmp_path / "loss.py").write_text("\ufeff" + loss, encoding="utf-8")
+    mark = sandbox.mark(FOCAL, grade.submitted_files(tmp_path, FOCAL))
+    assert (mark.points, mark.words) == (mark.of, "")
+    numbers = [np.float64(0.5), np.int64(3), np.bool_(True), np.zeros(2)]
+    assert plain(numbers) == [0.5, 3, True, {"shape": [2], "numbers": [0, 0]}]
+    two = next(one for one in ASSIGNMENTS if len(one.takes) > 1)
+    path, *others = two.takes
+    (tmp_path / Path(path).name).write_text((ROOT / path).read_text())
+    files = grade.submitted_files(tmp_path, two)
+    assert files[path] == (ROOT / path).read_text()
+    assert all(f"assignment {two.number}: to be written" in files[other] for other in others)
+
+
+def test_no_grading_where_a_submission_may_read(monkeypatch):
+    monkeypatch.setattr(grade, "libraries", lambda: [str(ROOT.parent)])
+    with pytest.raises(ValueError, match="where a submission may read, solutions too"):
+        grade.Sandbox().__enter__()
+
+
+def test_what_git_does_not_know_is_not_handed_out(monkeypatch):
+    assert Path("loss.py") in handout.files()
+    monkeypatch.setattr(handout, "tracked", lambda: {Path("data.py")})
+    assert handout.files() == [Path("data.py")]
 
 
 def test_what_a_student_is_told_is_words_and_no_terminal_codes():

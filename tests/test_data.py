@@ -459,6 +459,8 @@ def test_shift_moves_the_tags_and_the_spans_in_answers():
     ("The event took place from 2s to 4s and from 6s to 9s.",
      "The event took place from 102s to 104s and from 106s to 109s."),
     ("He waits for 3s, within 5 seconds, in 2s.", None),        # lengths of time
+    ("Stir for 5 to 8 seconds, up to 9 seconds.", None), ("It takes between 10 and 12 s.", None),
+    ("It lasted between 3s to 5s.", None),
     ("From 2 to 3 cups at 5 stands, 40 salads.", None),         # no seconds
 ])
 def test_the_seconds_that_a_text_names(text, moved):
@@ -476,7 +478,8 @@ def test_a_question_that_names_seconds_keeps_its_stream_where_it_is(tokenizer):
     for question in ("What is done in 12 - 18?", "At 5 s?", "At 1:20?", "From 3 to 4 seconds?"):
         assert first_tag(question) == "<0s-"
     assert first_tag("What are the 3 men doing?") != "<0s-"
-    for answer in ("2s-4s.", "0:02 - 0:04.", "From second 2 to second 4.", "From 1s to 2s, 3-4."):
+    for answer in ("2s-4s.", "0:02 - 0:04.", "Stir for 2 to 4 seconds.", "Up to 3 seconds.",
+                   "From second 2 to second 4.", "From 1s to 2s, 3-4."):
         assert first_tag("When?", answer) == "<0s-", answer         # which shift does not move
     for answer in ("From 2s to 4s.", "At 3s and since 2 s.", "3 men."):
         assert first_tag("When?", answer) != "<0s-", answer

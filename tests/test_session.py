@@ -420,7 +420,7 @@ def test_quit_is_said_once_and_only_to_what_watches(monkeypatch):
     sent, program = [], Program(None, SimpleNamespace(), (None, None, None))
     monkeypatch.setattr("parts.program.os.kill", lambda *of: sent.append(of))
     program.streams = []
-    program.handle("/quit")                             # a line that was there before the first second
+    program.handle("/quit")                             # a line from before the first second
     assert program.quitting and not sent
     program.watch()                                     # nothing is watched
     program.quitting, program.watching = False, True

@@ -46,19 +46,24 @@ from parts.workers import share
 from toy import dialogues
 
 # what a model's answers depend on, of all that lies in its folder
-MODEL_FILES = ("model*.safetensors", "*config.json", "tokenizer.json", "vocab.json", "merges.txt",
-               "chat_template.*")
+MODEL_FILES = ("model*.safetensors", "*.index.json", "*config.json", "tokenizer.json", "vocab.json",
+               "merges.txt", "chat_template.*")
+# and what none of our outputs may replace there; scores may lie beside
+KEPT = *MODEL_FILES, "*.safetensors", "run.json", "added_tokens.json", "special_tokens_map.json"
 
 # ---- Many videos
 
 def files_below(folder):
-    """The paths of all that lies below a folder, also behind links; no folder's twice."""
-    seen = set()
+    """The paths of all that lies below a folder, also behind links, but those that go round."""
+    def goes_round(path):
+        above, real = path, os.path.realpath(path)
+        while above != folder:
+            above = os.path.dirname(above)
+            if os.path.realpath(above) == real:
+                return True
+
     for at, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(at)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
+        folders[:] = [name for name in folders if not goes_round(os.path.join(at, name))]
         yield from (os.path.join(at, name) for name in folders + files)
 
 
@@ -66,11 +71,13 @@ def found_videos(folder, rows):
     """[{"video", "rows"}] of rows whose videos lie anywhere below a folder; {"missing": reason} in
     a group whose video is not there once. ValueError when there is none at all."""
     paths, groups = defaultdict(list), {}
-    for path in files_below(folder.absolute()):
+    for path in files_below(str(folder.absolute())):
         paths[os.path.basename(path)].append(path)
     for row in rows:
         name = os.sep + row["video"]
-        found = [path for path in paths[name.split(os.sep)[-1]] if path.endswith(name)]
+        # by whatever names, each once
+        found = [*{os.path.realpath(path): path for path in paths[name.split(os.sep)[-1]]
+                   if path.endswith(name)}.values()]
         group = {"video": found[0], "rows": []} if len(found) == 1 else {
             "video": row["video"], "rows": [],
             "missing": f"{folder}: {len(found)} files are called {row['video']}, wanted one"
@@ -200,8 +207,7 @@ def run_bench(args, also=None):
     groups = groups_of(args)
     check_outputs({"the answers": out, "--out": also}, {
         "--data": files_in(getattr(args, "data", None)),
-        "--model": [file for kind in (*MODEL_FILES, "optimizer.safetensors", "run.json")
-                    for file in args.model.glob(kind)],     # scores may well lie beside
+        "--model": [file for kind in KEPT for file in args.model.glob(kind)],
         "--decider": files_in(getattr(args, "decider", None)),
         "video": [group["video"] for group in groups if args.bench != "toy"]})
     if also:
@@ -406,8 +412,8 @@ def score(args):
     about = {"absent": lacking(rows, failed, sizes), "failed": failed,
              "files": [*map(str, args.files)]}
     if (lines := scores.pop("to_judge", None)) is not None:
-        lines = [*proactive.with_marks(lines, judge)]       # what was judged before stays
-        write_text(judge, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        kept = proactive.with_marks(lines, judge)           # what was judged before stays
+        write_text(judge, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
         about["to_judge"] = f"{counted(len(lines), 'answer')} in {judge}"
     report(args.bench, scores, args.out, **about)
 

@@ -170,6 +170,7 @@ class Session:
         PINNED: they stay when the rest of the turn leaves, as data.pinned_part writes them."""
         def size(question):
             return len(data.pinned_part(self.tokenizer, question.text))
+        second = int(second)                                 # it may be NumPy's
         room = (self.capacity - len(self.system)) // 4       # more would crowd out the frames
         joining, notes = self.book.admit(second, size, room, self.counts)
         self.interrupted = False         # what was to be asked at once is asked now
@@ -318,7 +319,7 @@ def step(sessions, images, seconds=None):
         if session.compress is not None:
             session.counts["frames compressed"] += sum(n < model.config.tokens(
                 model.config.grid) for n in mine)
-        chunks.append(session.hear(int(second), mine))   # also of NumPy's
+        chunks.append(session.hear(second, mine))
     for session, logits in zip(sessions, read(sessions, chunks, features)):
         session.choose(logits)
     # greedily, until the last one has ended

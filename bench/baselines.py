@@ -130,8 +130,8 @@ def features_of(config):
 
 
 def check_decider(folder, model, digest):
-    """ValueError unless a folder is that of a decider of the model in that folder, whose weights
-    have this digest."""
+    """ValueError or OSError unless a folder is that of a decider of the model in that folder, whose
+    weights have this digest."""
     path = Path(folder) / "run.json"
     with reading(path):
         was = path.exists() and read_json(path).get("model_sha256")

@@ -179,12 +179,17 @@ def judged_lines(path):
 
 
 def with_marks(lines, path):
-    """Lines of to_judge with the marks that a judge's file has by now for the same case."""
+    """[line] of to_judge with all that a judge's file has by now for the same case, and behind them
+    those of its lines that are judged and not among these."""
     known = judged_lines(path) if path.exists() else {}
+    found = []
     for line in lines:
-        old = known.get(line["id"], {})
+        old = known.pop(line["id"], {})
         same = all(old.get(key) == line[key] for key in ("rubric", "case"))
-        yield line | {key: old.get(key) for key in line if line[key] is None and same}
+        found.append(line | old if same else line)
+    names = {name for marks in MARKS.values() for name in marks}
+    return found + [old for old in known.values()
+                    if any(old.get(name) is not None for name in names)]
 
 
 def judged(rows, path):

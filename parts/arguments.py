@@ -12,6 +12,7 @@ from parts.checks import BOUNDS, check_question, check_setting
 from parts.files import check_outputs, in_words, model_folder
 from parts.options import a_path, named_file
 from parts.render import form_of
+from parts.sources import is_stdin
 from parts.video import local
 
 DEFAULT = "Describe every event."          # asked where nothing else is
@@ -139,7 +140,7 @@ def parse(argv, doc):
     made = parser(doc)
     made.error = error
     args = made.parse_args(argv)
-    args.sources = [local(source) for source in args.sources]
+    args.sources = [local(source) or source for source in args.sources]
     defaults = ("threshold", "prune", "compress", "window")      # None: the default
     for name in BOUNDS:
         value = getattr(args, name)
@@ -168,6 +169,8 @@ def parse(argv, doc):
     for source in args.sources:
         if args.sources.count(source) > 1:
             raise ValueError(f"{source}: each source once")
+    if sum(map(is_stdin, args.sources)) > 1:
+        raise ValueError("standard input: each source once")
     if args.record and not args.record.lower().endswith(".mp4"):
         raise ValueError(f"--record {args.record}: an .mp4 is wanted")
     if args.timeline and not args.timeline.lower().endswith(".png"):

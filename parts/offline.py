@@ -238,7 +238,8 @@ class OfflineSession(OfflineStream):
         """The next second (or this later one) of the stream: at most fps images -> StreamTurn."""
         began, second = time.perf_counter(), self.last + 1 if second is None else second
         check_step(self, self.model, second, images)
-        self.last, self.compressor.threshold = second, self.compress
+        self.last = second = int(second)                        # it may be NumPy's
+        self.compressor.threshold = self.compress
         compressors = None if self.compress is None else [self.compressor] * len(images)
         tokens, features = self.see(self.model, images, compressors)
         full = self.model.config.tokens(self.model.config.grid)

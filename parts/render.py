@@ -12,7 +12,6 @@ place and renamed: an interrupted run leaves the old file or the new one, whole.
 import itertools
 import os
 from bisect import bisect_right
-from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -313,14 +312,25 @@ class Sound:
                 packet.stream = self.out
                 yield when, [packet]
             else:
-                frames = []
-                with suppress(av.FFmpegError):              # a damaged packet is left out
+                try:
                     frames = packet.decode()
+                except av.FFmpegError:                      # damaged: what follows keeps its time
+                    frames = [self.silence(length or 0)]
                 for frame in frames:
                     frame.pts = None
                     yield when, self.out.encode(frame)
         if not self.copied:
             yield self.clock.end, self.out.encode(None)
+
+    def silence(self, seconds):
+        """A frame of so many seconds as the decoder gives them."""
+        source = self.stream.codec_context
+        frame = av.AudioFrame(source.format.name, source.layout.name,
+                              max(1, round(seconds * source.rate)))
+        frame.sample_rate = source.rate
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        return frame
 
     def copy_until(self, seconds):
         """Write what sounds up to there."""

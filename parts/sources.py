@@ -103,8 +103,9 @@ def raw_frames(file, size, fps):
 
 def is_stdin(source):
     """Whether this is what stands on standard input, by whatever name: it holds no questions."""
+    source = source.removeprefix("live:")
     with suppress(OSError, ValueError):                 # no such file; standard input is closed
-        return source == "-" or os.path.samestat(os.fstat(0), os.stat(source))
+        return source in ("-", "pipe:", "pipe:0") or os.path.samestat(os.fstat(0), os.stat(source))
     return False
 
 

@@ -145,6 +145,11 @@ def test_what_is_written_into_a_models_folder_is_not_the_model(folder, tmp_path,
     for name in ("s.json", "eval.json", "run.json", "notes.txt", "optimizer.safetensors"):
         (model / name).write_text("{}")
     ev.run_bench(toy_args(model, model / "s.json", videos=1))
+    for name in ("model.safetensors.index.json", "added_tokens.json", "run.json", "config.json"):
+        (model / name).touch()
+        with pytest.raises(ValueError, match="would write over --model"):
+            ev.run_bench(toy_args(model, model / "s.json", videos=1), model / name)
+    (model / "model.safetensors.index.json").unlink()
     (model / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="of another run, with another sha256"):
         ev.run_bench(toy_args(model, model / "s.json", videos=1))
@@ -587,6 +592,12 @@ def test_a_video_is_found_once_or_its_items_fail(tmp_path, monkeypatch):
     (tmp_path / "a" / "round").symlink_to(tmp_path / "here")                    # without end
     assert found("w.mp4", folder=tmp_path / "here") == [
         (str(tmp_path / "here/linked/clips/w.mp4"), 1, "")]
+    for link in ("A", "z"):                                     # met before its folder, and after
+        (tmp_path / "both" / "clips").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "both" / "clips" / "x.mp4").touch()
+        (tmp_path / "both" / link).symlink_to("clips")
+        for name in ("clips/x.mp4", f"{link}/x.mp4", "x.mp4"):
+            assert found(name, folder=tmp_path / "both")[0][1:] == (1, ""), name
 
 
 # ---- What fails, and what is not lost

@@ -517,9 +517,10 @@ def test_what_stands_on_standard_input_holds_no_questions(folder):
     with open(film, "rb") as file:
         asked = subprocess.run(
             [sys.executable, "-c", "import sys; from parts.sources import is_stdin; "
-             "print([is_stdin(name) for name in sys.argv[1:]])", "-", "/dev/stdin", film, "gone"],
+             "print([is_stdin(name) for name in sys.argv[1:]])",
+             "-", "/dev/stdin", film, "gone", "live:/dev/stdin"],
             stdin=file, capture_output=True, text=True, cwd=ROOT)
-    assert asked.stdout == "[True, True, True, False]\n", asked.stderr
+    assert asked.stdout == "[True, True, True, False, True]\n", asked.stderr
 
 
 def test_a_question_that_no_cache_holds_is_bad_input(folder, capsys):

@@ -134,6 +134,14 @@ def test_official_predictions_a_judge_and_what_is_absent(tmp_path, capsys):
     ev.main(score[:-2])
     marks = {line["id"][-5]: line["advice"] for line in map(json.loads, judge.open())}
     assert marks["0"] == 1 and marks["1"] is None       # of the same case, not of another
+    judge.write_text("".join(json.dumps(line | {"reason": "So."}) + "\n"
+                             for line in map(json.loads, judge.read_text().splitlines())))
+    predictions(tmp_path, "model_aw_output.json", {aw(2): ["So.", 5.0, []]})
+    ev.main(score[:-2])                                 # another file: what is judged stays
+    kept = {line["id"][-5]: line for line in map(json.loads, judge.open())}
+    assert (kept["0"]["advice"], kept["0"]["reason"]) == (1, "So.") and "1" not in kept
+    predictions(tmp_path, "model_aw_output.json", {
+        aw(0): ["He fell.", 5, []], aw(1): ["Oh.", 8.5, []], aw(2): ["So.", 5.0, []]})
     for content, says in (('{"HR/a.mp4": 4}', "no line of a judge's file"),
                           ('[{"advice": 1}]', "no line of a judge's file"), (json.dumps(
                               [line | {"description": 5, "advice": 0} for line in lines]),

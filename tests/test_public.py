@@ -98,8 +98,9 @@ def test_annotations_are_no_answers(tmp_path, capsys):
         with pytest.raises(SystemExit):
             ev.main(["score", bench, str(tmp_path / "a.json"), "--out", str(tmp_path / "s.json")])
         assert f"a.json: no answered item of {bench}" in capsys.readouterr().err
+    (tmp_path / "gold.json").write_text(json.dumps([item]))
     (tmp_path / "a.json").write_text(json.dumps([item | {"response": None}]))
-    for more in ([], ["--data", str(tmp_path / "a.json")]):
+    for more in ([], ["--data", str(tmp_path / "gold.json")]):
         ev.main(["score", "ovo", str(tmp_path / "a.json"), "--out", str(tmp_path / "s.json"),
                  *more])
         assert json.loads((tmp_path / "s.json").read_text())["EPM"] == 0

@@ -470,6 +470,9 @@ def test_et_instruct_a_quantity_that_is_also_a_time():
     gpt = "2.0 - 9.0 seconds, add 10 eggs. 10.0 - 25.0 seconds, stir."
     (raw,) = made("et-instruct", et("slc", gpt, tgt=[2, 9, 10, 25]))
     assert spans(raw) == [("add 10 eggs.", 2.0, 9.0, ""), ("stir.", 10.0, 25.0, "")]
+    gpt = "5 - 10 seconds, stir. 110.0 - 120.0 seconds, eat."
+    (raw,) = made("et-instruct", et("slc", gpt, tgt=[5, 10, 110, 120], duration=150))
+    assert spans(raw) == [("stir.", 5.0, 10.0, ""), ("eat.", 110.0, 120.0, "")]
 
 
 def test_et_instruct_a_question_that_looks_back_is_asked_after_its_event():

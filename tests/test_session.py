@@ -419,10 +419,11 @@ def test_quit_is_said_once_and_only_to_what_watches(monkeypatch):
     """Not while files are written: a signal would end that."""
     sent, program = [], Program(None, SimpleNamespace(), (None, None, None))
     monkeypatch.setattr("parts.program.os.kill", lambda *of: sent.append(of))
-    program.streams = []
+    session = SimpleNamespace(questions=[])
+    program.streams = [SimpleNamespace(session=session, by_second=None)]    # cannot be watched
     program.handle("/quit")                             # a line from before the first second
     assert program.quitting and not sent
-    program.watch()                                     # nothing is watched
+    program.watch()
     program.quitting, program.watching = False, True
     program.handle("/quit")
     program.handle("/quit")

@@ -54,17 +54,18 @@ KEPT = *MODEL_FILES, "*.safetensors", "run.json", "added_tokens.json", "special_
 # ---- Many videos
 
 def files_below(folder):
-    """The paths of all that lies below a folder, also behind links, but those that go round."""
-    def goes_round(path):
-        above, real = path, os.path.realpath(path)
-        while above != folder:
-            above = os.path.dirname(above)
-            if os.path.realpath(above) == real:
-                return True
-
+    """The paths of all that lies below a folder, also behind links, each of which is followed once:
+    they may go round."""
+    followed = {os.path.realpath(folder)}
     for at, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not goes_round(os.path.join(at, name))]
         yield from (os.path.join(at, name) for name in folders + files)
+        for name in folders[:]:
+            path = os.path.join(at, name)
+            real = os.path.realpath(path)
+            if os.path.islink(path) and real in followed:
+                folders.remove(name)
+            elif os.path.islink(path):
+                followed.add(real)
 
 
 def found_videos(folder, rows):

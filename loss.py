@@ -59,7 +59,7 @@ def state_focal_loss(logits, targets, state_ids, counts, num_items, kind="focal"
         counts all of them before the first backward. With the counts of this micro-batch alone,
         alpha and the divisor, and so the gradient, would depend on how the step was split.
     kind: "focal"; the paper's baselines, "fixed" weights (FIXED) and "ce", plain cross entropy; or
-        one half of focal: "alpha" alone (gamma is 0), "gamma" alone (alpha is 1).
+        one half of focal: "alpha" alone (gamma is 0), "gamma" alone (alpha is 1). Else ValueError.
     """
     if kind not in KINDS:
         raise ValueError(f"loss {kind!r} is none of {', '.join(KINDS)}")

@@ -444,9 +444,11 @@ def main(argv=None):
         if value and args.what not in kinds:
             parser.error(f"--{name}: of {' and '.join(kinds)}, not of {args.what}")
         setattr(args, name, default if value is None else value)
-    check_bounds(parser, args, {"threads": (1, 1024), "window": (6, 3600), "batch": (1, 1024),
+    check_bounds(parser, args, {"threads": (1, 1024), "window": (1, 3600), "batch": (1, 1024),
                                 "seconds": (EVERY, 3600), "steps": (1, 10**6),
                                 "streams": (1, 1024)})
+    if args.what == "stream" and args.window and args.window < 6:
+        parser.error(f"--window {args.window}: of stream at least 6")
     if not 1 <= min(args.ages) <= max(args.ages) <= 10**6:
         parser.error(f"--ages {' '.join(map(str, args.ages))}: minutes, 1 or more")
     torch.set_num_threads(args.threads or torch.get_num_threads())

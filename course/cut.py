@@ -115,10 +115,9 @@ def bound(node):
         return {node.name}
     if isinstance(node, ast.ImportFrom) and node.module == "__future__":
         return set()
-    if isinstance(node, (ast.Try, ast.If)):                 # "try: import x", "if ...: import x"
-        inside = (*node.body, *node.orelse, *(statement for handler in getattr(node, "handlers", ())
-                                              for statement in handler.body))
-        return set().union(*map(bound, inside))
+    if isinstance(node, (ast.Try, ast.If, ast.With)):       # "try: import x", "if ...: import x"
+        return set().union(*(bound(inner) for inner in ast.walk(node)
+                             if isinstance(inner, (ast.Import, ast.ImportFrom, ast.Assign))))
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -166,7 +165,10 @@ def grafted(true, submitted, names, path):
         places.append((len(out) + 1, last - first, first + 1))
         out += student[first:last]
         done = max(done, end)
-    return "\n".join(out + lines[done:]) + "\n", places
+    heads = [student[node.lineno - 1] for node in theirs.body
+             if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    places = [(first + len(heads), length, line) for first, length, line in places]
+    return "\n".join(heads + out + lines[done:]) + "\n", places
 
 
 # ---- Leaks

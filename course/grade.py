@@ -31,6 +31,7 @@ MINUTE, MOST = 60.0, 15.0               # seconds for a submission, for one of i
 MEMORY = 1 << 30                        # bytes that an exam may take beyond what torch takes
 LAYERS = ("hook", "kernel")              # see sandbox.py
 FORGED = "the program wrote into the grader's own channel"
+ABSENT = "not in the submission"
 SHOWN = 80                              # letters of an error's own text that a student is told
 
 
@@ -53,13 +54,12 @@ def true_files():
 
 def submitted_files(folder, assignment):
     """{path: text} of the files that an assignment reads of a submission. Of several the changed
-    ones may come alone: one that is not there is the one that was handed out."""
-    files, missing = {}, []
+    ones may come alone."""
+    files = {}
     for path in assignment.takes:
         places = [place for place in (Path(folder, path), Path(folder, Path(path).name))
                   if place.is_file() and not place.is_symlink()]
         if not places:
-            missing.append(path)
             continue
         if places[0].stat().st_size > cut.LARGEST:
             raise ValueError(f"{path}: larger than {cut.LARGEST} bytes")
@@ -68,10 +68,8 @@ def submitted_files(folder, assignment):
         except UnicodeDecodeError:
             raise ValueError(f"{path}: not UTF-8") from None
     if not files:
-        raise ValueError(f"{' and '.join(missing)}: not in the submission")
-    word = f"assignment {assignment.number}: to be written"
-    return files | {path: cut.emptied(true_files()[path], assignment.takes[path], word)
-                    for path in missing}
+        raise ValueError(f"{' and '.join(assignment.takes)}: not in the submission")
+    return files
 
 
 def merged(assignment, submitted):
@@ -81,7 +79,9 @@ def merged(assignment, submitted):
     for path in {*assignment.takes, *(assignment.gone or {})}:
         gone, names = (assignment.gone or {}).get(path, ()), assignment.takes.get(path, ())
         text, places[path] = cut.emptied(true[path], gone, word), []
-        if path in submitted:
+        if path not in submitted:                       # then nothing of ours stands for it
+            text = cut.emptied(text, names, f"assignment: {path} is {ABSENT}")
+        else:
             theirs = cut.parsed(submitted[path], path)
             for name in gone:                           # what the student has put there instead
                 node = cut.find(theirs, name)
@@ -91,6 +91,13 @@ def merged(assignment, submitted):
     return files, places
 
 
+def check_apart(folder):
+    """ValueError for a folder in which a submission may read: solutions, or other submissions."""
+    for place in map(os.path.realpath, libraries()):
+        check(not Path(folder).resolve().is_relative_to(place), f"{folder}: lies in {place}, where "
+              "a submission may read; grade in a copy that lies elsewhere")
+
+
 class Sandbox:
     """The process of sandbox.py and the folder of copies that it works in. seed: of the inputs."""
 
@@ -98,11 +105,9 @@ class Sandbox:
         self.seed = seed or secrets.token_hex(8)
 
     def __enter__(self):
+        check_apart(ROOT)
         self.folder = Path(tempfile.mkdtemp(prefix="streamo-grade-")).resolve()
         self.number, self.truths, self.process, self.kernel = 0, {}, None, None
-        for place in map(os.path.realpath, libraries()):
-            check(not ROOT.is_relative_to(place), f"{ROOT}: lies in {place}, where a submission "
-                  "may read, solutions too; grade in a copy that lies elsewhere")
         shutil.copytree(ROOT / "assets/tiny", self.folder / "assets/tiny")
         self.start()
         return self
@@ -233,7 +238,7 @@ def told(error, places):
             if first <= line < first + length:
                 at = f", {path} line {line - first + theirs}"
     if kind == "NotImplementedError" and text.startswith("assignment"):
-        return "not written yet"
+        return text.partition(": ")[2] if text.endswith(ABSENT) else "not written yet"
     if kind == "TooLong":
         return f"it takes too long: a loop without an end, or far more work than is needed{at}"
     if kind in ("SystemExit", "KeyboardInterrupt"):
@@ -363,6 +368,7 @@ def grade(folder, assignments, out=None, budget=MINUTE):
     handed_in = [path for path in Path(folder).rglob("*") if path.suffix != ".csv"]
     check_outputs({"--csv": out}, {"the submission's": handed_in})
     found, results = submissions(folder, assignments), {}
+    check_apart(folder)
     with Sandbox() as sandbox:
         for name, place in found.items():
             results[name] = graded(sandbox, place, assignments, budget)

@@ -32,13 +32,17 @@ def files():
 
 
 def tracked():
-    """The files of the repository that git knows; None where it is no repository of git's."""
-    try:
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
-    except OSError:                                         # no git here
+    """The files of the repository that git knows; None where it is no repository of git's.
+    ValueError where git does not tell them."""
+    if not (ROOT / ".git").exists():
         return None
-    names = listed.stdout.decode().split("\0")[:-1]
-    return {Path(name) for name in names} if listed.returncode == 0 and names else None
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    except OSError as error:
+        raise ValueError(f"git ls-files: {error}") from None
+    if listed.returncode:
+        raise ValueError(f"git ls-files: {listed.stderr.strip()}")
+    return {Path(name) for name in listed.stdout.split("\0")[:-1]}
 
 
 def without(assignments):
@@ -67,8 +71,10 @@ def hand_out(folder, assignments):
         raise ValueError(f"{folder}: is there already; name a new or an empty folder")
     if folder.resolve().is_relative_to(ROOT):
         raise ValueError(f"{folder}: lies inside the repository, which it is to be a copy of")
-    changed = without(assignments)
-    for path in files():
+    changed, there = without(assignments), files()
+    if missing := changed.keys() - {path.as_posix() for path in there}:
+        raise ValueError(f"{min(missing)}: git does not know it; git add it first")
+    for path in there:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         if path.as_posix() in changed:
             (folder / path).write_text(changed[path.as_posix()], encoding="utf-8")

@@ -39,6 +39,8 @@ def own_folder(out, project):
     strange = out.exists() and (not out.is_dir() or any(out.iterdir()))
     check(not strange or mark.exists() and read_json(mark) == {"project": project},
           f"--out {out}: there is something else, name another folder")
+    check(not any(out.glob("scores.*")) and not (out / "run").exists(),
+          f"--out {out}: there is a measurement in it, name another folder for the next one")
     check_folder("--out", out)
     write_json(mark, {"project": project})
 
@@ -47,8 +49,6 @@ def connector(out, steps, videos):
     """Train streamo.Connector anew between the shipped model's frozen encoder and decoder, then
     stream unseen films with it. Another connector has config.tokens(grid) tokens of its own."""
     own_folder(out, "connector")
-    check(not (out / "run").exists(), f"--out {out}: there is a measurement in it, name another "
-          "folder for the next one")
     torch.manual_seed(0)
     config, _ = whole_config(TINY)
     model, weights = Streamo(config), load_file(TINY / "model.safetensors")

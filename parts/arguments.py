@@ -140,7 +140,7 @@ def parse(argv, doc):
     made = parser(doc)
     made.error = error
     args = made.parse_args(argv)
-    args.sources = [local(source) or source for source in args.sources]
+    args.sources = [local(source) or "file://" for source in args.sources]     # it names none
     defaults = ("threshold", "prune", "compress", "window")      # None: the default
     for name in BOUNDS:
         value = getattr(args, name)
@@ -164,7 +164,7 @@ def parse(argv, doc):
         raise ValueError(f"--size {args.size}: at most {LARGEST} pixels")
     for source in args.sources:
         known = source == "-" or "://" in source or source.startswith(("camera:", "live:"))
-        if not known and not os.path.exists(source):
+        if source == "file://" or not known and not os.path.exists(source):
             raise FileNotFoundError(f"{source}: no such file or folder")
     for source in args.sources:
         if args.sources.count(source) > 1:

@@ -118,7 +118,7 @@ def marked(text, times):
     def mark(match):
         if not times or abs(float(match[0]) - times[0]) > 0.06:
             return match[0]                     # a number of the text itself: "add 2 eggs"
-        exact = rf"(?<![\d.]){times[0]:.1f}(?!\d)"
+        exact = rf"(?<![\d.]){re.escape(f'{times[0]:.1f}')}(?!\d)"
         if "." not in match[0] and re.search(exact, text[match.end():]):
             return match[0]                     # "add 10 eggs", before "10.0"
         mine.append(times.pop(0))

@@ -33,6 +33,7 @@ ENCODERS = {"h264": ("libx264", {"crf": "20"}),
             "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "30"})}
 LEAST, MOST = 320, 2160     # pixels: the panel's width, and the longest side of the picture
 TICK = 0.5                  # seconds after which the panel is drawn anew where the picture stays
+GAP = 0.1                   # seconds of sound that may be wanting before silence stands for them
 LAST = 1 / 30               # seconds that a player shows the last frame of a file for
 GRID = 25                   # frames a second in containers that have but one rate
 CLOCK = Fraction(1, 90000)  # seconds; of all others
@@ -296,7 +297,7 @@ class Sound:
                              f"{into.format.name}: leave it out, or write a .mkv") from error
         start = self.container.start_time
         self.clock = video.Clock((start or 0) / 1e6, 0.02, video.LONGEST)
-        self.packets, self.last = self.read(), -1
+        self.packets, self.last, self.sounded = self.read(), -1, 0.0     # seconds encoded anew
 
     def read(self):
         """(seconds, packets of the new container)."""
@@ -314,13 +315,19 @@ class Sound:
             else:
                 try:
                     frames = packet.decode()
-                except av.FFmpegError:                      # damaged: what follows keeps its time
-                    frames = [self.silence(length or 0)]
+                except av.FFmpegError:                      # damaged
+                    frames = []
                 for frame in frames:
-                    frame.pts = None
-                    yield when, self.out.encode(frame)
+                    while when - self.sounded > GAP:        # what follows keeps its time
+                        yield when, self.encoded(self.silence(min(1, when - self.sounded)))
+                    yield when, self.encoded(frame)
         if not self.copied:
             yield self.clock.end, self.out.encode(None)
+
+    def encoded(self, frame):
+        frame.pts = None                                    # it follows the one before
+        self.sounded += frame.samples / frame.sample_rate
+        return self.out.encode(frame)
 
     def silence(self, seconds):
         """A frame of so many seconds as the decoder gives them."""

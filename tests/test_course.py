@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from course import check, cut, grade, handout
+from course import check, cut, grade, handout, measure
 from course.assignments import ASSIGNMENTS, chosen
 from course.sandbox import plain
 
@@ -205,7 +205,10 @@ def test_what_python_runs_is_graded(tmp_path, sandbox):
     loss = (ROOT / "loss.py").read_text()
     loss = loss.replace("import torch\n", "from __future__ import annotations\nimport torch\n"
                         "try:\n    import numpy as np\nexcept ImportError:\n    np = None\n", 1)
-    loss = loss.replace("    counts = ", "    assert np\n    counts = ", 1)
+    loss = loss.replace("    if kind not in", "    assert np and pi\n    if kind not in")
+    loss = loss.replace("import torch\n", "import torch\nfrom contextlib import suppress\n"
+                        "with suppress(ImportError):\n    from math import pi\n", 1)
+    loss = loss.replace("kind=\"focal\"", "kind: Unknown = \"focal\"", 1)
     (tmp_path / "loss.py").write_text("\ufeff" + loss, encoding="utf-8")
     mark = sandbox.mark(FOCAL, grade.submitted_files(tmp_path, FOCAL))
     assert (mark.points, mark.words) == (mark.of, "")
@@ -214,21 +217,46 @@ def test_what_python_runs_is_graded(tmp_path, sandbox):
     two = next(one for one in ASSIGNMENTS if len(one.takes) > 1)
     path, *others = two.takes
     (tmp_path / Path(path).name).write_text((ROOT / path).read_text())
-    files = grade.submitted_files(tmp_path, two)
-    assert files[path] == (ROOT / path).read_text()
-    assert all(f"assignment {two.number}: to be written" in files[other] for other in others)
+    submitted = grade.submitted_files(tmp_path, two)
+    assert submitted == {path: (ROOT / path).read_text()}
+    files, _ = grade.merged(two, submitted)             # and nothing of ours stands for the others
+    for other in others:
+        gone = (*two.takes[other], *(two.gone or {}).get(other, ()))
+        tree = ast.parse(files[other])
+        assert all(cut.is_empty(node) for name in gone if isinstance(
+            node := cut.find(tree, name), cut.FUNCTIONS)) and gone
+    error = {"type": "NotImplementedError", "text": f"assignment: {other} is {grade.ABSENT}",
+             "lines": []}
+    assert grade.told(error, {}) == f"{other} is not in the submission"
 
 
 def test_no_grading_where_a_submission_may_read(monkeypatch):
     monkeypatch.setattr(grade, "libraries", lambda: [str(ROOT.parent)])
-    with pytest.raises(ValueError, match="where a submission may read, solutions too"):
+    with pytest.raises(ValueError, match="where a submission may read"):
         grade.Sandbox().__enter__()
+    with pytest.raises(ValueError, match="where a submission may read"):
+        grade.check_apart(ROOT / "tests")
 
 
-def test_what_git_does_not_know_is_not_handed_out(monkeypatch):
-    assert Path("loss.py") in handout.files()
-    monkeypatch.setattr(handout, "tracked", lambda: {Path("data.py")})
-    assert handout.files() == [Path("data.py")]
+def test_what_git_does_not_know_is_not_handed_out(tmp_path, monkeypatch):
+    for name in ("loss.py", "points.csv"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(handout, "ROOT", tmp_path)
+    assert handout.files() == [Path("loss.py"), Path("points.csv")]     # no repository of git's
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "add", "loss.py"], cwd=tmp_path, check=True)
+    assert handout.files() == [Path("loss.py")]
+    (tmp_path / ".git/HEAD").unlink()
+    with pytest.raises(ValueError, match="git ls-files: "):
+        handout.files()
+
+
+def test_a_measurement_is_not_written_over(tmp_path):
+    measure.own_folder(tmp_path / "out", "task")
+    measure.own_folder(tmp_path / "out", "task")
+    (tmp_path / "out/scores.json").touch()
+    with pytest.raises(ValueError, match="there is a measurement in it"):
+        measure.own_folder(tmp_path / "out", "task")
 
 
 def test_what_a_student_is_told_is_words_and_no_terminal_codes():

@@ -593,11 +593,12 @@ def test_a_video_is_found_once_or_its_items_fail(tmp_path, monkeypatch):
     assert found("w.mp4", folder=tmp_path / "here") == [
         (str(tmp_path / "here/linked/clips/w.mp4"), 1, "")]
     for link in ("A", "z"):                                     # met before its folder, and after
-        (tmp_path / "both" / "clips").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "both" / "clips" / "x.mp4").touch()
-        (tmp_path / "both" / link).symlink_to("clips")
+        both = tmp_path / "both" / link
+        (both / "clips").mkdir(parents=True)
+        (both / "clips" / "x.mp4").touch()
+        (both / link).symlink_to("clips")
         for name in ("clips/x.mp4", f"{link}/x.mp4", "x.mp4"):
-            assert found(name, folder=tmp_path / "both")[0][1:] == (1, ""), name
+            assert found(name, folder=both)[0][1:] == (1, ""), name
 
 
 # ---- What fails, and what is not lost

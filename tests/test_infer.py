@@ -435,6 +435,7 @@ def test_a_model_that_knows_little_says_so_once(folder, tmp_path, capsys):
 NORM = "language_model.model.norm.weight"
 BAD = {
     "missing.mp4: no such file": ["missing.mp4"],
+    "file://: no such file": ["file://"],
     "empty.mp4: ": ["{tmp}/empty.mp4"],
     "text.mp4: ": ["{tmp}/text.mp4"],
     "cut.mp4: ": ["{tmp}/cut.mp4"],

@@ -71,7 +71,7 @@ def micro_batches(rng):
             for part in (slice(0, cut), slice(cut, None))]
 
 
-@check("focal", 1, "state_focal_loss: a kind other than \"focal\" is not what its docstring says")
+@check("focal", 1, "state_focal_loss: gamma, or a kind other than \"focal\", is not as it says")
 def baselines(rng):
     logits, targets, ids = a_step(rng)
     args = logits, targets, ids, counts_of(targets, ids), len(targets)

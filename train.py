@@ -4,7 +4,7 @@
     python train.py --model assets/tiny --data my.json --videos FOLDER --out runs/own
     python train.py --resume --out runs/own              go on after a stop, a crash or a kill -9
     python train.py --estimate ...                       tokens, steps, memory and time; no run
-    python -m parts.torchrun --nproc_per_node=2 train.py --preset demo    longer: 2 to 4 hours
+    python -m parts.torchrun --nproc_per_node=2 train.py --preset demo    longer: 2 hours and more
     torchrun --nproc_per_node=8 train.py --preset paper --shard --vision SIGLIP --decoder QWEN \\
         --data raw_data.json more.jsonl:0.5 --videos FOLDER --out runs/streamo
     torchrun --nnodes=2 --nproc_per_node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 \\

@@ -357,6 +357,11 @@ def check_scores_file(out):
     """ValueError for what may be something else, a film or notes: scores would replace it."""
     if out.suffix != ".json":
         raise ValueError(f"--out {out}: the scores' file, .json; answers lie beside")
+    if any(out.match(kind) for kind in KEPT):
+        raise ValueError(f"--out {out}: a model's file is called so, take another name")
+    was = read_json(out) if out.is_file() and out.stat().st_size else {"versions": ""}
+    if not (isinstance(was, dict) and was.keys() & {"versions", "curve"}):
+        raise ValueError(f"--out {out}: there is something else in it, take another name")
 
 
 def check_baselines(args):

@@ -38,8 +38,8 @@ from parts.annotations import (
     video_path,
 )
 from parts.config import StreamoConfig
-from parts.files import (MISSHAPEN, check_outputs, fault, in_words, read_json, read_records,
-                         replacing, write_json)
+from parts.files import (MISSHAPEN, check_outputs, fault, in_words, is_standard, read_json,
+                         read_records, replacing, write_json)
 from parts.options import LineParser, named_file
 from parts.tokenizer import STATES, Tokenizer
 from parts.video import frames
@@ -117,7 +117,7 @@ def write(records, out):
 def convert_files(args):
     """The command: nothing usable leaves the old output as it was."""
     counted = f"{args.out}.counts.json"
-    device = Path(args.out).exists() and not Path(args.out).is_file()       # /dev/stdout, a pipe
+    device = is_standard(args.out) or Path(args.out).exists() and not Path(args.out).is_file()
     if not device and Path(args.out).suffix not in (".json", ".jsonl"):
         raise ValueError(f"--out {args.out}: .jsonl, or .json for a list")
     check_outputs({"--out": args.out, "--out's counts": None if device else counted},

@@ -167,7 +167,7 @@ def parse(argv, doc):
         if source == "file://" or not known and not os.path.exists(source):
             raise FileNotFoundError(f"{source}: no such file or folder")
     for source in args.sources:
-        if args.sources.count(source) > 1:
+        if sum(os.path.realpath(source) == os.path.realpath(one) for one in args.sources) > 1:
             raise ValueError(f"{source}: each source once")
     if sum(map(is_stdin, args.sources)) > 1:
         raise ValueError("standard input: each source once")

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,21 @@ def write_json(path, data):
 
 # ---- Outputs: never over an input, and whole or not at all
 
+def is_standard(path):
+    """Whether a path names what is open already, as /dev/stdout, whatever it leads to."""
+    return os.path.abspath(path).startswith(STANDARD)
+
+
+def appending(path):
+    """A file that is written at its end, in bytes. Standard output and error go on where they are:
+    one that is opened anew begins again, and two would write over each other."""
+    number = {"/dev/stdout": 1, "/dev/fd/1": 1, "/dev/stderr": 2, "/dev/fd/2": 2}.get(str(path))
+    if number is None:
+        return open(path, "ab")
+    (sys.stdout if number == 1 else sys.stderr).flush()
+    return os.fdopen(os.dup(number), "wb")
+
+
 def write_text(path, text):
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -127,7 +143,7 @@ def replacing(path):
     replaced, not the link. What is no regular file, as /dev/null or a FIFO, is written into. An
     OSError without a file's name gets this one's."""
     target = Path(os.path.realpath(path))
-    stream = os.path.abspath(path).startswith(STANDARD) or target.exists() and not target.is_file()
+    stream = is_standard(path) or target.exists() and not target.is_file()
     folder = Path(tempfile.gettempdir()) if stream else target.parent
     partial = folder / f"{os.fsdecode(os.fsencode(target.name)[:LONGEST_NAME])}.partial"
     try:
@@ -136,7 +152,7 @@ def replacing(path):
         mode = (target if target.is_file() else partial).stat().st_mode
         yield partial
         if stream:
-            with open(partial, "rb") as made, open(path, "ab") as into:
+            with open(partial, "rb") as made, appending(path) as into:
                 shutil.copyfileobj(made, into)
         else:
             if partial.stat().st_mode != mode:          # some libraries make it one's own alone

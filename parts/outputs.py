@@ -1,6 +1,7 @@
 """The files of one watched source: a JSON line for each second as it happens, a recording of what
 came, and at the end subtitles, timeline and captioned video. Each is written on its own: one that
 fails is told at once, and takes no other along."""
+import io
 import json
 import threading
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from parts import render
+from parts.files import appending, is_standard
 
 LARGEST = 1280, 720             # of a recording: an hour of H.264 is then some hundred MB
 
@@ -42,7 +44,9 @@ class Outputs:
                    if key != "kv" and (value or key not in ("cut", "notes"))}
             with self.attempt("jsonl"):
                 if self.lines is None:
-                    self.lines = open(self.paths["jsonl"], "w", encoding="utf-8")
+                    path = self.paths["jsonl"]
+                    file = appending(path) if is_standard(path) else open(path, "wb")
+                    self.lines = io.TextIOWrapper(file, encoding="utf-8")
                 self.lines.write(json.dumps(row | more, ensure_ascii=False) + "\n")
                 self.lines.flush()
 

@@ -151,7 +151,7 @@ class Program:
         self.args, self.terminal, self.failed, self.gone = args, terminal, [], []
         self.open_sessions, self.by_second, self.step = parts
         self.quitting, self.watching, self.began = False, False, time.monotonic()
-        self.asked = []                                  # of --ask: (text, its handles)
+        self.asked, self.lines = [], []                  # of --ask, and typed: (text, its handles)
 
     # ---- What is typed
 
@@ -171,6 +171,7 @@ class Program:
         made = [stream.session.ask(text, second, once, interrupt=self.terminal.keys)
                 for stream in self.streams]
         self.typed = True
+        self.lines.append((text, made))
         if self.terminal.live:
             self.terminal.tell(f"question {made[0].number}: {text}")
 
@@ -317,6 +318,9 @@ class Program:
             failed = self.unasked()
         for message in [*failed, *self.gone]:
             complain(message)
+        for text, handles in self.lines if not self.quitting else ():
+            if all(question.asked is None and not question.closed for question in handles):
+                complain(f"{text[:80]!r}: never asked, it was for later than the stream's end")
         given_up = any(stream.outputs.failed for stream in self.streams)     # and told
         return 2 if failed or given_up else 3 if self.gone else 0
 

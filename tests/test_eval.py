@@ -508,6 +508,8 @@ def test_a_task_of_ones_own_is_none_of_the_benchmarks(folder, tmp_path):
     (["score", "ovo", "BAD", "BAD", "--out", "o.json"], "bad.json: each file once"),
     (["score", "ovo", "BAD", "AGAIN", "--out", "o.json"], "again.json: each file once"),
     (["score", "ovo", "BAD", "--out", "o.txt"], "--out o.txt: the scores' file, .json"),
+    (["score", "ovo", "BAD", "--out", "config.json"], "--out config.json: a model's file"),
+    (["score", "ovo", "BAD", "--out", "WRONG"], "wrong.json: there is something else in it"),
     (["score", "ovo", "BAD", "--out", "BAD/o.json"], "bad.json: no folder can be made"),
     (["run", "ovo", "--model", "TINY", "--data", "BAD", "--videos", "MISSING", "--out", "o.jsonl"],
      "--videos MISSING: no such folder"),

@@ -460,6 +460,7 @@ BAD = {
     "slots): less --fps, or": ["{clip}", "--fps", "1000"],
     "o.jpg: a .png": ["{clip}", "--timeline", "{tmp}/o.jpg"],
     "{clip}: each source once": ["{tmp}/text.mp4", "{clip}", "{clip}"],
+    "text.mp4: each source once": ["{tmp}/text.mp4", "{tmp}/../{tmp.name}/text.mp4"],
     "asks-2.txt: line 2: '5:' is not": ["{clip}", "--ask-file", "{tmp}/asks-2.txt"],
     "video9": ["camera:97"],
     "--reconnect 5: no source is live": ["{clip}", "--reconnect", "5"],
@@ -510,6 +511,29 @@ def test_what_cannot_be_read_twice_is_not_rendered(folder, tmp_path, capsys, mon
     monkeypatch.setattr(sources, "open_source", lambda *_: (iter(()), None, False))
     assert run(folder, tmp_path / "pipe", "--render", tmp_path / "o.mp4") == 2
     assert "pipe cannot be read twice" in capsys.readouterr().err
+
+
+def test_what_goes_to_standard_output_loses_nothing(folder, tmp_path):
+    """Also where it is a file, which had something in it."""
+    with open(tmp_path / "out", "w") as out:
+        out.write("before\n")
+        out.flush()
+        subprocess.run([sys.executable, ROOT / "infer.py", folder / "clip.mp4", "--model", folder,
+                        "--threshold", "0", "--max-new-tokens", "2", "--jsonl", "/dev/stdout",
+                        "--device", "cpu"], stdin=subprocess.DEVNULL,
+                       stdout=out, stderr=subprocess.DEVNULL, check=True)
+    lines = (tmp_path / "out").read_text().splitlines()
+    seconds = [json.loads(line)["start"] for line in lines if line.startswith("{")]
+    told = [line for line in lines if line.startswith("[")]
+    assert lines[0] == "before" and seconds == [*range(len(seconds))] and len(told) == len(seconds)
+    assert "s of video" in lines[-1]
+
+
+def test_a_line_for_later_than_the_end_is_told(folder):
+    words = [ROOT / "infer.py", folder / "clip.mp4", "--model", folder, "--device", "cpu"]
+    done = subprocess.run([sys.executable, *words], input="99:late?\n", capture_output=True,
+                          text=True)
+    assert done.returncode == 0 and "'late?': never asked" in done.stderr, done.stderr
 
 
 def test_what_stands_on_standard_input_holds_no_questions(folder):

@@ -61,10 +61,10 @@ def files_below(folder):
         yield from (os.path.join(at, name) for name in folders + files)
         for name in folders[:]:
             path = os.path.join(at, name)
-            real = os.path.realpath(path)
-            if os.path.islink(path) and real in followed:
-                folders.remove(name)
-            elif os.path.islink(path):
+            if os.path.islink(path):
+                real = os.path.realpath(path)
+                if real in followed:
+                    folders.remove(name)
                 followed.add(real)
 
 
@@ -95,8 +95,9 @@ def groups_of(args):
     if args.bench == "toy":
         for film, i in product(dialogues.BENCH, range(args.videos)):
             _, rows = dialogues.BENCH[film](args.seed, i)
-            groups[film, i] = [{"id": f"{args.seed}/{i}{film}/{k}", "task": task, "record": record}
-                               for k, (task, record) in enumerate(rows)]
+            groups[(film, i), None] = [
+                {"id": f"{args.seed}/{i}{film}/{k}", "task": task, "record": record}
+                for k, (task, record) in enumerate(rows)]
     elif args.bench == "raw":
         for i, record in enumerate(read_annotations(args.data)):
             if wrong := faults(record, args.folder):
@@ -105,13 +106,12 @@ def groups_of(args):
             groups[str(video_path(record, args.folder)), rate].append(      # watched at one rate
                 {"id": f"{args.data.stem}/{i}", "task": own_task(task), "record": record,
                  "fps": rate})
-        return [{"video": video, "rows": rows} for (video, _), rows in groups.items()]
     else:
         rows = public.read_rows(args.bench, args.data, READERS)
         if not rows:
             raise ValueError(f"{args.data}: no item of {args.bench} in it")
         return found_videos(args.folder, rows)
-    return [{"video": video, "rows": rows} for video, rows in groups.items()]
+    return [{"video": video, "rows": rows} for (video, _), rows in groups.items()]
 
 
 def digests_in(path, *patterns):

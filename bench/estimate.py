@@ -195,7 +195,6 @@ def estimate(o):
              for gpu in (True, False)]
     about = "" if o.batch else "about "
     made = o.model or o.vision or is_made(own_start(o).out)
-    lessons = (0, 0) if made else (o.see_steps, o.watch_steps)
     before = "" if made else (f"lessons     {o.see_steps} steps on stills and {o.watch_steps} on "
                               "busy films, before these\n")
     print(f"tokens      about {sum(lengths.values()) / len(lengths):.0f} a sample, "
@@ -214,7 +213,8 @@ def estimate(o):
         if not made and o.data:                             # its steps are of another size
             which = " after the lessons"
         elif not made:
-            number, which = o.steps + sum(lessons), ", those of the lessons as long as the others"
+            number = o.steps + o.see_steps + o.watch_steps
+            which = ", those of the lessons as long as the others"
         print(f"time        about {duration(rate * number)}: {counted(number, 'step')}{which}, "
               f"{rate:.2g} s each; the largest micro-batch, of {tokens} tokens, takes this machine "
               f"{took:.2g} s (reading videos and exchange between ranks are not counted)")

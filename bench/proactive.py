@@ -181,8 +181,7 @@ def judged_lines(path):
 def with_marks(lines, path):
     """[line] of to_judge with all that a judge's file has by now for the same case, and behind them
     those of its lines that are judged and not among these."""
-    known = judged_lines(path) if path.exists() else {}
-    found = []
+    known, found = judged_lines(path) if path.exists() else {}, []
     for line in lines:
         old = known.pop(line["id"], {})
         same = all(old.get(key) == line[key] for key in ("rubric", "case"))

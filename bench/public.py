@@ -122,7 +122,7 @@ def corrected(row):
     elif row["task"] == "REC":
         found = re.search(r"(\d+)", text)
     else:                                       # but not the article in "A man ...", as in "A is"
-        found = re.search(r"\b([B-E]|A(?! (?!(?:is|was|as|because|since)\b)[a-z]))\b", text)
+        found = re.search(r"\b([B-E]|A(?! [a-z])|A(?= (?:is|was|as|because|since)\b))\b", text)
     return int(found is not None and found[1] == answer)
 
 
@@ -164,9 +164,10 @@ def averages(bench, rows, rule):
         totals = {"total": (*OVO,), "total_without_forward": ("backward", "realtime")}
         return scores | means | {name: mean([means[category] for category in of])
                                  for name, of in totals.items() if means.keys() >= {*of}}
-    if bench in ("tempcompass", "mvbench"):
-        every = {"all_questions": overall} if bench == "tempcompass" else {}
-        return scores | {"average": mean([*scores.values()])} | every
+    if bench == "tempcompass":
+        return scores | {"average": mean([*scores.values()]), "all_questions": overall}
+    if bench == "mvbench":
+        return scores | {"average": mean([*scores.values()])}
     return scores | {"overall": overall}
 
 

@@ -123,11 +123,11 @@ def is_standard(path):
 def appending(path):
     """A file that is written at its end, in bytes. Standard output and error go on where they are:
     one that is opened anew begins again, and two would write over each other."""
-    number = {"/dev/stdout": 1, "/dev/fd/1": 1, "/dev/stderr": 2, "/dev/fd/2": 2}.get(str(path))
-    if number is None:
-        return open(path, "ab")
-    (sys.stdout if number == 1 else sys.stderr).flush()
-    return os.fdopen(os.dup(number), "wb")
+    for number, printed in ((1, sys.stdout), (2, sys.stderr)):
+        if is_standard(path) and os.path.samestat(os.fstat(number), os.stat(path)):
+            printed.flush()
+            return os.fdopen(os.dup(number), "wb")
+    return open(path, "ab")
 
 
 def write_text(path, text):

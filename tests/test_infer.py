@@ -513,13 +513,14 @@ def test_what_cannot_be_read_twice_is_not_rendered(folder, tmp_path, capsys, mon
     assert "pipe cannot be read twice" in capsys.readouterr().err
 
 
-def test_what_goes_to_standard_output_loses_nothing(folder, tmp_path):
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1"])
+def test_what_goes_to_standard_output_loses_nothing(folder, tmp_path, name):
     """Also where it is a file, which had something in it."""
     with open(tmp_path / "out", "w") as out:
         out.write("before\n")
         out.flush()
         subprocess.run([sys.executable, ROOT / "infer.py", folder / "clip.mp4", "--model", folder,
-                        "--threshold", "0", "--max-new-tokens", "2", "--jsonl", "/dev/stdout",
+                        "--threshold", "0", "--max-new-tokens", "2", "--jsonl", name,
                         "--device", "cpu"], stdin=subprocess.DEVNULL,
                        stdout=out, stderr=subprocess.DEVNULL, check=True)
     lines = (tmp_path / "out").read_text().splitlines()

@@ -319,6 +319,7 @@ class Dialogue:
                 found.append(((kind, name), born, [
                     None if kind == "place" and now.moves else
                     f"The {name} is {getattr(now, kind) if now.r else 'gone'}." for now in life]))
+
         def constant(item):
             _, born, truth = item
             return len({*truth[born:]} - {None}) < 2

@@ -351,6 +351,8 @@ def check_options(parser, args):
         raise ValueError("--data: the answers to raw records hold their annotations")
     if args.command == "score" and args.judged and args.bench != "vispeak":
         raise ValueError(f"--judged: nothing of {args.bench} is for a judge")
+    if args.command == "run" and args.out.suffix != ".jsonl":
+        raise ValueError(f"--out {args.out}: the answers' file, .jsonl; `score` makes scores of it")
 
 
 def check_scores_file(out):

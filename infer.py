@@ -297,15 +297,15 @@ def step(sessions, images, seconds=None):
     images: for each session a list of 1 to fps frames (see `see`). One vision forward and one
     decoder forward for all, and one more for each token of the longest answer. Sessions of an
     offline model are asked one by one."""
+    checks.check_apart(sessions, images, seconds)
     if isinstance(sessions[0], OfflineSession):
         seconds = seconds or [None] * len(sessions)      # None: the next one
         return [session.step(some, second)
-                for session, some, second in zip(sessions, images, seconds, strict=True)]
+                for session, some, second in zip(sessions, images, seconds)]
     began, model = time.perf_counter(), sessions[0].model
-    checks.check_apart(sessions)
     seconds = [session.last + 1 for session in sessions] if seconds is None else seconds
     flat, compressors = [], []
-    for session, second, some in zip(sessions, seconds, images, strict=True):
+    for session, second, some in zip(sessions, seconds, images):
         checks.check_step(session, model, second, some)
         session.compressor.threshold = session.compress
         flat += some

@@ -115,9 +115,9 @@ def bound(node):
         return {node.name}
     if isinstance(node, ast.ImportFrom) and node.module == "__future__":
         return set()
-    if isinstance(node, (ast.Try, ast.If, ast.With)):       # "try: import x", "if ...: import x"
-        return set().union(*(bound(inner) for inner in ast.walk(node)
-                             if isinstance(inner, (ast.Import, ast.ImportFrom, ast.Assign))))
+    if isinstance(node, (ast.Try, ast.If, ast.With, ast.ExceptHandler)):    # "try: import x"
+        blocks = [getattr(node, part, []) for part in ("body", "handlers", "orelse", "finalbody")]
+        return set().union(*(bound(inner) for block in blocks for inner in block))
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
     if isinstance(node, (ast.Assign, ast.AnnAssign)):

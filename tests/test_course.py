@@ -80,6 +80,15 @@ def test_of_a_submission_only_what_was_asked_for_and_what_is_new_comes_in():
             student.splitlines()[theirs - 1:theirs - 1 + length]
 
 
+def test_what_is_defined_under_a_condition_comes_in():
+    helpers = ("if SIZE > 2:\n    def half(x): return x / 2\nelse:\n    half = None\n"
+               "try:\n    import fast\nexcept ImportError:\n    class Slow:\n        pace = 1\n")
+    known = "if SIZE:\n    def scores(): inner = 1\n"     # what is ours already, and a local name
+    student = SOURCE.replace("\n\n\nclass", f"\n\n\n{helpers}{known}\n\nclass")
+    text, _ = cut.grafted(SOURCE, student, ["Cache.add"], "file.py")
+    assert helpers in text and known not in text
+
+
 @pytest.mark.parametrize("student, words", [
     ("def scores(:\n", "file.py, line 1"), ("x = 1", "there is no scores"), ("\0", "file.py"),
     ("(" * 9999, "file.py"), ("class A:\n    def scores(self): pass", "there is no scores")])

@@ -115,6 +115,7 @@ def test_a_shorter_run_keeps_the_answers_of_a_longer_one(folder, tmp_path, monke
     (["toy", "--polled", "--threshold", "0.3"], "--polled: "),
     (["toy", "--polled", "--every", "3"], "--polled: "),
     (["run", "raw", "--offline", "--data", "x", "--videos", "x"], "--offline: raw asks when"),
+    (["run", "raw", "--data", "x", "--videos", "x"], "--out s.json: the answers' file, .jsonl"),
     (["toy", "--no-repeat", "--polled"], "--polled: "), (["toy", "--every", "3"], "--every: of an"),
     (["toy", "--videos-folder", "x"], "--videos-folder: of --data"),
     (["threshold", "--data", "x", "--videos", "4"], "--videos: of the toy world")])
@@ -318,7 +319,7 @@ def test_the_rules_of_speaking_are_options_of_the_toy_benchmark(folder, tmp_path
         assert (settings["patience"], settings["no_repeat"]) == rules
     (tmp_path / "d.json").write_text("[]")                       # of `run`, --patience is another
     run = ["run", "ovo", "--data", str(tmp_path / "d.json"), "--videos", str(tmp_path),
-           *line[1:]]
+           *line[1:-1], "t.jsonl"]
     settings = answers.settings_of(model, tokenizer, None, ev.settings_of(ev.parse(run), 1))
     assert (settings["patience"], settings["no_repeat"]) == (1, False)
     with pytest.raises(ValueError, match="--patience 0: at least 1"):
@@ -760,7 +761,7 @@ def test_an_output_is_never_an_input(folder, tmp_path, capsys):
                   ["toy", "--model", model, "--data", film, "--videos-folder", tmp_path,
                    "--out", tmp_path / "film.mp4"],
                   ["run", "ovo", "--model", model, "--data", lines, "--videos", tmp_path,
-                   "--out", tmp_path / "ovo.json"]):
+                   "--out", lines]):
         with pytest.raises(SystemExit) as end:
             ev.main([*map(str, words)])
         assert end.value.code == 2 and "would write over" in capsys.readouterr().err, words

@@ -76,13 +76,19 @@ def test_streams_stepped_together_say_what_each_says_alone(tokenizer):  # noqa: 
         np.testing.assert_allclose([t.probs for t in mine], [t.probs for t in one], atol=1e-5)
 
 
-def test_a_step_of_two_models_or_twice_of_one_stream_is_refused(tokenizer):  # noqa: F811
+def test_a_step_of_two_models_or_of_what_does_not_fit_together_is_refused(tokenizer):  # noqa: F811
     image, one, other = pictures(1)[0][1], build(tokenizer), build(tokenizer)
     with pytest.raises(ValueError, match="one model"):
         step([Session(one, tokenizer), Session(other, tokenizer)], [[image], [image]])
     session = Session(one, tokenizer)
     with pytest.raises(ValueError, match="given twice"):
         step([session, session], [[image], [image]])
+    for sessions, images, seconds, fault in (
+            ([], [], None, "none is given"), ([session], [], None, "1 streams, 0 lists of images"),
+            ([session], [[image], [image]], None, "1 streams, 2 lists of images"),
+            ([session], [[image]], [0, 1], "1 streams, 2 seconds")):
+        with pytest.raises(ValueError, match=fault):
+            step(sessions, images, seconds)
     assert session.cache.length == 0 and session.last == -1         # as it was
 
 

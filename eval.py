@@ -417,7 +417,7 @@ def score(args):
     if args.judged:
         marks = proactive.judged(rows, args.judged)
     scores = named_scores(args.bench, rows, of, absent, marks)
-    about = {"absent": lacking(rows, failed, sizes), "failed": failed,
+    about = {"lacking": lacking(rows, failed, sizes), "failed": failed,
              "files": [*map(str, args.files)]}
     if (lines := scores.pop("to_judge", None)) is not None:
         kept = proactive.with_marks(lines, judge)           # what was judged before stays

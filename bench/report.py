@@ -91,9 +91,9 @@ def report(bench, scores, out, **about):
     if about.get("to_judge"):
         lines.append(f"The text has no score here and is in no total: {about['to_judge']} wait for "
                      "a judge of your choice (--judged).")
-    if absent := about.get("absent"):
+    if lacking := about.get("lacking"):
         lines.append("Not in the answers given: " + ", ".join(
-            f"{counted(n, 'item')}{' of ' + task if task else ''}" for task, n in absent.items()))
+            f"{counted(n, 'item')}{' of ' + task if task else ''}" for task, n in lacking.items()))
     say(*lines, *failures(about.get("failed", ())))
 
 

@@ -170,6 +170,20 @@ def test_records_of_one_folder_of_pictures_are_watched_at_their_own_rates(folder
     assert [row["seconds"] for row in rows] == [6, 6, 2]
 
 
+def test_no_figure_of_a_report_hides_one_of_the_benchmark(tmp_path, capsys):
+    """A kind of question is called "absent", and items may be."""
+    said = {"states": "0002", "answers": [[3, "There is no red star."]]}
+    rows = [{"id": str(n), "task": "absent", "seconds": 4, "compute": 1, "gold": said,
+             "pred": said if n else {"states": "0000", "answers": []}} for n in range(4)]
+    lines = [{"run": {"bench": "toy", "items": 9}}, *rows]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ev.main(["score", "raw", str(tmp_path / "s.jsonl"), "--out", str(tmp_path / "s.json")])
+    saved = json.loads((tmp_path / "s.json").read_text())
+    assert saved["absent"] == 75 and saved["lacking"] == {"": 5}
+    assert json.loads(json.dumps(streams.score_stream(rows))).items() <= saved.items()
+    assert "5 items" in capsys.readouterr().out
+
+
 def test_answers_to_another_benchmark_are_not_scored(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ev, "run_group", answered_at_once)
     _, _, out = ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
@@ -639,7 +653,7 @@ def test_one_bad_video_ends_nothing_and_is_tried_again(three, tmp_path, capsys):
     ev.main(score)
     saved, said = json.loads((tmp_path / "s.json").read_text()), capsys.readouterr().out
     assert saved["items"] == 2 and [row["id"] for row in saved["failed"]] == ["bbb"]
-    assert saved["absent"] == {} and "bbb: " in said           # of three, two answered, one failed
+    assert saved["lacking"] == {} and "bbb: " in said           # of three, two answered, one failed
     (videos / "bbb.mp4").unlink()
     assert "0 files are called bbb.mp4" in run()["bbb"]["failed"]
     before = (tmp_path / "o.jsonl").read_text()
@@ -722,13 +736,13 @@ def test_what_is_absent_from_the_answers_is_told(three, tmp_path, capsys):
               "response": "A"} for i, task in enumerate(["EPM"] * 297 + ["OCR"] * 140)]
     (tmp_path / "ovo.json").write_text(json.dumps(items))
     ev.main(["score", "ovo", str(tmp_path / "ovo.json"), "--out", out])
-    absent = json.loads(Path(out).read_text())["absent"]
+    absent = json.loads(Path(out).read_text())["lacking"]
     assert absent["OCR"] == 9 and absent["REC"] == 698 and "EPM" not in absent
     (tmp_path / "all.json").write_text(json.dumps(items[:2] + items[-1:]))
     (tmp_path / "two.json").write_text(json.dumps(items[1:2]))
     ev.main(["score", "ovo", str(tmp_path / "two.json"), "--data", str(tmp_path / "all.json"),
              "--out", out])
-    assert json.loads(Path(out).read_text())["absent"] == {"EPM": 1, "OCR": 1}
+    assert json.loads(Path(out).read_text())["lacking"] == {"EPM": 1, "OCR": 1}
     with pytest.raises(SystemExit):
         ev.main(["score", "ovo", str(tmp_path / "all.json"), "--data", str(tmp_path / "two.json"),
                  "--out", out])

@@ -350,7 +350,7 @@ def test_vispeak_runs_natively(folder, videos, monkeypatch, capsys):  # noqa: F8
              "--out", str(videos.parent / "s.json")])
     scores = json.loads((videos.parent / "s.json").read_text())
     assert (scores["AW_time"], scores["VT_time"], scores["VR_accuracy"]) == (100, 100, 0)
-    assert len(scores["failed"]) == 7 and scores["absent"] == {}
+    assert len(scores["failed"]) == 7 and scores["lacking"] == {}
     assert "2 answers in" in capsys.readouterr().out
 
 

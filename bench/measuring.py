@@ -15,8 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 import streamo
 from parts.files import replacing
 from parts.render import FAINT, INK, PAPER
-from streamo import Streamo
-from toy.pretrain import new_tokenizer, tiny_config
+from streamo import Streamo, Tokenizer
+from toy.pretrain import tiny_config
+
+SHIPPED = Path(__file__).parent.parent / "assets" / "tiny"
 
 SHAPES = {                  # vision, decoder, grid, window in seconds: SigLIP and Qwen2.5 shapes
     "tiny": None,
@@ -33,9 +35,9 @@ SHAPES = {                  # vision, decoder, grid, window in seconds: SigLIP a
 
 
 def build(args):
-    """(tokenizer, model of the shape with random weights). The toy tokenizer serves all shapes."""
+    """(tokenizer, model of the shape with random weights). All have the shipped tokenizer."""
     torch.manual_seed(0)
-    tokenizer = new_tokenizer()
+    tokenizer = Tokenizer.from_pretrained(SHIPPED)
     config = tiny_config(tokenizer)
     if SHAPES[args.shape]:
         vision, decoder, grid, window = SHAPES[args.shape]

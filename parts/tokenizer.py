@@ -240,18 +240,25 @@ class Tokenizer:
         counts = Counter(w for text in texts for w in compile_split(pattern).split(text) if w)
         words = [[merge_word([byte_ids[b] for b in word.encode()], ranks), n]
                  for word, n in sorted(counts.items())]
+        pairs = Counter()
+
+        def count(ids, n):
+            for pair in zip(ids, ids[1:]):
+                pairs[pair] += n
+
+        for ids, n in words:
+            count(ids, n)
         while len(names) < vocab_size:
-            pairs = Counter()
-            for ids, n in words:
-                for pair in zip(ids, ids[1:]):
-                    pairs[pair] += n
-            if not pairs:
+            best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+            if not pairs[best]:                             # all words are whole
                 break
-            best = min(pairs, key=lambda pair: (-pairs[pair], pair))
             merge(*best)
             for word in words:
-                if best in zip(word[0], word[0][1:]):
-                    word[0] = merge_word(word[0], {best: ranks[best]})
+                ids, n = word
+                if best in zip(ids, ids[1:]):               # the pairs of other words stay
+                    count(ids, -n)
+                    word[0] = merge_word(ids, {best: ranks[best]})
+                    count(word[0], n)
         tokenizer = cls({name: i for i, name in enumerate(names)}, merges, [pattern])
         tokenizer.add_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
         return tokenizer

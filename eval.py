@@ -361,9 +361,10 @@ def check_scores_file(out):
         raise ValueError(f"--out {out}: the scores' file, .json; answers lie beside")
     if any(out.match(kind) for kind in KEPT):
         raise ValueError(f"--out {out}: a model's file is called so, take another name")
-    was = read_json(out) if out.is_file() and out.stat().st_size else {"versions": ""}
-    if not (isinstance(was, dict) and was.keys() & {"versions", "curve"}):
-        raise ValueError(f"--out {out}: there is something else in it, take another name")
+    if out.is_file() and out.stat().st_size:
+        was = read_json(out)
+        if not (isinstance(was, dict) and was.keys() & {"versions", "curve"}):
+            raise ValueError(f"--out {out}: there is something else in it, take another name")
 
 
 def check_baselines(args):

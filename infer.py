@@ -297,18 +297,16 @@ def step(sessions, images, seconds=None):
     images: for each session a list of 1 to fps frames (see `see`). One vision forward and one
     decoder forward for all, and one more for each token of the longest answer. Sessions of an
     offline model are asked one by one."""
-    checks.check_apart(sessions, images, seconds)
-    if isinstance(sessions[0], OfflineSession):
-        seconds = seconds or [None] * len(sessions)      # None: the next one
+    began = time.perf_counter()
+    seconds = [session.last + 1 for session in sessions] if seconds is None else seconds
+    checks.check_together(sessions, images, seconds)
+    if any(isinstance(session, OfflineSession) for session in sessions):
         return [session.step(some, second)
                 for session, some, second in zip(sessions, images, seconds)]
-    began, model = time.perf_counter(), sessions[0].model
-    seconds = [session.last + 1 for session in sessions] if seconds is None else seconds
-    flat, compressors = [], []
-    for session, second, some in zip(sessions, seconds, images):
-        checks.check_step(session, model, second, some)
+    model, flat, compressors = sessions[0].model, [], []
+    for session, some in zip(sessions, images):
         session.compressor.threshold = session.compress
-        flat += some
+        flat.extend(some)
         compressors += [session.compressor if session.compress is not None else None] * len(some)
     tokens, features = see(model, flat, compressors)     # of all frames, stream after stream
     if new := [session for session in sessions if not session.cache.length]:

@@ -18,8 +18,6 @@ from parts.render import FAINT, INK, PAPER
 from streamo import Streamo, Tokenizer
 from toy.pretrain import tiny_config
 
-SHIPPED = Path(__file__).parent.parent / "assets" / "tiny"
-
 SHAPES = {                  # vision, decoder, grid, window in seconds: SigLIP and Qwen2.5 shapes
     "tiny": None,
     "0.5b": (dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
@@ -37,7 +35,7 @@ SHAPES = {                  # vision, decoder, grid, window in seconds: SigLIP a
 def build(args):
     """(tokenizer, model of the shape with random weights). All have the shipped tokenizer."""
     torch.manual_seed(0)
-    tokenizer = Tokenizer.from_pretrained(SHIPPED)
+    tokenizer = Tokenizer.from_pretrained(Path(__file__).parent.parent / "assets/tiny")
     config = tiny_config(tokenizer)
     if SHAPES[args.shape]:
         vision, decoder, grid, window = SHAPES[args.shape]

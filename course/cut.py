@@ -109,22 +109,22 @@ def is_empty(node):
 # ---- Grading: the student's body comes in
 
 def bound(node):
-    """The names that a statement gives a meaning to; none for what only does something, and for
-    what may stand at the head of a file alone."""
+    """The names that a statement, or what stands in it, gives a meaning to; none for what only
+    does something, and for what may stand at the head of a file alone."""
     if isinstance(node, DEFINITIONS):
         return {node.name}
     if isinstance(node, ast.ImportFrom) and node.module == "__future__":
         return set()
-    if isinstance(node, (ast.Try, ast.If, ast.With, ast.ExceptHandler)):    # "try: import x"
-        blocks = [getattr(node, part, []) for part in ("body", "handlers", "orelse", "finalbody")]
-        return set().union(*(bound(inner) for block in blocks for inner in block))
     if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-    if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        return {name.id for target in targets for name in ast.walk(target)
-                if isinstance(name, ast.Name)}
-    return set()
+        return {alias.asname or alias.name for alias in node.names}
+    if isinstance(node, ast.comprehension):                 # "for x in y": its x is its own
+        return set()
+    if isinstance(getattr(node, "ctx", None), ast.Store):
+        while isinstance(node, (ast.Subscript, ast.Attribute)):     # x[0].y = 1 is about x
+            node = node.value
+        if isinstance(node, ast.Name):
+            return {node.id}
+    return set().union(*map(bound, ast.iter_child_nodes(node)))
 
 
 def grafted(true, submitted, names, path):
@@ -133,12 +133,19 @@ def grafted(true, submitted, names, path):
     file has is replaced but `names`.
 
     Returns (source, [(first line, lines, line in the student's file)] of what came in, from 1).
-    Raises ValueError where a definition is missing or cannot be read."""
+    Raises ValueError where a definition is missing or cannot be read, or where one statement makes
+    something new and gives another meaning to what is ours."""
     ours, theirs = parsed(true, path), parsed(submitted, path)
     lines, student = true.rstrip("\n").split("\n"), submitted.split("\n")
     edits = []                                              # (at, end, first, last) in lines
     known = set().union(*map(bound, ours.body))
     new = [node for node in theirs.body if bound(node) - known]
+    imports = [node for node in ast.walk(ours) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    kept = known - set().union(*map(bound, imports))        # an import again is what it was
+    for node in new:
+        if both := bound(node) & kept:
+            raise ValueError(f"{path}, line {node.lineno}: {min(both)} has a new meaning beside "
+                             "names of your own; write those in a statement of theirs")
     anchor = min((find(ours, name.partition(".")[0]) for name in names), key=lambda n: n.lineno)
     for node in new:
         first = span(node)[0] if isinstance(node, DEFINITIONS) else node.lineno - 1

@@ -140,7 +140,7 @@ def parse(argv, doc):
     made = parser(doc)
     made.error = error
     args = made.parse_args(argv)
-    args.sources = [local(source) or "file://" for source in args.sources]     # it names none
+    given, args.sources = args.sources, [*map(local, args.sources)]
     defaults = ("threshold", "prune", "compress", "window")      # None: the default
     for name in BOUNDS:
         value = getattr(args, name)
@@ -162,10 +162,10 @@ def parse(argv, doc):
                          "source here")
     if args.size and math.prod(map(int, args.size.split("x"))) > LARGEST:
         raise ValueError(f"--size {args.size}: at most {LARGEST} pixels")
-    for source in args.sources:
+    for name, source in zip(given, args.sources):           # "" of a bare file://
         known = source == "-" or "://" in source or source.startswith(("camera:", "live:"))
-        if source == "file://" or not known and not os.path.exists(source):
-            raise FileNotFoundError(f"{source}: no such file or folder")
+        if not known and not os.path.exists(source):
+            raise FileNotFoundError(f"{name}: no such file or folder")
     for source in args.sources:
         if sum(os.path.realpath(source) == os.path.realpath(one) for one in args.sources) > 1:
             raise ValueError(f"{source}: each source once")

@@ -45,16 +45,17 @@ def check_question(text, second=0):
         raise ValueError(f"question {text!r}: second {second!r} is no time")
 
 
-def check_apart(sessions, images, seconds):
+def check_together(sessions, images, seconds):
     """What infer.step is given for all its sessions, before any of them changes."""
-    given = {"lists of images": images, "seconds": sessions if seconds is None else seconds}
     if not sessions:
         raise ValueError("a stream is wanted, or several; none is given")
-    for what, some in given.items():
+    for some, what in ((images, "lists of images"), (seconds, "seconds")):
         if len(some) != len(sessions):
             raise ValueError(f"{len(sessions)} streams, {len(some)} {what}: one each is wanted")
     if len({id(session) for session in sessions}) < len(sessions):
         raise ValueError("a stream is given twice: its seconds come one after the other")
+    for n, session in enumerate(sessions):
+        check_step(session, sessions[0].model, seconds[n], images[n])
 
 
 def check_pair(kind, n, pair):

@@ -3,7 +3,8 @@ import re
 
 # What is a moment, and not a length of time ("in 3s", "for 3 to 5 seconds", "up to 3s"), follows
 # one of these words, where no word of a length stands before it ("takes between 3 and 5 seconds").
-LENGTH = re.compile(r"\b(?:tak|took|last|need|wait|spen|requir|for|of|about)\w*\ $", re.IGNORECASE)
+LENGTH = re.compile(r"\b(?:for|of|about|(?:tak|took|last|need|wait|spen|requir)\w*) $",
+                    re.IGNORECASE)
 MOMENT = re.compile(r"""
     (\b(?:from|since|until|between|at)\ )
     (\d+(?:\.\d+)?)                                                     # 34

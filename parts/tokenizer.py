@@ -248,10 +248,8 @@ class Tokenizer:
 
         for ids, n in words:
             count(ids, n)
-        while len(names) < vocab_size:
-            best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
-            if not pairs[best]:                             # all words are whole
-                break
+        while len(names) < vocab_size and pairs.total():    # 0: all words are whole
+            best = min(pairs, key=lambda pair: (-pairs[pair], pair))
             merge(*best)
             for word in words:
                 ids, n = word

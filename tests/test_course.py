@@ -83,10 +83,24 @@ def test_of_a_submission_only_what_was_asked_for_and_what_is_new_comes_in():
 def test_what_is_defined_under_a_condition_comes_in():
     helpers = ("if SIZE > 2:\n    def half(x): return x / 2\nelse:\n    half = None\n"
                "try:\n    import fast\nexcept ImportError:\n    class Slow:\n        pace = 1\n")
-    known = "if SIZE:\n    def scores(): inner = 1\n"     # what is ours already, and a local name
+    helpers += ("with open(__file__) as source:\n    text = source.read()\n"
+                "TABLE = {}\nfor k in range(3):\n    TABLE[k] = k\nTABLE[SIZE] = 9\n"
+                "match SIZE:\n    case 3:\n        three = True\n")
+    known = ("if SIZE:\n    def scores(): inner = 1\n"     # what is ours already, and a local name
+             "print([n for n in range(9)])\n")
+    helpers += "try:\n    import torch, torch.nn, math\nfinally:\n    pass\n"
     student = SOURCE.replace("\n\n\nclass", f"\n\n\n{helpers}{known}\n\nclass")
     text, _ = cut.grafted(SOURCE, student, ["Cache.add"], "file.py")
     assert helpers in text and known not in text
+
+
+@pytest.mark.parametrize("ours", ["SIZE, half = 4, 2", "if SIZE:\n    half = 2\n    SIZE = 4",
+                                  "try:\n    half = 2\nfinally:\n    def scores(): pass",
+                                  "for half in 'ab':\n    class Cache: pass"])
+def test_what_is_ours_is_not_replaced_beside_something_new(ours):
+    student = SOURCE.replace("\n\n\nclass", f"\n\n\n{ours}\n\nclass")
+    with pytest.raises(ValueError, match=r"f.py, line 18: \w+ has a new meaning beside names"):
+        cut.grafted(SOURCE, student, ["Cache.add"], "f.py")
 
 
 @pytest.mark.parametrize("student, words", [

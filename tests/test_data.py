@@ -461,6 +461,7 @@ def test_shift_moves_the_tags_and_the_spans_in_answers():
     ("He waits for 3s, within 5 seconds, in 2s.", None),        # lengths of time
     ("Stir for 5 to 8 seconds, up to 9 seconds.", None), ("It takes between 10 and 12 s.", None),
     ("It lasted between 3s to 5s, taking from 3 to 5 s. It needs between 3 and 5 seconds.", None),
+    ("A crowd forms from 3s to 5s.", "A crowd forms from 103s to 105s."),   # no "for"
     ("From 2 to 3 cups at 5 stands, 40 salads.", None),         # no seconds
 ])
 def test_the_seconds_that_a_text_names(text, moved):

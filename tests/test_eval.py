@@ -653,7 +653,7 @@ def test_one_bad_video_ends_nothing_and_is_tried_again(three, tmp_path, capsys):
     ev.main(score)
     saved, said = json.loads((tmp_path / "s.json").read_text()), capsys.readouterr().out
     assert saved["items"] == 2 and [row["id"] for row in saved["failed"]] == ["bbb"]
-    assert saved["lacking"] == {} and "bbb: " in said           # of three, two answered, one failed
+    assert saved["lacking"] == {} and "bbb: " in said          # of three, two answered, one failed
     (videos / "bbb.mp4").unlink()
     assert "0 files are called bbb.mp4" in run()["bbb"]["failed"]
     before = (tmp_path / "o.jsonl").read_text()
@@ -736,8 +736,8 @@ def test_what_is_absent_from_the_answers_is_told(three, tmp_path, capsys):
               "response": "A"} for i, task in enumerate(["EPM"] * 297 + ["OCR"] * 140)]
     (tmp_path / "ovo.json").write_text(json.dumps(items))
     ev.main(["score", "ovo", str(tmp_path / "ovo.json"), "--out", out])
-    absent = json.loads(Path(out).read_text())["lacking"]
-    assert absent["OCR"] == 9 and absent["REC"] == 698 and "EPM" not in absent
+    lacking = json.loads(Path(out).read_text())["lacking"]
+    assert lacking["OCR"] == 9 and lacking["REC"] == 698 and "EPM" not in lacking
     (tmp_path / "all.json").write_text(json.dumps(items[:2] + items[-1:]))
     (tmp_path / "two.json").write_text(json.dumps(items[1:2]))
     ev.main(["score", "ovo", str(tmp_path / "two.json"), "--data", str(tmp_path / "all.json"),

@@ -228,6 +228,17 @@ def test_a_session_gives_turns_and_its_questions_close(hub, monkeypatch):
         one.step([images[0], images[1]])
 
 
+def test_of_sessions_in_a_step_none_changes_where_one_cannot_go_on(hub):
+    still = np.full((38, 38, 3), 90, np.uint8)
+    one = session(hub)
+    two = OfflineSession(one.model, one.prompt, one.bias, infer.see, every=2)
+    with pytest.raises(ValueError, match="second 0: 2 frames, at a rate of 1"):
+        infer.step([one, two], [[still], [still, still]])
+    assert one.last == two.last == -1 and not one.held
+    turns = infer.step([one, two], [[still], still[None]], np.array([0, 3]))
+    assert [turn.start for turn in turns] == [0, 3] and (one.last, two.last) == (0, 3)
+
+
 def test_a_session_prunes_compresses_and_counts(hub):
     still = np.full((38, 38, 3), 90, np.uint8)
     one = session(hub, prune=4, window=20, compress=3.0, fps=2)

@@ -1,8 +1,10 @@
 """Public checkpoints through streamo.py: equal to transformers, and refused with a name."""
 import json
 import random
+import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,6 +253,30 @@ def test_loading_peaks_near_the_models_size(tmp_path):
     out = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True,
                          text=True, check=True, cwd=Path(streamo.__file__).parent)
     assert 0.8 < float(out.stdout) < 1.2
+
+
+def test_a_vocabulary_is_learnt_as_in_the_textbook():
+    """Every pair counted anew for every merge; ties go to the lower ids."""
+    rng = random.Random(0)
+    for _ in range(20):
+        text = " ".join("".join(rng.choices("aab", k=rng.randint(1, 9))) for _ in range(12))
+        size = 1246 + rng.randint(0, 40)                    # 256 bytes, 990 numbers, and merges
+        made = Tokenizer.train([text], size)
+        names = {id: name for name, id in made.vocab.items()}
+        letters = bpe.byte_alphabet()                       # the blank has another name
+        words = [[made.vocab[letters[byte]] for byte in word.encode()]
+                 for word in re.findall(r" ?[ab]+", text)]
+        for new in range(1246, size):
+            pairs = Counter(pair for ids in words for pair in zip(ids, ids[1:]))
+            if not pairs:
+                assert len(made.merges) == new - 256
+                break
+            a, b = min(pairs, key=lambda pair: (-pairs[pair], pair))
+            assert made.merges[new - 256] == (names[a], names[b])
+            for ids in words:
+                for k in range(len(ids) - 1):
+                    if ids[k:k + 2] == [a, b]:
+                        ids[k:k + 2] = [new]
 
 
 def test_tokenizer_equals_the_library_live(tmp_path):

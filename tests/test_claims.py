@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from argparse import Namespace
+from itertools import count
 from pathlib import Path
 from threading import Barrier, Event
 
@@ -128,12 +129,12 @@ def test_runs_go_side_by_side_each_with_its_share_of_the_cores(folder, tmp_path,
 
 def test_a_run_that_fails_stops_the_others_and_begins_none(tmp_path, trained, capsys, monkeypatch):
     """It is told in a line that names its folder, and not after an hour of the others."""
-    begun, failed = [], Event()
+    begun, faults, failed = count(), [], Event()            # either may be the first to wait
 
     class Run(Child):
         def wait(self):
-            begun.append(self)
-            if len(begun) > 1:
+            if next(begun):
+                faults.append(self.command[self.command.index("--out") + 1])
                 failed.set()
                 return 2
             assert failed.wait(60) and self.stopped.wait(60)
@@ -144,8 +145,8 @@ def test_a_run_that_fails_stops_the_others_and_begins_none(tmp_path, trained, ca
     with pytest.raises(SystemExit) as end:
         claim(tmp_path, "loss", "--seeds", 3, "--workers", 2)
     said = capsys.readouterr().err
-    assert end.value.code == 2 and len(begun) == 2 and said.count("\n") == 1
-    assert "loss-fixed-from-nothing-150-steps-seed-0: train.py ended with code 2" in said
+    assert end.value.code == 2 and next(begun) == 2 and said.count("\n") == 1
+    assert f"{faults[0]}: train.py ended with code 2" in said and "-150-steps-seed-0" in faults[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

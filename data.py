@@ -158,16 +158,16 @@ def silent_second(tokenizer, config, fps):
     return len(user + assistant_part(tokenizer, SILENCE))
 
 
-def render(tokenizer, turns, frames, pinned=()):
+def render(tokenizer, turns, tokens_per_frame, pinned=()):
     """(input_ids, labels), two lists of one length; a label is the token AT its position, or -100.
 
-    frames: per turn, the visual tokens of each of its frames. Learnt are state, text and <|im_end|>
-    of a turn; where the history is wrong, the state only."""
+    tokens_per_frame: of each turn, the visual tokens of each of its frames. Learnt are state, text
+    and <|im_end|> of a turn; where the history is wrong, the state only."""
     ids = system_part(tokenizer)
     for question in pinned:
         ids += pinned_part(tokenizer, question)
     labels = [-100] * len(ids)                              # what is only read
-    for turn, tokens in zip(turns, frames, strict=True):
+    for turn, tokens in zip(turns, tokens_per_frame, strict=True):
         user = user_part(tokenizer, turn.second, tokens, turn.question)
         if turn.said is None:
             answer = assistant_part(tokenizer, turn.state, turn.text)
@@ -273,7 +273,7 @@ def make_item(tokenizer, config, example, rng, augment=PLAIN, longest=math.inf):
     is; "grids", its grid side; "name"; "counts", what was left out.
 
     longest: seconds that an item may have. Questions of a lost head are pinned, as in a stream."""
-    # all dice first: what is drawn for one augmentation does not depend on another
+    # all dice first: whether one augmentation comes does not depend on another
     perturbed = rng.random() < augment.perturb
     shifted = rng.random() < augment.shift
     compressed = rng.random() < augment.compress

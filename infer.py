@@ -87,8 +87,7 @@ def see(model, images, compressors=None):
 # with the user part of second 7, so a silent second costs one forward. Of the turn of second 1 only
 # the question is left, as data.pinned_part writes it.
 
-SPARE = 8               # a drop moves all later keys: it goes 1/8 of the window beyond its need,
-                        # and comes the less often
+SPARE = 8               # a drop moves all later keys: 1/8 of the window more makes it rarer
 ANSWER = 16             # slots that a default cache has for the answer of each second, on average
 QUESTIONS = 256         # and for the open questions
 
@@ -172,20 +171,20 @@ class Session:
             return len(data.pinned_part(self.tokenizer, question.text))
         second = int(second)                                 # it may be NumPy's
         room = (self.capacity - len(self.system)) // 4       # more would crowd out the frames
-        joining, notes = self.book.admit(second, size, room, self.counts)
+        joining, closed, notes = self.book.admit(second, size, room, self.counts)
         self.interrupted = False         # what was to be asked at once is asked now
-        self.slots.close(self.book.take_closed(), self.book.open())
+        self.slots.close(closed, self.book.all)
         plain = data.user_part(self.tokenizer, second, tokens)       # as if nothing were asked
-        head = len(self.tokenizer.encode("<|im_start|>user\n"))
-        first = plain.index(self.tokenizer.frame_id)
-        last = first + sum(tokens)
-        end = last + len(self.end)
+        tag = len(self.tokenizer.encode("<|im_start|>user\n"))       # where each part begins
+        frames = plain.index(self.tokenizer.frame_id)
+        end = frames + sum(tokens)
+        assistant = end + len(self.end)
         around = PINNED if joining else TEXT             # so that data.pinned_part is left
         asked = [Piece(self.tokenizer.encode(question.text + "\n", special=False), second, PINNED,
                        question.number) for question in joining]
-        pieces = [Piece(plain[:head], second, around), *asked, Piece(plain[head:first], second),
-                  Piece(plain[first:last], second, FRAME), Piece(plain[last:end], second, around),
-                  Piece(plain[end:], second)]
+        pieces = [Piece(plain[:tag], second, around), *asked, Piece(plain[tag:frames], second),
+                  Piece(plain[frames:end], second, FRAME),
+                  Piece(plain[end:assistant], second, around), Piece(plain[assistant:], second)]
         self.make_room(second, sum(len(piece.ids) for piece in pieces))
         pieces, self.last = [Piece(self.pending, self.last), *pieces], second
         if joining:
@@ -220,7 +219,7 @@ class Session:
         probs = logits[list(self.tokenizer.state_ids)].float().softmax(-1).tolist()  # of three
         self.turn.probs, self.state = tuple(probs), self.decision.state(probs)
         self.token = self.tokenizer.state_ids[self.state]        # chosen, not yet in the cache
-        self.begin, self.said, self.told = self.cache.length, [], ""
+        self.begin, self.said, self.told = self.cache.length, [], ""    # slot, tokens, text heard
 
     def speaks(self):
         """Whether the answer goes on."""
@@ -254,6 +253,8 @@ class Session:
             mine = (self.slots.second == self.last) & (self.slots.kind == FRAME)
             self.slots.kind[mine] = TEXT
         if turn.text:
+            if self.on_word and turn.text != self.told:      # it might have been a repetition
+                self.on_word(turn.text[len(self.told):])
             self.decision.last = turn.text
             turn.notes += tuple(self.book.answer(turn.start))
         # read with the next second: this one costs no forward for it

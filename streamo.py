@@ -25,7 +25,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image
 
-from parts.attention import BLOCK, causal_attention, chunk_mask, full_attention  # noqa: F401
+from parts.attention import causal_attention, chunk_mask, full_attention
 from parts.config import (DecoderConfig, StreamoConfig, VisionConfig, hf_config, parts_config,
                           whole_config)
 from parts.files import check, write_json

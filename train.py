@@ -26,7 +26,7 @@ import os
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -93,7 +93,7 @@ class Options:
     lr: float = option(0.0, "peak learning rate; 0: what fits the size of the model")
     muon: float = option(0.0, "rate of Muon, which moves the decoder's matrices, in --lr; 0: AdamW "
                               "moves all")
-    warmup: float = option(0.05, "share of the steps in which the rate rises, to fall as a cosine")
+    warmup: float = option(0.05, "share of the run's tokens in which the rate rises, else a cosine")
     weight_decay: float = option(0.0, "of matrices, in the rate that moves them")
     clip: float = option(1.0, "largest norm of the gradient; 0: any")
     seed: int = option(0, "of the weights, the data and their order")
@@ -146,10 +146,9 @@ def parse(argv=None):
 
 def own_start(o):
     """The options of toy.pretrain for a run without a start: it is made in OUT/start."""
-    shared = {f.name: getattr(o, f.name) for f in fields(pretrain.Lessons)
-              if f.name in ("see_steps", "watch_steps", "tasks", "muon", "seed", "workers",
-                            "autocast")}
-    return pretrain.Lessons(out=str(Path(o.out) / "start"), **shared)
+    shared = "see_steps", "watch_steps", "tasks", "muon", "seed", "workers", "autocast"
+    return pretrain.Lessons(out=str(Path(o.out) / "start"),
+                            **{name: getattr(o, name) for name in shared})
 
 
 def start(o):
@@ -179,8 +178,9 @@ def start(o):
 
 def choose(o, model):
     """Let the parts that --train names learn, and no others."""
-    learns = {"connector": ("multi_modal_projector",), "all": ("",), "states": state_parts(model),
-              "connector+decoder": ("multi_modal_projector", "language_model")}[o.train]
+    learns = {"connector": ("multi_modal_projector",), "states": state_parts(model),
+              "connector+decoder": ("multi_modal_projector", "language_model"),
+              "all": ("",)}[o.train]                        # every name begins with ""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(learns))
 
@@ -337,8 +337,8 @@ class Learner:
 
     def step(self, batches, rate, own=False, kind=None):
         """One optimiser step; ValueError names a loss or gradient that is not finite."""
-        for optimizer in self.optimizers:                   # of groups that decay, or do not
-            for group in optimizer.param_groups:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:            # of what decays, and of what does not
                 group["lr"] = rate * group["scale"]         # Muon's is a multiple
         log = self.backward(batches, own, kind)
         # every rank has the same norm, for every rank has all gradients or a shard of them
@@ -380,7 +380,7 @@ def spent(o, step):
 
 
 def learning_rate(o, step):
-    """A linear rise over the warm-up, then half a cosine down to a fiftieth. Step 0 has some rate:
+    """A linear rise over the warm-up, times half a cosine to a fiftieth. Step 0 has some rate:
     the rise is taken at a step's end, the fall at its beginning."""
     rise = min(1, spent(o, step + 1) / o.warmup) if o.warmup else 1
     return o.lr * rise * (0.02 + 0.49 * (1 + math.cos(math.pi * spent(o, step))))
@@ -398,7 +398,7 @@ def prepare(o, stop):
     """(tokenizer, learner, dataset, about, first step) of a run that begins or goes on."""
     rank, world = own_rank()
     lessons = own_start(o)
-    given = o.model or o.vision or o.resume and last_checkpoint(o.out)
+    given = o.model or o.vision or (o.resume and last_checkpoint(o.out))
     if not given:
         pretrain.check_same(lessons)                        # before anything is written
     resumed, about = enter(o, weighted(o.data)[0])
@@ -420,7 +420,7 @@ def prepare(o, stop):
     check(first <= o.steps, f"--steps {o.steps}: the run has done {first} already")
     if rank == 0:
         write_json(Path(o.out) / "run.json", about)
-        print(recipe(o, origin(o), model, dataset, world), flush=True)
+        print(recipe(o, resumed or origin(o), model, dataset, world), flush=True)
     return tokenizer, learner, dataset, about, first
 
 
@@ -450,7 +450,7 @@ def train(o, stop, again, tokenizer, learner, dataset, about, first):
         waited = time.perf_counter() - began
         try:
             line = learner.step(micro, learning_rate(o, step),
-                                own=o.own_every and step % o.own_every == 0,
+                                own=o.states == 3 and o.own_every and step % o.own_every == 0,
                                 kind=loss_kind(o, step))
         except ValueError as error:
             raise ValueError(f"step {step + 1}: {error}") from error

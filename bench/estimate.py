@@ -21,12 +21,13 @@ import torch
 
 from data import PLAIN, Example, collate, make_item, turns_from_record
 from parts.annotations import stated_seconds, task_of
+from parts.attention import BLOCK
 from parts.devices import in_bfloat16
 from parts.files import check, counted
 from parts.optimizers import layer_matrices
 from parts.runs import duration, in_a_line
 from parts.weights import on_meta
-from streamo import BLOCK, Streamo
+from streamo import Streamo
 from toy.pretrain import is_made
 from toy.steps import POOL
 from train import Learner, choose, fit, own_start, parse, read_data, start, steps_of

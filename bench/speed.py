@@ -449,6 +449,8 @@ def main(argv=None):
                                 "streams": (1, 1024)})
     if args.what == "stream" and args.window and args.window < 6:
         parser.error(f"--window {args.window}: of stream at least 6")
+    if args.png and args.png.suffix.lower() != ".png":
+        parser.error(f"--png {args.png}: a .png is wanted")
     if not 1 <= min(args.ages) <= max(args.ages) <= 10**6:
         parser.error(f"--ages {' '.join(map(str, args.ages))}: minutes, 1 or more")
     torch.set_num_threads(args.threads or torch.get_num_threads())

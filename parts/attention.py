@@ -70,8 +70,8 @@ def blocked_attention(q, k, v):
         n = min(block, T - i)
         end = S - T + i + n                             # the block's last query sees keys [0, end)
         future = torch.full((n, end), -torch.inf, dtype=q.dtype, device=q.device)
-        future = future.triu(end - n + 1).repeat(H // K, 1)                  # (G*n, end)
-        queries = q[:, :, i:i + n].reshape(B * K, -1, D)                     # (B*K, G*n, D)
+        future = future.triu(end - n + 1).repeat(H // K, 1)                  # (H/K*n, end)
+        queries = q[:, :, i:i + n].reshape(B * K, -1, D)                     # (B*K, H/K*n, D)
         scores = torch.baddbmm(future, queries, k[:, :, :end])               # future + q @ k
         out.append((scores.softmax(-1) @ v[:, :end]).view(B, H, n, D))
     return torch.cat(out, 2)

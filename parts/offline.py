@@ -131,6 +131,7 @@ class OfflineStream:
         self.newline = None if prompt.newline is None else prompt.newline[None].to(weight)
         self.read(prompt.head)
 
+    @torch.inference_mode()
     def read(self, ids, features=None):
         """One decoder forward: append ids to the cache -> logits (V,) after the last of them."""
         ids = torch.tensor([ids], device=self.bias.device)

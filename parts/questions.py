@@ -43,7 +43,8 @@ class Questions:
         return [q for q in self.all if not q.closed and (not asked or q.asked is not None)]
 
     def admit(self, second, size, room, counts):
-        """Those that join the turn of `second` -> ([Question], what is to be told).
+        """Those that join the turn of `second` -> ([Question], those that were closed since the
+        last time, what is to be told).
 
         size: a function, the slots of a question; room: slots for all of them. Where room is
         lacking the one that was answered longest ago is closed, or else the oldest; a new one is
@@ -65,7 +66,8 @@ class Questions:
                 counts["questions closed to make room"] += 1
                 notes.append(f"question {old.number} closed to make room: {old.text}")
             new.asked = second
-        return [q for q in self.open() if q.asked == second], notes
+        closed = self.take_closed()         # what another thread closes from here on joins, too,
+        return [q for q in self.all if q.asked == second], closed, notes    # and leaves next time
 
     def answer(self, second):
         """An answer was given -> what is to be told. It does not say to what: it counts for the

@@ -95,6 +95,8 @@ def check_options(parser, o, given):
          "--vision-chunk: of a frozen encoder, and --train all lets it learn"),
         (said("micro_tokens") and not o.data and not o.batch,
          "--micro-tokens: of --data or --batch; the toy world's curriculum has its own"),
+        (said("own_every") and o.states == 2,
+         "--own-every: of a past of Silence and Standby, and with --states 2 it is all Silence"),
         (said("skip_bad") and not o.data, "--skip-bad: of --data; the toy world has no bad sample"),
         (said("checkpoint_layers") and o.train == "states",
          "--train states: no gradient goes through a layer, there is nothing to recompute"))
@@ -153,11 +155,9 @@ def recipe(o, origin, model, dataset, world):
                                  ("decoder", model.language_model))}
     sizes = ", ".join(f"{name} ({size:,} weights)" for name, size in learns.items() if size)
     frozen = ", ".join(name for name, size in learns.items() if not size)
-    each = counted(o.batch, "sample")
+    each = counted(o.batch, "sample") if o.batch else f"{world} micro-batch{'es' * (world > 1)}"
     first = ce_begins(o) + 1
     by_ce = f"; from step {first} on by cross entropy" * (o.loss != "ce" and first <= o.steps)
-    if not o.batch:
-        each = f"{world} micro-batch{'es' * (world > 1)}"
     return (f"start   {origin}\n"
             f"data    {of}\n"
             f"learns  {sizes}{'; frozen: ' * bool(frozen)}{frozen}\n"

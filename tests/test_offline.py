@@ -146,6 +146,12 @@ def test_at_every_second_the_cache_is_the_prompt_read_anew(hub):
         stream.cache.drop(start, len(ids))
 
 
+def test_a_library_that_watches_keeps_no_graph(hub):
+    model, _, stream = build(hub)
+    stream.watch(0, model.encode_frames(pixels()[:1])[0])
+    assert not stream.cache.keys.requires_grad
+
+
 @torch.inference_mode()
 def test_asked_at_its_second_and_every_few_and_the_same_answer_is_silence(hub, monkeypatch):
     _, _, stream = build(hub, every=3)

@@ -416,11 +416,13 @@ def test_a_run_goes_on_with_its_options_alone(out, monkeypatch, arguments, words
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_more_steps_and_what_changes_no_result_may_be_given_anew(out, monkeypatch):
+def test_more_steps_and_what_changes_no_result_may_be_given_anew(out, monkeypatch, capsys):
     run_here(monkeypatch, "--resume", "--out", str(out), "--steps", "7", "--keep", "3",
              "--lr", "0.0005")
     assert [line["step"] for line in told(out)] == [1, 2, 3, 4, 5, 6, 7]
     assert len(checkpoints(out)) == 3
+    begins = capsys.readouterr().out.splitlines()[0]        # nothing of it is new, or random
+    assert begins.split() == ["start", str(out / "step-000006")]
 
 
 def test_a_folder_of_the_users_is_no_checkpoint(out, monkeypatch):

@@ -160,6 +160,22 @@ def test_once_closes_with_the_first_answer_to_it():
     assert first.closed == "answered"
 
 
+def test_a_question_that_another_thread_closes_while_it_joins_leaves_with_the_next_second(
+        tokenizer, monkeypatch):  # noqa: F811
+    session, admit = Session(build(tokenizer), tokenizer), Questions.admit
+
+    def closing(book, second, *more):
+        found = admit(book, second, *more)
+        for question in book.open(asked=True):              # as another thread would
+            question.close()
+        return found
+    monkeypatch.setattr(Questions, "admit", closing)
+    question = session.ask("What?")
+    first, second = watched(session, pictures(2))
+    assert first.question == "What?" and second.question is None
+    assert question.closed and not (session.slots.owner == question.number).any()
+
+
 def test_no_question_of_a_changed_list_is_lost_or_asked_twice():
     questions = [(0, "a"), (0, "b"), (5, "late")]
     agenda = Agenda(questions)
@@ -251,6 +267,14 @@ def test_an_answer_that_is_given_again_is_taken_back_from_the_cache(
     told = [data.Turn(t.start, STATES[infer.STATES.index(t.state)], t.text, t.question)
             for t in turns]
     assert shadow.ids + session.pending == data.render(tokenizer, told, [[4]] * 5)[0]
+
+
+def test_the_beginning_of_the_last_answer_is_heard_too(tokenizer, monkeypatch):  # noqa: F811
+    scripted_states(monkeypatch, [2])
+    session, heard = Session(build(tokenizer, scripted=True), tokenizer, no_repeat=True), []
+    session.on_word, session.decision.last = heard.append, SAY + " And more."    # the last one
+    (turn,) = watched(session, pictures(1))
+    assert turn.text == SAY == "".join(heard)           # new only at its end
 
 
 def test_words_come_as_they_are_decoded_and_a_question_cuts_them_short(

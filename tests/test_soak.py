@@ -35,6 +35,7 @@ def test_recall_of_each_five_minutes_by_hand():
     (speed, ["train", "--steps", "0"], "--steps 0"), (speed, ["stream", "--ages", "0"], "--ages 0"),
     (speed, ["streams", "--streams", "0"], "--streams 0"),
     (speed, ["stream", "--png", "none/x.png"], "no such folder"),
+    (speed, ["stream", "--png", "x.jpg"], "--png x.jpg: a .png is wanted"),
     (speed, ["train", "--ages", "3"], "--ages: of stream"),
     (speed, ["stream", "--batch", "3"], "--batch: of train"),
     (speed, ["stream", "--threads", "100000"], "--threads 100000"),

@@ -355,6 +355,7 @@ def test_the_recipe_fits_the_number_of_records(records, world, batch, steps):
     (["--data", "x:.", "--videos", "x"], "x:."),
     (["--model", "assets/tiny", "--see-steps", "9"], "--see-steps, --watch-steps: of"),
     (["--steps", "9", "--epochs", "9"], "--epochs and --steps"),
+    (["--states", "2", "--own-every", "4"], "--own-every: of a past of Silence and Standby"),
     (["--model", "nowhere"], "nowhere")])
 def test_bad_options_end_with_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):
     with pytest.raises(SystemExit) as end:

@@ -60,8 +60,8 @@ class ToyDataset(Dataset):
         return sample(self.seed, *self.split(key))[1]["task_type"]
 
     def wanted(self, key, tasks):
-        """Whether the item is of these tasks: "all", "grounding+caption", or all but one, that no
-        question of it asks for."""
+        """Whether a run of these tasks reads the item: "all"; "grounding+caption": those of
+        GROUNDING_AND_CAPTION; a key of LEFT_OUT: those in which no question asks for that task."""
         if tasks == "all":
             return True
         if tasks in LEFT_OUT:
@@ -69,7 +69,7 @@ class ToyDataset(Dataset):
         return self.task(key) in GROUNDING_AND_CAPTION
 
     def estimate(self, key):
-        """About how many tokens the item has, without its pictures."""
+        """About how many tokens the item has, without drawing its pictures."""
         clip, record = sample(self.seed, *self.split(key))
         words = sum(len(entry["content"].split()) + 4
                     for entry in record["question"] + record["response"])

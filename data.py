@@ -2,8 +2,7 @@
 
 A record (what is asked and answered, and when) becomes a list of Turn, one a second; the turns
 become tokens and labels; augmentation makes a training item of them, and items make a batch.
-Times are seconds everywhere. The two public formats, Streamo-Instruct's raw and stream records, are
-read and checked by parts/annotations.py; `python records.py` shows and converts annotation files.
+Times are seconds everywhere. Both formats of Streamo-Instruct are read by parts/annotations.py.
 """
 import math
 import random
@@ -51,8 +50,7 @@ class Turn:
 #     instant 8                                   R
 
 def turn_of(time):
-    """The turn in which the stated second lies: 8 and 8.9 are turn 7. 0, and None, where none is
-    stated, are turn 0."""
+    """The turn of a stated second: 8 and 8.9 are turn 7; 0, and None (nothing stated), turn 0."""
     return max(int(time or 0) - 1, 0)
 
 
@@ -195,8 +193,7 @@ class Augment:
     noise: float = 0.1                  # of toy clips alone: as a codec leaves it
 
 PLAIN = Augment(0, (0, 0), 0, 0, 0, 0, 0)
-# a shift is drawn below one of these: mostly a minute, seldom what a film or a stream of a day
-# comes to
+# a shift is drawn below one of these: mostly a minute, seldom what a stream of a day comes to
 OFFSETS = 60, 60, 60, 60, 200, 200, 900, 4000, 100_000
 LASTS = 0.75                            # the chance that a wrong state is said again
 # tasks whose answers do not look back further than their event
@@ -305,15 +302,16 @@ class RawDataset(Dataset):
     """Raw or stream records of several files, each with a weight: how often an epoch reads them.
 
     Item i is number i mod len of epoch i // len, in an order shuffled by (seed, epoch). Raises
-    ValueError for a broken record. longest: as in make_item. there: refuse a video that is not in
-    the folder now, not when it is read. A video may be a folder of images; the record's "fps" is
-    then their rate."""
+    ValueError for a broken record. max_tokens: of an item, which has fewer seconds where it would
+    have more. there: refuse a video that is not in the folder now, not when it is read. A video may
+    be a folder of images; the record's "fps" is then their rate."""
 
     def __init__(self, tokenizer, config, files, videos, weights=None, seed=0, fps=1,
-                 augment=PLAIN, longest=math.inf, there=False):
-        self.tokenizer, self.config, self.videos, self.longest = tokenizer, config, videos, longest
+                 augment=PLAIN, max_tokens=10**9, there=False):
+        self.tokenizer, self.config, self.videos = tokenizer, config, videos
         self.seed, self.fps, self.augment, self.epoch = seed, fps, augment, None
-        self.silent = silent_second(tokenizer, config, fps)
+        self.max_tokens, self.silent = max_tokens, silent_second(tokenizer, config, fps)
+        self.longest = max(1, int(0.8 * max_tokens) // self.silent)     # seconds; 0.2: words
         self.files = [[(str(file), n, record) for n, record in enumerate(read_annotations(file))]
                       for file in files]                    # (name, number in it, record) of each
         for name, n, record in chain(*self.files):
@@ -325,8 +323,7 @@ class RawDataset(Dataset):
         weights = [1] * len(files) if weights is None else weights
         # how many records an epoch reads of each file
         self.takes = [round(w * len(rows)) for w, rows in zip(weights, self.files, strict=True)]
-        if not sum(self.takes):
-            raise ValueError(f"no records in {', '.join(map(str, files))}")
+        check(sum(self.takes), f"no records in {', '.join(map(str, files))}")
 
     def __len__(self):
         return sum(self.takes)
@@ -348,7 +345,7 @@ class RawDataset(Dataset):
         texts = sum(len(entry["content"]) for key in ("messages", "question", "response")
                     for entry in record.get(key, ()))
         seconds = min(stated_seconds(record), self.longest)
-        return 60 + texts // 4 + seconds * self.silent      # a token has about four letters
+        return min(self.max_tokens, 60 + texts // 4 + seconds * self.silent)    # 4 letters a token
 
     def __getitem__(self, i):
         return self.item(*self.pick(i), random.Random(f"{self.seed}/{i}/augment"))
@@ -362,7 +359,11 @@ class RawDataset(Dataset):
             turns = turns_from_record(record, math.ceil(len(images) / self.fps), counts)
             example = Example(f"{name}:{n}", task_of(record), turns, images.__getitem__,
                               len(images), self.fps)
-            item = make_item(self.tokenizer, self.config, example, rng, self.augment, self.longest)
+            make = partial(make_item, self.tokenizer, self.config, example, rng, self.augment)
+            longest, dice = min(self.longest, len(turns)), rng.getstate()
+            while (item := make(longest))["length"] > self.max_tokens and longest > 1:
+                longest = longest * 7 // 8                  # it has many words: fewer seconds
+                rng.setstate(dice)
         except (OSError, ValueError) as error:
             raise ValueError(f"{name}: record {n}: {error}{ADVICE}{name}") from error
         counts["no question in the record"] += not any(turn.question for turn in turns)
@@ -384,8 +385,7 @@ def collate(samples, pad_id):
     """Right-padded batch: input_ids, labels (B, T); pixels uint8 (U, H, W, 3), the distinct
     frames; frames (F,), which of these each frame of the batch is; grids (F,), its grid side;
     names; counts; shown (N, 10), if the samples have it: see ToyFilms."""
-    width = max(len(sample["input_ids"]) for sample in samples)
-    batch = {}
+    width, batch = max(len(sample["input_ids"]) for sample in samples), {}
     for key, pad in (("input_ids", pad_id), ("labels", -100)):
         rows = [sample[key] + [pad] * (width - len(sample[key])) for sample in samples]
         batch[key] = torch.tensor(rows)                                         # (B, T)

@@ -143,7 +143,7 @@ def settings_of(args, world):
     return run | {name: getattr(args, name, None) for name in (
         "bench", "model", "data", "folder", "seed", "fps", "threshold", "window", "offline",
         "max_frames", "patience", "polled", "every", "agreement", "no_repeat",
-        "prune", "memory", "decider")}
+        "prune", "memory", "decider", "max_new_tokens")}
 
 
 def differing(lines, header):
@@ -273,6 +273,7 @@ def parse(argv):
     add("toy run threshold", "--fps", type=int, default=1, help="frames in a turn, a second")
     add("toy run", "--threshold", type=float, help="of P(Response)")
     add("toy run threshold", "--window", type=int, help="seconds kept in the context")
+    add("toy run threshold", "--max-new-tokens", type=int, help="of one answer (64)")
     add("toy run threshold", "--strict", action="store_true",
         help="end at the first video that fails")
     add("threshold", "--write", action="store_true",

@@ -35,14 +35,14 @@ import torch
 from PIL import Image
 
 import data
-from parts import checks, program, saved, video
+from parts import checks, pictures, program, saved
 from parts.compressor import Compressor
 from parts.decision import RESPONSE, SILENCE, STATES, Decision, unspoken
 from parts.devices import check_device
 from parts.offline import OfflineSession, has_states, offline_sessions
 from parts.questions import Agenda, Questions
 from parts.slots import FRAME, PINNED, TEXT, Piece, Slots
-from parts.turns import StreamTurn
+from parts.turns import StreamTurn, all_or_none
 from streamo import Streamo, Tokenizer, normalised
 
 # ---- What is seen
@@ -53,18 +53,18 @@ def see(model, images, compressors=None):
     An image is uint8 (H, W, 3), PIL, or was encoded before: (tokens, hidden). compressors: for
     each image the Compressor of its stream, or None."""
     weight, config = next(model.parameters()), model.config
-    pictures, sides = [], []
+    shown, sides = [], []
     for image, compressor in zip(images, compressors or [None] * len(images)):
         if torch.is_tensor(image):
             if compressor:
                 raise ValueError("compress needs pictures, not encoded frames")
             continue
-        image = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-        pictures.append(video.resized(image, config.vision.image_size))
-        sides.append(compressor(pictures[-1]) if compressor else config.grid)
+        image = pictures.upright(image) if isinstance(image, Image.Image) else np.asarray(image)
+        shown.append(pictures.resized(image, config.vision.image_size))
+        sides.append(compressor(shown[-1]) if compressor else config.grid)
     seen = []
-    if pictures:
-        pixels = torch.from_numpy(np.stack(pictures)).to(weight.device)      # (F, S, S, 3)
+    if shown:
+        pixels = torch.from_numpy(np.stack(shown)).to(weight.device)         # (F, S, S, 3)
         features = model.features(normalised(pixels).to(weight.dtype), torch.arange(len(sides)),
                                   torch.tensor(sides))
         seen = list(features.split([config.tokens(side) for side in sides]))
@@ -276,7 +276,7 @@ class Session:
     @classmethod
     def load(cls, path, model, tokenizer, policy=sliding_window):
         """The session that was saved; it goes on with the same bits."""
-        settings, rest = saved.read(path, model)
+        settings, rest = saved.read(path, model, tokenizer)
         return saved.restore(cls(model, tokenizer, policy=policy, **settings), rest)
 
 
@@ -313,12 +313,13 @@ def step(sessions, images, seconds=None):
     if new := [session for session in sessions if not session.cache.length]:
         read(new, [[Piece(session.system, -1, PINNED)] for session in new])
     chunks = []
-    for session, second, some in zip(sessions, seconds, images):
-        mine, tokens = tokens[:len(some)], tokens[len(some):]
-        if session.compress is not None:
-            session.counts["frames compressed"] += sum(n < model.config.tokens(
-                model.config.grid) for n in mine)
-        chunks.append(session.hear(second, mine))
+    with all_or_none(sessions):
+        for session, second, some in zip(sessions, seconds, images):
+            mine, tokens = tokens[:len(some)], tokens[len(some):]
+            chunks.append(session.hear(second, mine))
+            if session.compress is not None:
+                session.counts["frames compressed"] += sum(n < model.config.tokens(
+                    model.config.grid) for n in mine)
     for session, logits in zip(sessions, read(sessions, chunks, features)):
         session.choose(logits)
     # greedily, until the last one has ended

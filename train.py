@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from data import EpochSteps, RawDataset, Readable, loaded, model_inputs, silent_second
+from data import EpochSteps, RawDataset, Readable, loaded, model_inputs
 from loss import KINDS, state_counts, state_focal_loss
 from parts.checkpoints import (enter, last_checkpoint, load_checkpoint, open_log, run_options,
                                save_checkpoint)
@@ -191,9 +191,8 @@ def read_data(o, tokenizer, config):
     if not o.data:
         return ToyDataset(tokenizer, config, o.seed, fps=o.fps)
     files, weights = weighted(o.data)
-    seconds = int(0.8 * o.max_tokens) // silent_second(tokenizer, config, o.fps)    # 0.2: words
     return RawDataset(tokenizer, config, files, o.videos, weights, o.seed, o.fps,
-                      longest=max(1, seconds), there=not (o.skip_bad or o.estimate))
+                      max_tokens=o.max_tokens, there=not (o.skip_bad or o.estimate))
 
 
 def fit(o, model, dataset, world):

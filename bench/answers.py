@@ -25,6 +25,7 @@ from toy import dialogues
 from toy.world import moment
 
 BAD_VIDEO = OSError, ValueError, av.FFmpegError, torch.OutOfMemoryError
+ANSWER = 64                     # tokens of one answer at most, where --max-new-tokens is not said
 TOGETHER = 16                   # dialogues of a film in one forward: each has a cache of its own
 
 
@@ -49,7 +50,7 @@ def encode(model, pictures):
 
 
 @torch.inference_mode()
-def answer_at_once(model, tokenizer, features, question, max_new_tokens=64):
+def answer_at_once(model, tokenizer, features, question, max_new_tokens=ANSWER):
     """Offline: a silent turn with all frames, then one with the question, answered at once."""
     last, end = len(features) - 1, tokenizer.id("<|im_end|>")
     chunk = [*data.system_part(tokenizer),
@@ -80,9 +81,10 @@ def answer_in_own_prompt(model, tokenizer, prompt, video, rows, run):
                              math.inf if end is None else math.ceil(end), row.get("fps"))
     features = torch.cat([feature for _, feature in encode(model, enumerate(images))])
     text = row.get("lmms_prompt", row["prompt"])
+    most = run.get("max_new_tokens") or ANSWER
     stream = offline.OfflineStream(
-        model, prompt, unspoken(model, tokenizer), window=0,
-        capacity=len(prompt.head) + len(features) + len(prompt.question(text)) + 65)
+        model, prompt, unspoken(model, tokenizer), window=0, max_new_tokens=most,
+        capacity=len(prompt.head) + len(features) + len(prompt.question(text)) + most + 1)
     return [{"response": stream.answer_at_once(features, text)}]
 
 
@@ -90,12 +92,12 @@ def settings_of(model, tokenizer, prompt, run):
     """What `stream` is given: the settings of a Session, or the session of an offline model.
 
     Polled: asked in every second, and what says the same as before is silence."""
+    settings = {key: run[key] for key in ("fps", "threshold", "window")}
+    settings |= {"max_new_tokens": run.get("max_new_tokens") or ANSWER}
     if prompt:
         every = 1 if run["polled"] else run["every"]
         return {"session": offline.OfflineSession(
-            model, prompt, unspoken(model, tokenizer), see, every=every,
-            **{key: run[key] for key in ("fps", "threshold", "window")})}
-    settings = {key: run[key] for key in ("fps", "threshold", "window")}
+            model, prompt, unspoken(model, tokenizer), see, every=every, **settings)}
     settings |= {"patience": run.get("agreement") or 1, "no_repeat": bool(run.get("no_repeat"))}
     settings |= {key: run[key] for key in ("prune", "memory", "decider") if run.get(key)}
     return settings | ({"threshold": 0.0, "no_repeat": True} if run.get("polled") else {})
@@ -146,7 +148,8 @@ def dialogue(record, features, fps, turns):
             "pred": {"states": "".join(str(NAMES.index(turn.state)) for turn in turns),
                      "answers": [[t.start, t.text] for t in turns if t.state == "response"],
                      "p": [round(turn.probs[2], 4) for turn in turns]},
-            "kv": max((turn.kv[0] for turn in turns), default=0)}
+            "kv": max((turn.kv[0] for turn in turns), default=0),
+            "cut": sum(turn.cut == "length" for turn in turns)}
 
 
 def questions_of(record, features, fps):
@@ -235,7 +238,8 @@ def answers_to(model, tokenizer, prompt, features, rows, run):
     if run["offline"]:
         n = min(len(seen), run["max_frames"])
         some = [seen[k * len(seen) // n][1] for k in range(n)]
-        return [{"response": answer_at_once(model, tokenizer, some, rows[0]["prompt"])}]
+        return [{"response": answer_at_once(model, tokenizer, some, rows[0]["prompt"],
+                                            run.get("max_new_tokens") or ANSWER)}]
     settings = settings_of(model, tokenizer, prompt, run)
     if "record" in rows[0]:
         return [streamed(model, tokenizer, seen, rows[0]["record"], settings, run["fps"])]

@@ -154,8 +154,9 @@ def beyond_marks(task, pred, gold):
 
 def score_stream(rows):
     """All scores of streamed dialogues: {name: 0 to 100}, "confusion" and "timing" besides. Those
-    of the later editions stand apart: states, Responses and timing are of all the others. Three
-    numbers of all dialogues are no percentages: how many, slots of the cache, seconds a second."""
+    of the later editions stand apart: states, Responses and timing are of all the others. Numbers
+    of all dialogues, and no percentages, are how many, slots of the cache, seconds a second, and,
+    if there are any, the answers that were cut at the most tokens one may have."""
     totals, first = defaultdict(lambda: np.zeros(2)), []
     for row in rows:
         task, pred, gold = row["task"], row["pred"]["answers"], row["gold"]["answers"]
@@ -172,7 +173,8 @@ def score_stream(rows):
     if scores.keys() >= set(SIX):
         scores["average"] = mean([scores[name] for name in SIX])
     speed = sum(row["seconds"] for row in rows) / max(sum(row["compute"] for row in rows), 1e-9)
-    return scores | state_scores(first) | {
+    cut = sum(row.get("cut", 0) for row in rows)
+    return scores | state_scores(first) | ({"answers_cut": cut} if cut else {}) | {
         "stream_seconds_per_compute_second": speed, "dialogues": len(rows),
         "kv_slots": mean([row.get("kv", 0) for row in rows]),
         "timing": timing([(row["task"], [second for second, _ in row["pred"]["answers"]],

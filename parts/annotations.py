@@ -94,6 +94,12 @@ def text_of(value, what=""):
     return value
 
 
+def bare(text, mended):
+    """A text without the white space around it: what a model says has none to be equal to."""
+    mended["white space around a text left out"] += text != text.strip()
+    return text.strip()
+
+
 def check_letters(text):
     """ValueError for half an emoji (a surrogate), which is no text."""
     if half := re.search("[\ud800-\udfff]", text):
@@ -157,7 +163,7 @@ def read_annotations(file):
 def read_entry(kind, entry, mended):
     """A question or a response of a raw record, checked: an Entry."""
     check(isinstance(entry, dict), f"{shown(entry)} is not an object with content and time")
-    text = text_of(entry.get("content"), "content is ")
+    text = bare(text_of(entry.get("content"), "content is "), mended)
     start, end, time = (parse_time(entry.get(key)) for key in ("st_time", "end_time", "time"))
     for key in ("st_time", "end_time", "time"):
         value = entry.get(key)
@@ -186,6 +192,7 @@ def read_messages(messages, mended):
         asked, _, frame = user["content"].rpartition(f"<{n}s-{n + 1}s>\n")
         state, _, text = reply["content"].partition(" ")
         check_letters(asked + text)
+        text = bare(text, mended)
         check(f"<{n}.0 seconds>" not in user["content"], f"turn {n} is of JoyAI-VL-Interaction's "
               "stream form: give their raw records to python records.py convert joyai")
         check(frame == "<stream>" and (user.get("role"), reply.get("role")) == (

@@ -13,7 +13,7 @@ from parts.files import check_outputs, in_words, model_folder
 from parts.options import a_path, named_file
 from parts.render import form_of
 from parts.sources import is_stdin
-from parts.video import local
+from parts.video import PLAYLISTS, local
 
 DEFAULT = "Describe every event."          # asked where nothing else is
 LARGEST = 1 << 27                          # pixels of a raw frame, 400 MB
@@ -83,11 +83,27 @@ def named(path, name):
     return f"{stem}.{name}{ending}"
 
 
+def entries(source):
+    """The files that a playlist names."""
+    if not os.path.isfile(source):
+        return []
+    with open(source, "rb") as file:
+        text = file.read(1 << 20).removeprefix(b"\xef\xbb\xbf")
+    if not text.startswith(PLAYLISTS):
+        return []
+    # a line, what stands in quotes or between tags, what follows "file"
+    words = re.split(r"""["'<>\r\n]|^file\s""", os.fsdecode(text), flags=re.MULTILINE)
+    folder = os.path.dirname(source)
+    return [path for word in words if os.path.isfile(path := os.path.join(folder, word.strip()))]
+
+
 def inputs(args):
     """{flag: the files that are read}."""
     read = list(args.sources)
     folders = [path for path in [*read, str(args.model)] if os.path.isdir(path)]
     inside = [os.path.join(folder, name) for folder in folders for name in os.listdir(folder)]
+    read += [source.removeprefix("live:") for source in read]
+    read += [path for source in args.sources for path in entries(source)]
     return {"the source": read, "--ask-file": args.ask_file,
             "what is read,": [path for path in inside if os.path.isfile(path)]}
 
@@ -175,6 +191,10 @@ def parse(argv, doc):
         raise ValueError(f"--record {args.record}: an .mp4 is wanted")
     if args.timeline and not args.timeline.lower().endswith(".png"):
         raise ValueError(f"--timeline {args.timeline}: a .png is wanted")
+    if args.timeline and os.path.realpath(os.path.dirname(args.timeline)) in map(
+            os.path.realpath, args.sources):
+        raise ValueError(f"--timeline {args.timeline}: it would be a picture of the source; write "
+                         "it elsewhere")
     if args.render:
         form_of(args.render)
     args.names, args.paths = names(args.sources), []

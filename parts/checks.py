@@ -86,7 +86,7 @@ def check_frame(image, hidden_size, where):
     that was encoded before. (That channels are blue, green, red cannot be seen: turn them.)"""
     if hasattr(image, "is_floating_point"):            # a tensor, without importing torch
         good = image.dim() == 2 and len(image) > 0 and image.shape[1] == hidden_size
-        good = good and image.is_floating_point()
+        good = good and image.is_floating_point() and bool(image.isfinite().all())
     elif isinstance(image, Image.Image):
         good = image.width > 0 and image.height > 0
     else:

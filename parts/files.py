@@ -135,6 +135,11 @@ def write_text(path, text):
         partial.write_text(text, encoding="utf-8")
 
 
+def partial_of(target):
+    """Where a file is written before it takes its place."""
+    return target.with_name(f"{os.fsdecode(os.fsencode(target.name)[:LONGEST_NAME])}.partial")
+
+
 @contextmanager
 def replacing(path):
     """A temporary path beside `path`, renamed to it when all went well, else removed.
@@ -145,7 +150,7 @@ def replacing(path):
     target = Path(os.path.realpath(path))
     stream = is_standard(path) or target.exists() and not target.is_file()
     folder = Path(tempfile.gettempdir()) if stream else target.parent
-    partial = folder / f"{os.fsdecode(os.fsencode(target.name)[:LONGEST_NAME])}.partial"
+    partial = folder / partial_of(target).name
     try:
         partial.unlink(missing_ok=True)                         # of a process that was killed
         partial.touch()
@@ -188,7 +193,8 @@ def check_outputs(outputs, inputs=()):
             raise ValueError(f"{flag} {path}: cannot be written to")
         for what, paths in inputs.items():
             for read in paths if isinstance(paths, (list, tuple)) else [paths]:
-                if read and same_file(target, Path(os.path.realpath(read))):
+                if read and any(same_file(place, Path(os.path.realpath(read)))
+                                for place in (target, partial_of(target))):
                     raise ValueError(f"{flag} {path}: would write over {what} {read}")
         if stream:                                          # it holds nothing to be lost
             continue

@@ -38,7 +38,9 @@ def animation(path):
             image.draft("RGB", (MOST_SIDE, MOST_SIDE))      # a JPEG is decoded smaller at once
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS}")
-            for n in range(getattr(image, "n_frames", 1)):
+            # of an MPO the others are previews; a PNG's default image is for those who show no more
+            many = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+            for n in range(bool(image.info.get("default_image")), many):
                 image.seek(n)
                 yield start, upright(image)
                 start += (image.info.get("duration") or 100) / 1000
@@ -102,7 +104,10 @@ def seen(frame, ratio=None):
     except av.error.FFmpegError as error:
         raise ValueError(f"a picture of {frame.width} x {frame.height} {frame.format.name} cannot "
                          f"be shown ({error.strerror})") from error
-    return np.ascontiguousarray(turned(image, frame.side_data.get("DISPLAYMATRIX")))
+    try:
+        return np.ascontiguousarray(turned(image, frame.side_data.get("DISPLAYMATRIX")))
+    except ValueError:              # a kind of side data that PyAV has no name for, as EXIF
+        return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
 
 def turned(image, matrix):

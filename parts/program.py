@@ -260,7 +260,7 @@ class Program:
             self.terminal.tell(f"{self.mark(stream)}[{clock(turn.start)}] {note}")
         if turn.state == "response":
             stream.said += 1
-            cut = " ..." if turn.cut == "question" else ""
+            cut = " ..." if turn.cut else ""
             self.terminal.say(f"{self.mark(stream)}[{clock(turn.start)}-{clock(turn.end)}] "
                               f"{turn.text}{cut}")
 

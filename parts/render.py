@@ -9,6 +9,7 @@
 question (asked in this turn, or None). A turn fills one second. Every file is written beside its
 place and renamed: an interrupted run leaves the old file or the new one, whole.
 """
+import io
 import itertools
 import os
 from bisect import bisect_right
@@ -31,6 +32,7 @@ FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".we
            ".asf": "asf", ".3gp": "3gp", ".nut": "nut", ".gif": "gif"}
 ENCODERS = {"h264": ("libx264", {"crf": "20"}),
             "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "30"})}
+ENCODE_AS = {"opus": "libopus", "vorbis": "libopus", "amr_nb": "aac"}       # sounds: what PyAV has
 LEAST, MOST = 320, 2160     # pixels: the panel's width, and the longest side of the picture
 TICK = 0.5                  # seconds after which the panel is drawn anew where the picture stays
 GAP = 0.1                   # seconds of sound that may be wanting before silence stands for them
@@ -274,6 +276,19 @@ def on_grid(canvases):
         shown = canvas
 
 
+def takes(stream, form):
+    """Whether a container takes a stream as it is: a header is written, in memory."""
+    if form in ("flv", "mp4") and stream.codec_context.name.startswith("pcm_"):
+        return False                    # one ends the process over it, one refuses it at the end
+    try:
+        with av.open(io.BytesIO(), "w", format=form) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+        return True
+    except (av.FFmpegError, ValueError):
+        return False
+
+
 class Sound:
     """The sound of a film, copied into another container; encoded anew where it cannot hold it."""
 
@@ -284,20 +299,21 @@ class Sound:
         if self.stream is None or not self.stream.codec_context:
             return
         codec = self.stream.codec_context.codec.canonical_name
-        self.copied = codec in into.supported_codecs
+        self.copied = codec in into.supported_codecs and takes(self.stream, into.format.name)
         try:
             if self.copied:
                 self.out = into.add_stream_from_template(self.stream)
             else:
-                name = {"opus": "libopus", "vorbis": "libopus"}.get(into.default_audio_codec,
-                                                                    into.default_audio_codec)
-                self.out = into.add_stream(name, rate=48000)
+                name = into.default_audio_codec
+                self.out = into.add_stream(ENCODE_AS.get(name, name), rate=48000)
+                self.out.bit_rate = 128_000
         except (av.error.FFmpegError, ValueError) as error:
             raise ValueError(f"the sound of {film} ({codec}) does not fit into "
                              f"{into.format.name}: leave it out, or write a .mkv") from error
         start = self.container.start_time
         self.clock = video.Clock((start or 0) / 1e6, 0.02, video.LONGEST)
         self.packets, self.last, self.sounded = self.read(), -1, 0.0     # seconds encoded anew
+        self.first = self.latest = None                     # forms of frames, see alike
 
     def read(self):
         """(seconds, packets of the new container)."""
@@ -327,7 +343,18 @@ class Sound:
     def encoded(self, frame):
         frame.pts = None                                    # it follows the one before
         self.sounded += frame.samples / frame.sample_rate
-        return self.out.encode(frame)
+        return sum(map(self.out.encode, self.alike(frame)), [])
+
+    def alike(self, frame):
+        """The frame in the form of the first one: an encoder takes no other, and channels change
+        in the middle of a broadcast."""
+        form = frame.format.name, frame.layout.name, frame.sample_rate
+        self.first = self.first or form
+        if form == self.first:
+            return [frame]
+        if form != self.latest:
+            self.latest, self.resampler = form, av.AudioResampler(*self.first)
+        return self.resampler.resample(frame)
 
     def silence(self, seconds):
         """A frame of so many seconds as the decoder gives them."""

@@ -16,11 +16,15 @@ from parts.weights import write_tensors
 SETTINGS = "fps", "max_new_tokens", "window", "prune", "compress", "capacity"
 
 
-def fingerprint(model):
-    """Tells two models apart: by their configs, and by a few values of each weight."""
-    digest = hashlib.sha256(repr(model.config).encode())
+def fingerprint(model, tokenizer):
+    """Tells two models apart: by their configs, their tokens, and of each weight a few values and
+    the sum of its bytes."""
+    about = repr((model.config, len(tokenizer), tokenizer.added))
+    digest = hashlib.sha256(about.encode())
     for name, weight in model.named_parameters():
-        digest.update(f"{name} {weight.dtype} {weight.flatten()[:8].tolist()}".encode())
+        flat = weight.detach().flatten()
+        total = flat.view(torch.uint8).sum(dtype=torch.int64).item()
+        digest.update(f"{name} {weight.dtype} {flat[:8].tolist()} {total}".encode())
     return digest.hexdigest()
 
 
@@ -32,7 +36,8 @@ def write(path, session):
     if session.compressor.kept is not None:
         tensors["kept"] = torch.tensor(session.compressor.kept)
     about = {name: getattr(session, name) for name in SETTINGS} | {
-        "model": fingerprint(session.model), "decision": asdict(session.decision),
+        "model": fingerprint(session.model, session.tokenizer),
+        "decision": asdict(session.decision),
         "pending": session.pending, "last": session.last, "counts": session.counts,
         "questions": [asdict(question) for question in session.book.all],
         "next_number": next(copy(session.book.numbers))}
@@ -40,9 +45,9 @@ def write(path, session):
     write_tensors(path, tensors, {"session": about})
 
 
-def read(path, model):
+def read(path, model, tokenizer):
     """-> (settings of the session that was saved, what restore() needs). ValueError names a file
-    that is no such thing, or is of another model."""
+    that is no such thing, or is of another model or tokenizer."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["session"])
@@ -50,8 +55,8 @@ def read(path, model):
         settings, other = {name: about[name] for name in SETTINGS}, about["model"]
     except (SafetensorError, *MISSHAPEN) as error:
         raise ValueError(f"{path}: not a saved session ({error})") from error
-    if other != fingerprint(model):
-        raise ValueError(f"{path}: a session of another model")
+    if other != fingerprint(model, tokenizer):
+        raise ValueError(f"{path}: a session of another model, or of another tokenizer")
     return settings, (path, about, tensors)
 
 

@@ -34,7 +34,11 @@ class Slots:
         return ids
 
     def drop(self, gone):
-        """These slots leave, (n,) bool; the others move together."""
+        """These slots leave, (n,) bool; the others move together. ValueError for another mask."""
+        gone = np.asarray(gone)
+        if gone.dtype != bool or gone.shape != (self.cache.length,):
+            raise ValueError(f"slots to drop: {gone.dtype} {gone.shape}; a policy gives bool, one "
+                             f"for each of {self.cache.length} slots")
         kept = self.rows[:, :self.cache.length][:, ~gone]
         starts, ends, at = [], [], 0
         for leaves, slots in groupby(gone):             # neighbours that leave are one span

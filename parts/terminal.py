@@ -70,7 +70,7 @@ class Line:
                 self.text = self.text.rstrip().rpartition(" ")[0]
             elif c == "\x1b":
                 self.escape = c
-            elif c.isprintable() or c == "\t":
+            elif c == "\t" or c != "\ufeff" and unicodedata.category(c) != "Cc":
                 self.text += c.replace("\t", " ")
         return lines
 

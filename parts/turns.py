@@ -1,4 +1,5 @@
-"""What a stream says about one second."""
+"""What a stream says about one second, and how a second begins for several streams or for none."""
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -15,3 +16,19 @@ class StreamTurn:
     kv: tuple[int, int] = (0, 0)                         # slots of the cache: in use, in all
     cut: str | None = None               # the answer stops short: "length", or for a "question"
     notes: tuple[str, ...] = ()          # questions that were closed or refused, and why
+
+
+@contextmanager
+def all_or_none(sessions):
+    """Sessions that hear of a new second: where one of them has no room for it, none has heard."""
+    before = [(session, session.last, session.decision.last,
+               [question for question in session.book.all if question.asked is None])
+              for session in sessions]
+    try:
+        yield
+    except BaseException:
+        for session, last, told, waiting in before:
+            session.last, session.decision.last = last, told
+            for question in waiting:
+                question.asked = None
+        raise

@@ -9,6 +9,8 @@ from pathlib import Path
 HEAD = 1 << 16                  # bytes of a file in which a header is looked for
 ASF_FILE = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")       # the File Properties Object
 MASTERS = 0x18538067, 0x1F43B675                                    # Matroska's Segment, Cluster
+BOXES = {b"ftyp", b"styp", b"moov", b"moof", b"mfra", b"mdat", b"free", b"skip", b"wide", b"sidx",
+         b"ssix", b"emsg", b"prft", b"pdin", b"meta", b"uuid"}
 
 
 def missing(path):
@@ -44,6 +46,8 @@ def boxes(file, size):
         if length < 8:
             return None
         at += length
+    if at > size and name not in BOXES:             # bytes of another kind behind the film
+        return None
     if at > size and pieces:
         return 1.0
     return beyond(at, size)
@@ -51,12 +55,12 @@ def boxes(file, size):
 
 def riff(file, head, size):
     """AVI: chunks of (name, size), of which the list "movi" has the pictures. A recording that was
-    never finished states 0."""
+    never finished, or went into a pipe, states 0 or the most there is."""
     at = 12
     while at + 12 <= size:
         file.seek(at)
         name, length, kind = struct.unpack("<4sI4s", file.read(12))
-        if not length:
+        if length in (0, 0xFFFFFFFF):
             return None
         at += 8 + length + length % 2
         if name == b"LIST" and kind == b"movi":
@@ -79,7 +83,9 @@ def flv(file, head, size):
         if tag[0] & 31 not in (8, 9, 18):
             return None
         at += 11 + int.from_bytes(tag[1:], "big") + 4
-    return 1.0 if at > size + 4 or at < size else 0.0
+    if at < size:                                   # a few bytes, of a tag or of another kind
+        return None
+    return 1.0 if at > size + 4 else 0.0
 
 
 def gif(file, head, size):

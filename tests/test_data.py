@@ -607,8 +607,35 @@ def test_raw_dataset(tmp_path, tokenizer):
     assert (
         len(data.RawDataset(tokenizer, CONFIG, [tmp_path / "d.json"], tmp_path)[0]["frames"]) == 3
     )
-    short = data.RawDataset(tokenizer, CONFIG, files[:1], tmp_path, longest=3)[0]
-    assert len(short["frames"]) == 3 and short["counts"]["turns beyond `longest` left out"] == 3
+    most = 5 * dataset.silent                               # four fifths are seconds: 4
+    short = data.RawDataset(tokenizer, CONFIG, files[:1], tmp_path, fps=2, max_tokens=most)[0]
+    assert len(short["frames"]) == 8 and short["counts"]["turns beyond `longest` left out"] == 2
+
+
+def test_a_dialogue_of_many_words_has_fewer_seconds(tmp_path, tokenizer):
+    """And not too many tokens, for which a run would end: another seed, the same length."""
+    raw_folder(tmp_path, "a")
+    talk = record([("Narrate.", 1)], [(f"Many words of second {k}. " * 3, k) for k in range(1, 7)])
+    (tmp_path / "talk.json").write_text(json.dumps([talk]))
+    for most in (900, 300, 200):
+        dataset = data.RawDataset(tokenizer, CONFIG, [tmp_path / "talk.json"], tmp_path,
+                                  max_tokens=most, augment=data.Augment())
+        item = dataset[0]
+        assert item["length"] <= most and dataset.estimate(0) <= most
+        assert len(item["frames"]) + item["counts"]["turns beyond `longest` left out"] == 6
+        assert item["input_ids"] == dataset[0]["input_ids"]
+    assert len(item["frames"]) < 6
+
+
+def test_white_space_around_a_text_is_none_of_it(tmp_path, tokenizer):
+    raw = record([(" What? ", 1)], [(" The cat sat.\n", 3)])
+    counts = Counter()
+    turns = data.turns_from_record(raw, 4, counts)
+    assert turns[0].question == "What?" and turns[2].text == "The cat sat."
+    assert counts["white space around a text left out"] == 2
+    streamed = data.stream_record(raw, turns)
+    streamed["messages"][6]["content"] += " "
+    assert data.turns_from_record(streamed, 4)[2].text == "The cat sat."
 
 
 def test_a_picture_that_stays_is_held_once(tmp_path, tokenizer):

@@ -184,6 +184,19 @@ def test_no_figure_of_a_report_hides_one_of_the_benchmark(tmp_path, capsys):
     assert "5 items" in capsys.readouterr().out
 
 
+def test_an_answer_may_be_as_long_as_is_said_and_one_that_is_cut_is_counted(folder, tmp_path):
+    found = {}
+    for most in (2, 5):
+        args = toy_args(folder, tmp_path / f"{most}.json", videos=1, threshold=0.0,
+                        max_new_tokens=most)
+        rows, _, _ = ev.run_bench(args)
+        found[most] = streams.score_stream(rows)["answers_cut"]
+        assert all(row["cut"] <= len(row["pred"]["answers"]) for row in rows)
+    assert found[2] >= found[5] > 0                         # a random model finds no end
+    whole = [row | {"cut": 0} for row in rows]
+    assert "answers_cut" not in streams.score_stream(whole)
+
+
 def test_answers_to_another_benchmark_are_not_scored(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ev, "run_group", answered_at_once)
     _, _, out = ev.run_bench(toy_args(folder, tmp_path / "s.json", videos=1))
@@ -321,7 +334,7 @@ def test_polled_asks_in_every_second(folder):
     model, tokenizer, _ = answers.load_model(str(folder), "cpu")
     settings = answers.settings_of(model, tokenizer, None, toy_run(polled=True, threshold=0.9))
     assert settings == {"fps": 1, "threshold": 0.0, "window": None, "patience": 1,
-                        "no_repeat": True}
+                        "no_repeat": True, "max_new_tokens": 64}
 
 
 def test_the_rules_of_speaking_are_options_of_the_toy_benchmark(folder, tmp_path):

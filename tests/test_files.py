@@ -82,6 +82,7 @@ def test_an_error_of_writing_names_the_file(tmp_path):
     ({"--srt": "a.srt", "--vtt": "b.vtt", "--out": None}, None),
     ({"--srt": "sub"}, "that is a folder"),
     ({"--srt": "gone/a.srt"}, "no such folder"),
+    ({"--srt": "half.mp4"}, "would write over the source half.mp4.partial"),
     ({"--srt": "IN.mp4"}, None),                           # another file, where case counts
     ({"--srt": "/dev/null", "--vtt": "/dev/null"}, None)])
 def test_outputs_are_checked_before_anything_is_opened(outputs, words, tmp_path, monkeypatch):
@@ -91,7 +92,8 @@ def test_outputs_are_checked_before_anything_is_opened(outputs, words, tmp_path,
     (tmp_path / "soft.mp4").symlink_to("in.mp4")
     (tmp_path / "soft-to-nothing").symlink_to("nothing")
     os.link("in.mp4", "hard.mp4")
-    inputs = {"the source": "in.mp4", "--ask-file": None, "of the folder": ["x", "y"]}
+    inputs = {"the source": ["in.mp4", "half.mp4.partial"], "--ask-file": None,
+              "of the folder": ["x", "y"]}
     if words is None:
         check_outputs(outputs, inputs)
     else:

@@ -257,11 +257,13 @@ def test_a_session_prunes_compresses_and_counts(hub):
 
 def test_infer_watches_with_an_offline_model(hub, tmp_path, capsys, monkeypatch):
     """The command line, with its files; and stream() of a program of one's own."""
+    slides = tmp_path / "slides"
+    slides.mkdir()
     for k in range(6):
-        Image.fromarray(np.full((38, 38, 3), 40 * k, np.uint8)).save(tmp_path / f"{k}.png")
+        Image.fromarray(np.full((38, 38, 3), 40 * k, np.uint8)).save(slides / f"{k}.png")
     said = iter([("Dark.", 0.5), ("Dark", 0.6), ("Light.", 0.75)])
     monkeypatch.setattr(OfflineStream, "answer", lambda self, ids: next(said))
-    assert infer.main([str(tmp_path), "--model", str(hub), "--ask", "1:How is it?", "--every", "2",
+    assert infer.main([str(slides), "--model", str(hub), "--ask", "1:How is it?", "--every", "2",
                        "--jsonl", str(tmp_path / "out.jsonl"), "--srt", str(tmp_path / "o.srt"),
                        "--timeline", str(tmp_path / "o.png")]) == 0
     printed = capsys.readouterr()
@@ -272,7 +274,7 @@ def test_infer_watches_with_an_offline_model(hub, tmp_path, capsys, monkeypatch)
         "silence", "response", "silence", "silence", "silence", "response"]
     assert rows[5]["probs"] == [0.25, 0, 0.75] and "Light." in (tmp_path / "o.srt").read_text()
     for flag, *value in (["--patience", "2"], ["--no-repeat"]):             # of states
-        assert infer.main([str(tmp_path), "--model", str(hub), "--quiet", flag, *value]) == 2
+        assert infer.main([str(slides), "--model", str(hub), "--quiet", flag, *value]) == 2
         assert f"{flag}: of a model that says the states" in capsys.readouterr().err
     one, frames = session(hub, every=1), [(k, np.zeros((38, 38, 3), np.uint8)) for k in range(2)]
     monkeypatch.setattr(one, "answer", lambda ids: ("Yes.", 0.5))

@@ -268,6 +268,48 @@ def test_damaged_sound_is_silence_and_what_follows_keeps_its_time(tmp_path, code
     assert (np.abs(heard) > 0.1).argmax() / 48000 == pytest.approx(3, abs=0.2)
 
 
+def with_sound(path, codec, layout="stereo", rate=44100, form=None):
+    """Three seconds of grey with a tone; its file."""
+    with av.open(str(path), "w", format=form) as film:
+        pictures, sound = film.add_stream("mpeg4", rate=10), film.add_stream(codec, rate=rate)
+        pictures.width = pictures.height = 32
+        sound.layout = layout
+        wave = 0.3 * np.sin(np.arange(3 * rate) / rate * 2000)
+        channels = 1 if layout == "mono" else 2
+        tone = av.AudioFrame.from_ndarray(np.float32([wave] * channels), "fltp", layout)
+        tone.sample_rate, tone.pts = rate, 0
+        for _, picture in grey(3, 10, size=(32, 32)):
+            film.mux(pictures.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream, frame in ((sound, tone), (sound, None), (pictures, None)):
+            film.mux(stream.encode(frame))
+    return path
+
+
+def seconds_heard(path):
+    with av.open(str(path)) as film:
+        return sum(frame.samples / frame.sample_rate for frame in film.decode(audio=0)
+                   if abs(frame.to_ndarray()).max() > 0)
+
+
+@pytest.mark.parametrize("codec, ending, into", [
+    ("pcm_s16le", "avi", "mp4"), ("pcm_s16le", "avi", "flv"), ("libopus", "mkv", "mov"),
+    ("aac", "ts", "avi"), ("aac", "ts", "wmv"), ("mp2", "ts", "3gp"), ("flac", "mkv", "mov")])
+def test_sound_that_a_container_cannot_hold_is_encoded_anew(tmp_path, codec, ending, into):
+    """Some that say they can fail at their header, one at its end, and one ends the process."""
+    rate = 48000 if codec == "libopus" else 44100
+    path = with_sound(tmp_path / f"a.{ending}", codec, rate=rate)
+    render.captioned_video(path, stream(3), tmp_path / f"out.{into}")
+    assert seconds_heard(tmp_path / f"out.{into}") == pytest.approx(3, abs=0.3)
+
+
+def test_a_broadcast_whose_sound_becomes_stereo_keeps_it(tmp_path):
+    parts = [with_sound(tmp_path / f"{layout}.ts", "mp2", layout, 48000).read_bytes()
+             for layout in ("mono", "stereo")]
+    (tmp_path / "a.ts").write_bytes(b"".join(parts))
+    render.captioned_video(tmp_path / "a.ts", stream(6), tmp_path / "out.webm")
+    assert seconds_heard(tmp_path / "out.webm") == pytest.approx(6, abs=0.4)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seconds", [0, 1, 20, 91, 3 * 3600])
 def test_timeline_is_bounded(tmp_path, seconds):

@@ -1,5 +1,6 @@
 """Conversations: questions that close, streams stepped together, sessions saved, the decision's
 rules, answers that are cut, what is refused. The models are tiny and random."""
+import copy
 import errno
 import io
 from collections import Counter
@@ -10,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_infer import SAY, build, pictures, scripted_states, shadow, tokenizer  # noqa: F401
 
 import data
@@ -230,12 +232,50 @@ def test_a_session_of_numpy_numbers_is_saved_and_goes_on_as_it_would(
     assert session.ask("Who?").number == again.ask("Who?").number == 2
 
 
+def test_where_one_stream_is_full_the_others_have_heard_nothing(tokenizer):  # noqa: F811
+    model, film = build(tokenizer), pictures(30)
+    door, alone = (Session(model, tokenizer, threshold=0.4) for _ in range(2))
+    yard, full = Session(model, tokenizer, window=0, capacity=300), 0
+    for second, image in film:
+        for session in (door, alone):
+            if second == 12:
+                session.ask("What moves?")
+        try:
+            turn = step([door, yard], [[image], [image]])[0]
+        except ValueError as error:
+            assert "the cache is full" in str(error)
+            full, turn = full + 1, door.step([image])
+        one = alone.step([image])
+        assert said([turn]) == said([one]) and turn.probs == pytest.approx(one.probs, abs=1e-5)
+    assert 18 <= full < 30                              # also when the question came
+
+
+def test_a_policy_that_gives_no_mask_is_told(tokenizer):  # noqa: F811
+    for gives in (lambda seconds, *_: seconds * 0, lambda *_: None, lambda *_: [True]):
+        session = Session(build(tokenizer), tokenizer, policy=gives)
+        with pytest.raises(ValueError, match="a policy gives bool, one for each of .* slots"):
+            watched(session, pictures(2))
+
+
+def test_a_picture_of_pil_is_seen_as_its_file_would_be(tokenizer):  # noqa: F811
+    model = build(tokenizer)
+    clear, white = Image.new("RGBA", (9, 9), (0, 0, 0, 0)), Image.new("RGB", (9, 9), "white")
+    (_, one), (_, other) = infer.see(model, [clear]), infer.see(model, [white])
+    assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="second 0, frame 0"):
+        Session(model, tokenizer).step([torch.full((4, other.shape[1]), torch.nan)])
+
+
 def test_a_session_of_another_model_or_a_damaged_file_is_named(tokenizer, tmp_path):  # noqa: F811
     model, path = build(tokenizer), tmp_path / "door"
     session = Session(model, tokenizer)
     session.step([pictures(1)[0][1]])
     session.save(path)
-    model.language_model.model.norm.weight.data[0] += 1
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens(["<more>"])
+    with pytest.raises(ValueError, match="door: a session of .* another tokenizer"):
+        Session.load(path, model, other)
+    model.language_model.model.embed_tokens.weight.data[-1, -1] += 1
     with pytest.raises(ValueError, match="door: a session of another model"):
         Session.load(path, model, tokenizer)
     raw = path.read_bytes()
@@ -374,6 +414,9 @@ def test_the_line_being_typed():
     assert line.type("Whaa\x7ft?\x1b[A\x1bOB\n12: Wh") == ["What?"] and line.text == "12: Wh"
     assert line.type("o is\x17?\n/quit\n") == ["12: Who?", "/quit"]
     assert line.type("gone\x15") == [] and line.text == ""
+    for text in ("Où\u00a0?", "何が\u3000ある", "می\u200cرود",
+                 "\U0001f468\u200d\U0001f469?"):
+        assert line.type(f"\ufeff\0{text}\n") == [text]     # letters alone, and all of them
     assert terminal.fitting("你好 there", 5) == "你好 "
     assert terminal.fitting("ab你", 3, True) == "b你"
 
@@ -391,6 +434,21 @@ def test_question_files_and_hints(tmp_path):
         arguments.ask("O\udcf9 ?")
     assert arguments.names(["a/door.mp4", "b/door.mp4", "camera:0"])[2] == "camera-0"
     assert len(set(arguments.names(["door", "door", "door-2"]))) == 3
+
+
+@pytest.mark.parametrize("source, flag", [
+    ("list.ffconcat", "--render a.mp4"), ("list.m3u8", "--render b c.mp4"),
+    ("live:a.mp4", "--record a.mp4"),
+    ("slides", "--timeline slides/t.png"), ("a.mp4.partial", "--srt a.mp4")])
+def test_what_is_read_by_another_name_is_not_written_over(tmp_path, monkeypatch, source, flag):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slides").mkdir()
+    for name in ("a.mp4", "b c.mp4", "a.mp4.partial"):
+        (tmp_path / name).write_text("film")
+    (tmp_path / "list.ffconcat").write_text("ffconcat version 1.0\nfile 'a.mp4'\nduration 3\n")
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:3,\nb c.mp4\n#EXT-X-ENDLIST\n")
+    with pytest.raises(ValueError, match="would write over the source|a picture of the source"):
+        arguments.parse([source, *flag.split(" ", 1)], "")
 
 
 def test_an_output_that_fails_takes_no_other_along(tmp_path, monkeypatch):

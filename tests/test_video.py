@@ -335,6 +335,37 @@ def test_half_a_film_is_truncated_and_a_whole_one_is_not(tmp_path, ending, codec
         list(video.frames(path))
 
 
+def test_a_film_that_went_through_a_pipe_is_whole(tmp_path):
+    """Its AVI could not go back to say how long it is; it states the most there is."""
+    class Pipe:
+        def __init__(self):
+            self.parts = []
+
+        def write(self, data):
+            self.parts.append(bytes(data))
+            return len(data)
+    pipe = Pipe()
+    with av.open(pipe, "w", format="avi") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 48, 32
+        for i in range(30):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise(i))))
+        container.mux(stream.encode())
+    (tmp_path / "a.avi").write_bytes(b"".join(pipe.parts))
+    assert len(list(video.frames(tmp_path / "a.avi"))) == 3
+
+
+@pytest.mark.parametrize("ending, options, more", [
+    ("flv", {}, b"\0\1"),
+    ("mp4", {"movflags": "frag_keyframe+empty_moov"}, b"and more at its end")])
+def test_bytes_of_another_kind_behind_a_film(tmp_path, ending, options, more):
+    codec = "flv" if ending == "flv" else "libx264"
+    path = film(tmp_path / f"a.{ending}", [k / 10 for k in range(30)], rate=10, codec=codec,
+                level=noise, options=options)
+    path.write_bytes(path.read_bytes() + more)
+    assert len(list(video.frames(path))) == 3
+
+
 def test_room_for_a_download_is_no_film(tmp_path):
     """The file has its size from the beginning; what has not come yet is zeros."""
     path = film(tmp_path / "a.mkv", [k / 10 for k in range(60)], rate=10, level=noise)
@@ -437,6 +468,24 @@ def test_films_are_turned_and_mirrored():
     assert pictures.turned(CORNER, None) is CORNER
 
 
+def test_a_camera_whose_pictures_have_exif(tmp_path):
+    """Each picture of such a film is a photo; FFmpeg hands its EXIF on, PyAV has no name for it."""
+    exif, photo = Image.Exif(), io.BytesIO()
+    exif[0x10f] = "Camera"
+    Image.new("RGB", (48, 32), (60, 60, 60)).save(photo, "JPEG", exif=exif)
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuvj420p"
+        for i in range(20):
+            packet = av.Packet(photo.getvalue())
+            packet.pts = packet.dts = i
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 10), stream, True
+            container.mux(packet)
+    assert shades(tmp_path / "a.avi") == [2, 2]
+    (tmp_path / "a.jfif").write_bytes(photo.getvalue())
+    assert shades(tmp_path / "a.jfif") == [2]
+
+
 def test_pixels_that_are_no_squares(tmp_path):
     for ratio, shape in ((Fraction(2), (32, 96, 3)), (Fraction(1, 2), (64, 48, 3)),
                          (Fraction(999), (32, 48, 3))):
@@ -493,6 +542,11 @@ def test_pictures_that_move(tmp_path):
         images[0].save(tmp_path / name, save_all=True, append_images=images[1:], lossless=True,
                        duration=[500, 1000, 2000])
         assert shades(tmp_path / name) == [0, 2, 2], name
+    images[0].save(tmp_path / "b.png", save_all=True, append_images=images[1:], duration=1000,
+                   default_image=True)                      # for those that show no animation
+    assert shades(tmp_path / "b.png") == [1, 2]
+    images[0].save(tmp_path / "a.mpo", "MPO", save_all=True, append_images=images[1:])
+    assert shades(tmp_path / "a.mpo", fps=10) == [0]        # a photo; the others are its previews
     images[2].save(tmp_path / "still.gif", duration=600_000)
     assert shades(tmp_path / "still.gif") == [2] * 600
 

@@ -264,13 +264,14 @@ def gather(example, start, stop, side):
     return np.stack(pixels), index, grids                   # (U, S, S, 3), F and F numbers
 
 
-def make_item(tokenizer, config, example, rng, augment=PLAIN, longest=math.inf):
+def make_item(tokenizer, config, example, rng, augment=PLAIN, longest=math.inf, max_tokens=10**9):
     """One training item, what collate makes a batch of: lists of input_ids and labels, their
     "length"; "pixels" uint8 (U, S, S, 3), the distinct frames; "frames", which of these each frame
     is; "grids", its grid side; "name"; "counts", what was left out.
 
-    longest: seconds that an item may have. Questions of a lost head are pinned, as in a stream."""
-    # all dice first: whether one augmentation comes does not depend on another
+    longest: seconds that an item may have; max_tokens: where it would have more, it has fewer
+    seconds. Questions of a lost head are pinned, as in a stream."""
+    dice = rng.getstate()           # all first: whether one augmentation comes is no other's matter
     perturbed = rng.random() < augment.perturb
     shifted = rng.random() < augment.shift
     compressed = rng.random() < augment.compress
@@ -289,6 +290,9 @@ def make_item(tokenizer, config, example, rng, augment=PLAIN, longest=math.inf):
     starts = range(0, len(grids), example.fps)  # fps frames a turn; the last turn may have fewer
     by_turn = [list(map(config.tokens, grids[k:k + example.fps])) for k in starts]
     ids, labels = render(tokenizer, turns, by_turn, pinned)
+    if len(ids) > max_tokens and len(turns) > 1:
+        rng.setstate(dice)
+        return make_item(tokenizer, config, example, rng, augment, len(turns) * 7 // 8, max_tokens)
     return {"input_ids": ids, "labels": labels, "length": len(ids), "pixels": pixels,
             "frames": index, "grids": grids, "name": example.name,
             "counts": Counter({"turns beyond `longest` left out": beyond})}
@@ -301,10 +305,9 @@ ADVICE = "; see all faults: python records.py check "
 class RawDataset(Dataset):
     """Raw or stream records of several files, each with a weight: how often an epoch reads them.
 
-    Item i is number i mod len of epoch i // len, in an order shuffled by (seed, epoch). Raises
-    ValueError for a broken record. max_tokens: of an item, which has fewer seconds where it would
-    have more. there: refuse a video that is not in the folder now, not when it is read. A video may
-    be a folder of images; the record's "fps" is then their rate."""
+    Item i is number i mod len of epoch i // len, in an order shuffled by (seed, epoch). ValueError
+    for a broken record. max_tokens: as in make_item. there: refuse a video that is not in the
+    folder now, not when it is read. A video may be a folder of images at the record's "fps"."""
 
     def __init__(self, tokenizer, config, files, videos, weights=None, seed=0, fps=1,
                  augment=PLAIN, max_tokens=10**9, there=False):
@@ -359,11 +362,8 @@ class RawDataset(Dataset):
             turns = turns_from_record(record, math.ceil(len(images) / self.fps), counts)
             example = Example(f"{name}:{n}", task_of(record), turns, images.__getitem__,
                               len(images), self.fps)
-            make = partial(make_item, self.tokenizer, self.config, example, rng, self.augment)
-            longest, dice = min(self.longest, len(turns)), rng.getstate()
-            while (item := make(longest))["length"] > self.max_tokens and longest > 1:
-                longest = longest * 7 // 8                  # it has many words: fewer seconds
-                rng.setstate(dice)
+            item = make_item(self.tokenizer, self.config, example, rng, self.augment, self.longest,
+                             self.max_tokens)
         except (OSError, ValueError) as error:
             raise ValueError(f"{name}: record {n}: {error}{ADVICE}{name}") from error
         counts["no question in the record"] += not any(turn.question for turn in turns)

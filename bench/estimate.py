@@ -122,7 +122,7 @@ def foretold(dataset, i, size=1):
                       lambda j: np.full((size, size, 3), j % 256, np.uint8), seconds * dataset.fps,
                       dataset.fps)
     return make_item(dataset.tokenizer, dataset.config, example, random.Random(0), PLAIN,
-                     dataset.longest)
+                     dataset.longest, dataset.max_tokens)
 
 
 def seconds_of(o, tokenizer, config, dataset, group):

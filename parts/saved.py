@@ -2,6 +2,7 @@
 belongs to it, in one safetensors file with JSON in its header, written whole or not at all."""
 import hashlib
 import json
+import os
 from collections import Counter
 from copy import copy
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from dataclasses import asdict
 import torch
 from safetensors import SafetensorError, safe_open
 
-from parts.files import MISSHAPEN
+from parts.files import MISSHAPEN, check
 from parts.questions import Questions
 from parts.weights import write_tensors
 
@@ -48,6 +49,7 @@ def write(path, session):
 def read(path, model, tokenizer):
     """-> (settings of the session that was saved, what restore() needs). ValueError names a file
     that is no such thing, or is of another model or tokenizer."""
+    check(not os.path.isdir(path), f"{path}: not a saved session, it is a folder")
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["session"])

@@ -278,6 +278,8 @@ def test_a_session_of_another_model_or_a_damaged_file_is_named(tokenizer, tmp_pa
     model.language_model.model.embed_tokens.weight.data[-1, -1] += 1
     with pytest.raises(ValueError, match="door: a session of another model"):
         Session.load(path, model, tokenizer)
+    with pytest.raises(ValueError, match="not a saved session, it is a folder"):
+        Session.load(tmp_path, model, tokenizer)
     raw = path.read_bytes()
     for broken in (b"", b"no tensors", raw[:40], raw[:-100]):
         path.write_bytes(broken)

@@ -30,7 +30,7 @@ def task(name, **weights):
 
 # ---- The tasks
 
-@task("Time-sensitive QA", full=34.8, short=45, busy=15, long=35)
+@task("Time-sensitive QA", full=34.8, short=75, busy=15, long=50)
 def time_sensitive_qa(d):
     asked = d.undated() if d.rng.random() < ABSENT else d.dated()[0]
     d.follow(*asked)

@@ -182,7 +182,7 @@ def test_two_states_leave_no_standby():
     _, dataset, _ = learner()
     two, waited = data.Readable(dataset, 9999, states=2), 0
     standby = dataset.tokenizer.id("</Standby>")
-    for i in range(12):
+    for i in range(20):
         item, three = two["short", i], dataset["short", i]
         head = len(data.system_part(dataset.tokenizer))         # the prompt that it is tested under
         assert item["input_ids"][:head] == data.system_part(dataset.tokenizer)

@@ -309,11 +309,11 @@ def step(sessions, images, seconds=None):
         session.compressor.threshold = session.compress
         flat.extend(some)
         compressors += [session.compressor if session.compress is not None else None] * len(some)
-    tokens, features = see(model, flat, compressors)     # of all frames, stream after stream
     if new := [session for session in sessions if not session.cache.length]:
         read(new, [[Piece(session.system, -1, PINNED)] for session in new])
     chunks = []
     with all_or_none(sessions):
+        tokens, features = see(model, flat, compressors)     # of all frames, stream after stream
         for session, second, some in zip(sessions, seconds, images):
             mine, tokens = tokens[:len(some)], tokens[len(some):]
             chunks.append(session.hear(second, mine))

@@ -93,7 +93,7 @@ class Options:
     lr: float = option(0.0, "peak learning rate; 0: what fits the size of the model")
     muon: float = option(0.0, "rate of Muon, which moves the decoder's matrices, in --lr; 0: AdamW "
                               "moves all")
-    warmup: float = option(0.05, "share of the run's tokens in which the rate rises, else a cosine")
+    warmup: float = option(0.05, "share of the run's tokens with a rising rate, times a cosine")
     weight_decay: float = option(0.0, "of matrices, in the rate that moves them")
     clip: float = option(1.0, "largest norm of the gradient; 0: any")
     seed: int = option(0, "of the weights, the data and their order")

@@ -94,7 +94,8 @@ def entries(source):
     # a line, what stands in quotes or between tags, what follows "file"
     words = re.split(r"""["'<>\r\n]|^file\s""", os.fsdecode(text), flags=re.MULTILINE)
     folder = os.path.dirname(source)
-    return [path for word in words if os.path.isfile(path := os.path.join(folder, word.strip()))]
+    paths = [os.path.realpath(os.path.join(folder, word.strip())) for word in words]
+    return [*filter(os.path.isfile, paths)]
 
 
 def inputs(args):
@@ -103,7 +104,8 @@ def inputs(args):
     folders = [path for path in [*read, str(args.model)] if os.path.isdir(path)]
     inside = [os.path.join(folder, name) for folder in folders for name in os.listdir(folder)]
     read += [source.removeprefix("live:") for source in read]
-    read += [path for source in args.sources for path in entries(source)]
+    for source in read:                         # it grows: a playlist may name another
+        read += [path for path in entries(source) if path not in read]
     return {"the source": read, "--ask-file": args.ask_file,
             "what is read,": [path for path in inside if os.path.isfile(path)]}
 

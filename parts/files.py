@@ -199,7 +199,8 @@ def check_outputs(outputs, inputs=()):
         if stream:                                          # it holds nothing to be lost
             continue
         for other, known in given.items():
-            if same_file(target, known):
+            if any(same_file(a, b) for a, b in ((target, known), (partial_of(target), known),
+                                                (target, partial_of(known)))):
                 raise ValueError(f"{flag} {path}: {other} is written there, too")
         given[flag] = target
 

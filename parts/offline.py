@@ -22,7 +22,7 @@ from parts.decision import Decision, unspoken
 from parts.files import check, model_folder, read_json
 from parts.questions import Questions
 from parts.tokenizer import FRAME, STATES, Tokenizer
-from parts.turns import StreamTurn
+from parts.turns import StreamTurn, all_or_none
 from parts.video import drawn, pictures
 from parts.weights import load_tensor
 
@@ -239,14 +239,14 @@ class OfflineSession(OfflineStream):
         """The next second (or this later one) of the stream: at most fps images -> StreamTurn."""
         began, second = time.perf_counter(), self.last + 1 if second is None else second
         check_step(self, self.model, second, images)
-        self.last = second = int(second)                        # it may be NumPy's
-        self.compressor.threshold = self.compress
+        second, self.compressor.threshold = int(second), self.compress      # it may be NumPy's
         compressors = None if self.compress is None else [self.compressor] * len(images)
-        tokens, features = self.see(self.model, images, compressors)
-        full = self.model.config.tokens(self.model.config.grid)
-        self.counts["frames compressed"] += sum(n < full for n in tokens)
         before = len(self.held) + 1
-        said = self.watch(second, features)
+        with all_or_none([self]):
+            tokens, features = self.see(self.model, images, compressors)
+            said = self.watch(second, features)
+        self.last, full = second, self.model.config.tokens(self.model.config.grid)
+        self.counts["frames compressed"] += sum(n < full for n in tokens)
         self.counts["seconds dropped"] += before - len(self.held)
         asked = [question.text for question in self.book.all if question.asked == second]
         p = float(np.mean([p for *_, p in said])) if said else 0.0

@@ -106,7 +106,7 @@ def seen(frame, ratio=None):
                          f"be shown ({error.strerror})") from error
     try:
         return np.ascontiguousarray(turned(image, frame.side_data.get("DISPLAYMATRIX")))
-    except ValueError:              # a kind of side data that PyAV has no name for, as EXIF
+    except ValueError:      # PyAV has no name for EXIF and hides the matrix: turned, not mirrored
         return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
 

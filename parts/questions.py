@@ -30,7 +30,7 @@ class Questions:
 
     def __init__(self, known=(), next_number=1):
         self.all = [Question(**question) for question in known]
-        self.numbers = count(next_number)
+        self.numbers, self.untold = count(next_number), []      # notes of a turn that came to none
 
     def ask(self, text, second, once):
         check_question(text, second)
@@ -49,7 +49,7 @@ class Questions:
         size: a function, the slots of a question; room: slots for all of them. Where room is
         lacking the one that was answered longest ago is closed, or else the oldest; a new one is
         refused only when it would not fit alone."""
-        notes = []
+        notes = self.untold
         for new in self.open():
             if new.asked is not None or new.second > second:
                 continue
@@ -59,8 +59,8 @@ class Questions:
                 counts["questions refused, for they were too long"] += 1
                 notes.append(f"question {new.number} {new.closed}")
                 continue
-            while need + sum(map(size, self.open(asked=True))) > room:
-                old = min(self.open(asked=True), key=lambda q: (
+            while need + sum(map(size, there := self.open(asked=True))) > room:
+                old = min(there, key=lambda q: (
                     q.answered is None, q.answered or 0, q.asked, q.number))
                 old.close("to make room")
                 counts["questions closed to make room"] += 1

@@ -23,6 +23,7 @@ from parts import video
 from parts.decision import STATES
 from parts.drawing import COLOURS, FAINT, INK, PAPER, TRACK, font_for, strip, told, wrap
 from parts.files import replacing
+from parts.pictures import upright
 from parts.subtitles import clock, write_srt, write_vtt  # noqa: F401
 from parts.timeline import timeline  # noqa: F401
 
@@ -131,8 +132,9 @@ def compose(moments, turns, source):
         if image is None:
             yield seconds, None
             break
-        image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-        image = image.convert("RGB")
+        if isinstance(image, Image.Image):
+            image = upright(image)
+        image = Image.fromarray(np.asarray(image)).convert("RGB")
         if panel is None:
             scale = max(1, min(-(-LEAST // image.width), MOST // image.height))
             scale = min(scale, MOST / max(image.size))

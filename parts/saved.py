@@ -20,11 +20,12 @@ SETTINGS = "fps", "max_new_tokens", "window", "prune", "compress", "capacity"
 def fingerprint(model, tokenizer):
     """Tells two models apart: by their configs, their tokens, and of each weight a few values and
     the sum of its bytes."""
-    about = repr((model.config, len(tokenizer), tokenizer.added))
+    about = repr((model.config, sorted(tokenizer.bytes.items())))
     digest = hashlib.sha256(about.encode())
     for name, weight in model.named_parameters():
         flat = weight.detach().flatten()
-        total = flat.view(torch.uint8).sum(dtype=torch.int64).item()
+        parts = flat.view(torch.uint8).split(1 << 24)       # a sum makes eight bytes of each
+        total = sum(part.sum(dtype=torch.int64).item() for part in parts)
         digest.update(f"{name} {weight.dtype} {flat[:8].tolist()} {total}".encode())
     return digest.hexdigest()
 

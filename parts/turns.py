@@ -21,14 +21,17 @@ class StreamTurn:
 @contextmanager
 def all_or_none(sessions):
     """Sessions that hear of a new second: where one of them has no room for it, none has heard."""
-    before = [(session, session.last, session.decision.last,
-               [question for question in session.book.all if question.asked is None])
-              for session in sessions]
+    before = [(session, session.last, session.decision.last, session.compressor.kept,
+               session.counts["frames compressed"]) for session in sessions]
     try:
         yield
     except BaseException:
-        for session, last, told, waiting in before:
-            session.last, session.decision.last = last, told
-            for question in waiting:
-                question.asked = None
+        for session, last, told, kept, compressed in before:
+            session.last, session.decision.last, session.compressor.kept = last, told, kept
+            session.counts["frames compressed"] = compressed
+            for question in session.book.all:
+                if question.asked is not None and question.asked > last:
+                    question.asked = None
         raise
+    for session in sessions:
+        session.book.untold.clear()

@@ -79,6 +79,8 @@ def test_an_error_of_writing_names_the_file(tmp_path):
     ({"--srt": "soft-to-nothing"}, None),
     ({"--srt": "a.srt", "--vtt": "sub/../a.srt"}, "--vtt sub/../a.srt: --srt is written there"),
     ({"--srt": "a.srt", "--vtt": "A.SRT"}, "--srt is written there"),
+    ({"--srt": "a.srt", "--vtt": "a.srt.partial"}, "--srt is written there"),
+    ({"--srt": "a.vtt.partial", "--vtt": "a.vtt"}, "--srt is written there"),
     ({"--srt": "a.srt", "--vtt": "b.vtt", "--out": None}, None),
     ({"--srt": "sub"}, "that is a folder"),
     ({"--srt": "gone/a.srt"}, "no such folder"),

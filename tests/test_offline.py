@@ -146,6 +146,18 @@ def test_at_every_second_the_cache_is_the_prompt_read_anew(hub):
         stream.cache.drop(start, len(ids))
 
 
+def test_a_second_without_room_is_not_begun(hub):
+    one, image = session(hub, window=0, capacity=90), np.full((38, 38, 3), 90, np.uint8)
+    with pytest.raises(ValueError, match="the cache is full"):
+        for _ in range(30):
+            one.step([image])
+    last, question = one.last, one.ask("What?")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the cache is full"):
+            one.step([image])
+        assert one.last == last and question.asked is None
+
+
 def test_a_library_that_watches_keeps_no_graph(hub):
     model, _, stream = build(hub)
     stream.watch(0, model.encode_frames(pixels()[:1])[0])

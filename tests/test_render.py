@@ -230,6 +230,12 @@ def test_a_film_without_times_is_captioned_at_its_rate(tmp_path):
     assert render.captioned_video(path, stream(1), tmp_path / "out.mp4") == 21
 
 
+def test_a_picture_of_pil_is_captioned_as_it_is_seen(tmp_path):
+    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    render.captioned_video(iter([(0.0, clear), (1.0, None)]), stream(1), tmp_path / "out.mp4")
+    assert frames_of(tmp_path / "out.mp4")[0][1][:100, :100].min() > 240
+
+
 def test_bad_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match="out.doc"):
         render.captioned_video(grey(1, 1), stream(1), tmp_path / "out.doc")

@@ -151,6 +151,18 @@ def test_a_new_question_closes_the_one_answered_longest_ago(tokenizer):  # noqa:
     assert counts["questions refused, for they were too long"] == 1
 
 
+def test_the_last_open_question_may_be_closed_while_room_is_made():
+    book = Questions()
+    old, _ = book.ask("Who?", 0, False), book.admit(0, lambda question: 1, 1, Counter())
+    new = book.ask("What?", 0, False)
+
+    def size(question):
+        if question is old:
+            old.close()                                     # as another thread would
+        return 1
+    assert book.admit(1, size, 1, Counter())[0] == [new]
+
+
 def test_once_closes_with_the_first_answer_to_it():
     book = Questions()
     every, first, second = (book.ask(text, 0, once) for text, once in (
@@ -234,11 +246,12 @@ def test_a_session_of_numpy_numbers_is_saved_and_goes_on_as_it_would(
 
 def test_where_one_stream_is_full_the_others_have_heard_nothing(tokenizer):  # noqa: F811
     model, film = build(tokenizer), pictures(30)
-    door, alone = (Session(model, tokenizer, threshold=0.4) for _ in range(2))
+    door, alone = (Session(model, tokenizer, threshold=0.4, compress=3.0) for _ in range(2))
     yard, full = Session(model, tokenizer, window=0, capacity=300), 0
     for second, image in film:
         for session in (door, alone):
             if second == 12:
+                session.ask("What moves? " * 99)            # too long, and that is told
                 session.ask("What moves?")
         try:
             turn = step([door, yard], [[image], [image]])[0]
@@ -247,6 +260,8 @@ def test_where_one_stream_is_full_the_others_have_heard_nothing(tokenizer):  # n
             full, turn = full + 1, door.step([image])
         one = alone.step([image])
         assert said([turn]) == said([one]) and turn.probs == pytest.approx(one.probs, abs=1e-5)
+        assert (turn.notes, turn.kv) == (one.notes, one.kv)
+        assert bool(turn.notes) == (second == 12)
     assert 18 <= full < 30                              # also when the question came
 
 
@@ -440,6 +455,7 @@ def test_question_files_and_hints(tmp_path):
 
 @pytest.mark.parametrize("source, flag", [
     ("list.ffconcat", "--render a.mp4"), ("list.m3u8", "--render b c.mp4"),
+    ("master.m3u8", "--render b c.mp4"), ("live:list.m3u8", "--render b c.mp4"),
     ("live:a.mp4", "--record a.mp4"),
     ("slides", "--timeline slides/t.png"), ("a.mp4.partial", "--srt a.mp4")])
 def test_what_is_read_by_another_name_is_not_written_over(tmp_path, monkeypatch, source, flag):
@@ -449,6 +465,8 @@ def test_what_is_read_by_another_name_is_not_written_over(tmp_path, monkeypatch,
         (tmp_path / name).write_text("film")
     (tmp_path / "list.ffconcat").write_text("ffconcat version 1.0\nfile 'a.mp4'\nduration 3\n")
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:3,\nb c.mp4\n#EXT-X-ENDLIST\n")
+    (tmp_path / "master.m3u8").write_text("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nlist.m3u8\n"
+                                          "master.m3u8\n")
     with pytest.raises(ValueError, match="would write over the source|a picture of the source"):
         arguments.parse([source, *flag.split(" ", 1)], "")
 

@@ -110,6 +110,9 @@ def groups_of(args):
         rows = public.read_rows(args.bench, args.data, READERS)
         if not rows:
             raise ValueError(f"{args.data}: no item of {args.bench} in it")
+        for name, n in Counter(row["id"] for row in rows).items():
+            if n > 1:
+                raise ValueError(f"{args.data}: item {name} is there {n} times")
         return found_videos(args.folder, rows)
     return [{"video": video, "rows": rows} for (video, _), rows in groups.items()]
 
@@ -460,7 +463,9 @@ def threshold(args):
              for t, p, r in threshold_curve(good)]
     if not (curve and due):
         raise ValueError(f"{args.data or 'the toy world'}: nothing is ever to be said there")
-    best = max(curve, key=lambda point: point["f1"])
+    most = max(point["f1"] for point in curve)
+    alike = [point for point in curve if point["f1"] == most]
+    best = alike[len(alike) // 2]                           # as far from either end
     say("threshold  precision  recall     F1",
         *("{threshold:9g} {precision:10.1f} {recall:7.1f} {f1:6.1f}".format(**point)
           + " <" * (point is best) for point in curve), *failures(failed))

@@ -169,12 +169,13 @@ def to_judge(rows):
 
 
 def judged_lines(path):
-    """{id: line} of a judge's file; ValueError for what is none."""
+    """{(id, case): line} of a judge's file; ValueError for what is none."""
     found = {}
     for line in read_records(path):
         if not isinstance(line, dict) or not isinstance(line.get("id"), str):
             raise ValueError(f"{path}: {line!r:.60} is no line of a judge's file, it has no id")
-        found[line["id"]] = line
+        if found.setdefault((line["id"], line.get("case")), line) != line:
+            raise ValueError(f"{path}: item {line['id']} is there twice, and not alike")
     return found
 
 
@@ -183,9 +184,7 @@ def with_marks(lines, path):
     those of its lines that are judged and not among these."""
     known, found = judged_lines(path) if path.exists() else {}, []
     for line in lines:
-        old = known.pop(line["id"], {})
-        same = all(old.get(key) == line[key] for key in ("rubric", "case"))
-        found.append(line | old if same else line)
+        found.append(line | known.pop((line["id"], line["case"]), {}))
     names = {name for marks in MARKS.values() for name in marks}
     return found + [old for old in known.values()
                     if any(old.get(name) is not None for name in names)]
@@ -196,10 +195,13 @@ def judged(rows, path):
     given, marks = judged_lines(path), {}
     for row in rows:
         if row["task"] in MARKS and vispeak_hit(row):
-            line, marks[row["id"]] = given.get(row["id"], {}), 0
+            keys = (row["id"], vispeak_case(row)), (row["id"], None)    # a line may have no case
+            line, marks[row["id"]] = next((given[key] for key in keys if key in given), {}), 0
+            if not line and any(name == row["id"] for name, _ in given):
+                raise ValueError(f"{path}: item {row['id']}: its marks are of another answer")
             for name, most in MARKS[row["task"]].items():
                 mark = line.get(name)
-                if not isinstance(mark, (int, float)) or not 0 <= mark <= most:
+                if type(mark) not in (int, float) or not 0 <= mark <= most:
                     raise ValueError(f"{path}: item {row['id']}: no {name} of 0 to {most}")
                 marks[row["id"]] += mark
     return marks
@@ -292,7 +294,7 @@ def output_marks(row):
 
 def output_fixed(row):
     """The output stands on its own in the answer; capitals do not matter."""
-    on_time, _ = output_marks(row)
+    on_time = output_marks(row)[0] and row["said"][-1][1] is not None   # None: it never said yes
     alone = rf"(?<!\w){re.escape(row['answer'].lower())}(?!\w)"
     return on_time, on_time and bool(re.search(alone, (row["said"][-1][1] or "").lower()))
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from functools import partial
 
 from parts.annotations import DAY
-from parts.files import MISSHAPEN, fault, read_records
+from parts.files import MISSHAPEN, check, fault, read_records
 
 
 def percent(part, whole):
@@ -232,11 +232,13 @@ def choice_rows(bench, content, stem):
              for item in content if not item.get("missing")
              for question in item.get("questions", [item])]
     for i, r in enumerate(items):
-        options = r.get("options") or r.get("candidates") or [r[f"option{k}"] for k in range(5)]
-        options = [option for option in options if option != "N/A"]
+        options = r.get("options") or r.get("candidates") or [
+            r[f"option{k}"] for k in range(5) if r[f"option{k}"] != "N/A"]          # padding
         right = r.get("correct_choice", r.get("answer"))        # an index, a text or a letter
         right = options.index(right) if right in options else right
         right = [*LETTERS].index(right) if isinstance(right, str) else right
+        check(0 <= right < len(options),
+              f"item {i}: its answer is option {right} of {len(options)}, counted from 0")
         lettered = "\n".join(map(form.format, LETTERS, options))
         yield {"id": str(r[key]) if key else f"{stem}/{i}", "task": r[task] if task else stem,
                "video": r[video] + ".mp4" * (bench == "videomme"), "answer": LETTERS[right],
@@ -262,7 +264,10 @@ def ovo_rows(content, stem):
             kind, ask, options = r["task"], None, ""
             if at is r:
                 kind, question = "MCQ", r["question"]
-                answer = r["ground_truth"] if "ground_truth" in r else LETTERS[r["gt"]]
+                named = "ground_truth" in r
+                check(named or 0 <= r["gt"] < len(r.get("options", LETTERS)),
+                      f"item {r['id']}: gt {r.get('gt')} is none of its options, counted from 0")
+                answer = r["ground_truth"] if named else LETTERS[r["gt"]]
                 options = " ".join(map("{}. {};".format, LETTERS, r.get("options", ())))
             elif kind == "REC":
                 answer, question = str(at["count"]), f"How many times did they {r['activity']}?"
@@ -270,6 +275,7 @@ def ovo_rows(content, stem):
                 second = min(min(r.get("start_times") or [0]) - 3, min(moments) - 1)
                 ask = max(second, 0), question, "last"
             else:
+                check(at["type"] in (0, 1), f"item {r['id']}: type {at['type']} is neither 0 nor 1")
                 answer, question = ("No", "Yes")[at["type"]], at.get("step", r.get("question"))
                 second = max(r.get("ask_time", 0) - 1, 0)
                 ask = second, question, "any" if kind == "CRR" else "state"

@@ -323,6 +323,8 @@ def raw_records(source, item, counts, ask, file=""):
     check(len(item) == 1 + named,
           f"a file of {source} holds {'an object, {name: item}' if named else 'a list of items'}")
     for video, duration, spans, *makers in read(*item):
+        name = Path(video).name.removesuffix(".mp4").removeprefix("v_")
+        check(name not in ("", "None"), f"the name of its video is {name or 'empty'}")
         duration = parse_time(duration)
         spans = list(clean(spans, duration, counts))
         rng = random.Random(f"{source}/{video}/{spans}")

@@ -255,6 +255,15 @@ def test_a_row_is_what_the_stream_said_and_the_records_turns_say(folder, monkeyp
     assert got["gold"]["answers"] == [[t.second, t.text] for t in turns if t.state == RESPONSE]
 
 
+def test_an_item_that_is_there_twice_is_told_before_it_is_run(folder, tmp_path, capsys):
+    item = {"id": 7, "video": "a.mp4", "task": "OCR", "question": "?", "gt": 0, "options": ["a"]}
+    (tmp_path / "ovo.json").write_text(json.dumps([item, item]))
+    with pytest.raises(SystemExit):
+        ev.main(["run", "ovo", "--data", str(tmp_path / "ovo.json"), "--videos", str(tmp_path),
+                 "--model", str(folder), "--out", str(tmp_path / "o.jsonl")])
+    assert "item 7_0 is there 2 times" in capsys.readouterr().err
+
+
 def test_the_best_threshold_is_found_and_written(folder, tmp_path, capsys, monkeypatch):
     """Worked by hand: P(Response) is .9 at an event, .6 a turn late, .3 elsewhere."""
     copy = shutil.copytree(folder, tmp_path / "model")
@@ -271,6 +280,14 @@ def test_the_best_threshold_is_found_and_written(folder, tmp_path, capsys, monke
     assert found["best"] == {"threshold": 0.6, "precision": 100, "recall": 100, "f1": 100}
     assert json.loads((copy / "config.json").read_text())["threshold"] == 0.6
     assert "0.6      100.0   100.0  100.0 <" in capsys.readouterr().out
+    sure = row(0)
+    sure["pred"]["p"] = [0.1 + 0.8 * (k in (5, 9)) for k in range(20)]
+    monkeypatch.setattr(ev, "run_bench", lambda args, also: ([sure], {}, None))
+    ev.main(["threshold", "--model", str(copy), "--out", str(tmp_path / "t.json")])
+    alike = [point["threshold"] for point in json.loads((tmp_path / "t.json").read_text())["curve"]
+             if point["f1"] == 100]
+    best = json.loads((tmp_path / "t.json").read_text())["best"]["threshold"]
+    assert alike[0] < 0.2 < best < 0.8 < alike[-1]          # far from either end
     silent = row(0) | {"gold": {"answers": [], "states": "0" * 20}}
     monkeypatch.setattr(ev, "run_bench", lambda args, also: ([silent], {}, None))
     with pytest.raises(SystemExit):             # no threshold is best where nothing is to be said

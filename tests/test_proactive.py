@@ -132,14 +132,26 @@ def test_official_predictions_a_judge_and_what_is_absent(tmp_path, capsys):
     predictions(tmp_path, "model_aw_output.json", {     # one more answer, and another one
         aw(0): ["He fell.", 5, []], aw(1): ["Oh.", 8.5, []], aw(2): ["So.", 5.0, []]})
     ev.main(score[:-2])
-    marks = {line["id"][-5]: line["advice"] for line in map(json.loads, judge.open())}
-    assert marks["0"] == 1 and marks["1"] is None       # of the same case, not of another
+    marks = [(line["case"][9:], line["advice"]) for line in map(json.loads, judge.open())]
+    assert [(case[:case.index("\n")], mark) for case, mark in marks] == [
+        ("He fell.", 1), ("Oh.", None), ("So.", None), ("null", 1)]     # no mark of another case
+    (tmp_path / "old.jsonl").write_text("".join(
+        json.dumps(line | {"description": 3, "advice": 1}) + "\n" for line in lines))
+    with pytest.raises(SystemExit):
+        ev.main([*score[:-1], str(tmp_path / "old.jsonl")])
+    assert "1.mp4: its marks are of another answer" in capsys.readouterr().err
+    (tmp_path / "twice.jsonl").write_text((tmp_path / "old.jsonl").read_text() + json.dumps(
+        lines[0] | {"description": 0, "advice": 0}))
+    with pytest.raises(SystemExit):
+        ev.main([*score[:-1], str(tmp_path / "twice.jsonl")])
+    assert "0.mp4 is there twice, and not alike" in capsys.readouterr().err
     judge.write_text("".join(json.dumps(line | {"reason": "So."}) + "\n"
                              for line in map(json.loads, judge.read_text().splitlines())))
     predictions(tmp_path, "model_aw_output.json", {aw(2): ["So.", 5.0, []]})
     ev.main(score[:-2])                                 # another file: what is judged stays
     kept = {line["id"][-5]: line for line in map(json.loads, judge.open())}
-    assert (kept["0"]["advice"], kept["0"]["reason"]) == (1, "So.") and "1" not in kept
+    assert (kept["0"]["advice"], kept["0"]["reason"]) == (1, "So.")
+    assert kept["1"]["case"].startswith("GPT text:null") and kept["1"]["advice"] == 1
     predictions(tmp_path, "model_aw_output.json", {
         aw(0): ["He fell.", 5, []], aw(1): ["Oh.", 8.5, []], aw(2): ["So.", 5.0, []]})
     for content, says in (('{"HR/a.mp4": 4}', "no line of a judge's file"),
@@ -264,6 +276,8 @@ def test_files_of_turns(tmp_path):
 def test_outputs(said, marks, fixed):
     row = {"said": said, "window": [29, 29], "answer": "3"}
     assert (proactive.output_marks(row), proactive.output_fixed(row)) == (marks, fixed)
+    never = {"said": [[29, None]], "window": [29, 29], "answer": "3"}      # the last poll, a no
+    assert (proactive.output_marks(never), proactive.output_fixed(never)) == ((1, 0), (0, 0))
     right = {"said": [[29, "goal!"]], "window": [29, 29], "answer": "Goal"}
     assert (proactive.output_marks(right), proactive.output_fixed(right)) == ((1, 0), (1, 1))
 

@@ -73,6 +73,17 @@ def test_ovo_averages_and_official_result_file(tmp_path):
     assert not {"total", "total_without_forward"} & without.keys()
 
 
+@pytest.mark.parametrize("item, says", [
+    ({"task": "OCR", "gt": -1, "options": ["a", "b"]}, "item 7: gt -1 is none of its options"),
+    ({"task": "OCR", "gt": 2, "options": ["a", "b"]}, "item 7: gt 2 is none of its options"),
+    ({"task": "SSR", "test_info": [{"realtime": 3, "type": -1}]}, "item 7: type -1 is neither")])
+def test_a_key_that_is_no_answer_is_told(item, says, tmp_path):
+    (tmp_path / "ovo.json").write_text(json.dumps([
+        {"id": 7, "video": "a.mp4", "question": "?", **item}]))
+    with pytest.raises(ValueError, match=says):
+        public.read_rows("ovo", tmp_path / "ovo.json")
+
+
 def test_a_question_of_a_moment_is_asked_before_it(tmp_path):
     """In the turn that ends with it at the latest: CRR's first is often the second of asking."""
     (tmp_path / "ovo.json").write_text(json.dumps([
@@ -282,3 +293,10 @@ def test_longvideobench(tmp_path):
     (tmp_path / "hub.jsonl").write_text(
         json.dumps(hub | {"id": "v", "option3": "N/A", "option4": "N/A"}))
     assert public.read_rows("longvideobench", tmp_path / "hub.jsonl")[0]["choices"] == 3
+    own = item | {"id": "v", "candidates": ["x", "N/A", "y"], "correct_choice": 2}
+    (tmp_path / "own.json").write_text(json.dumps([own]))           # an option like any other
+    assert public.read_rows("longvideobench", tmp_path / "own.json")[0]["answer"] == "C"
+    for wrong in (-1, 3):
+        (tmp_path / "own.json").write_text(json.dumps([own | {"correct_choice": wrong}]))
+        with pytest.raises(ValueError, match=f"item 0: its answer is option {wrong} of 3"):
+            public.read_rows("longvideobench", tmp_path / "own.json")

@@ -114,6 +114,9 @@ def test_qvhighlights():
     assert times == [(10, 20), (82, 100)] and found["video_path"] == "abcdefghijk_210.0_360.0.mp4"
     assert "A man cooks." in found["question"][0]["content"]
     assert made("qvhighlights", {**item, "relevant_windows": []}) == []
+    for vid in None, "":
+        with pytest.raises(ValueError, match="the name of its video is"):
+            made("qvhighlights", {**item, "vid": vid})
 
 
 def test_youcook2_official_and_copy():

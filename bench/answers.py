@@ -29,6 +29,10 @@ ANSWER = 64                     # tokens of one answer at most, where --max-new-
 TOGETHER = 16                   # dialogues of a film in one forward: each has a cache of its own
 
 
+def longest_answer(run):
+    return run.get("max_new_tokens") or ANSWER
+
+
 @lru_cache(1)
 def load_model(folder, device):
     """(model, tokenizer, prompt) of a checkpoint; prompt is an offline model's own, else None."""
@@ -81,7 +85,7 @@ def answer_in_own_prompt(model, tokenizer, prompt, video, rows, run):
                              math.inf if end is None else math.ceil(end), row.get("fps"))
     features = torch.cat([feature for _, feature in encode(model, enumerate(images))])
     text = row.get("lmms_prompt", row["prompt"])
-    most = run.get("max_new_tokens") or ANSWER
+    most = longest_answer(run)
     stream = offline.OfflineStream(
         model, prompt, unspoken(model, tokenizer), window=0, max_new_tokens=most,
         capacity=len(prompt.head) + len(features) + len(prompt.question(text)) + most + 1)
@@ -93,7 +97,7 @@ def settings_of(model, tokenizer, prompt, run):
 
     Polled: asked in every second, and what says the same as before is silence."""
     settings = {key: run[key] for key in ("fps", "threshold", "window")}
-    settings |= {"max_new_tokens": run.get("max_new_tokens") or ANSWER}
+    settings["max_new_tokens"] = longest_answer(run)
     if prompt:
         every = 1 if run["polled"] else run["every"]
         return {"session": offline.OfflineSession(
@@ -239,7 +243,7 @@ def answers_to(model, tokenizer, prompt, features, rows, run):
         n = min(len(seen), run["max_frames"])
         some = [seen[k * len(seen) // n][1] for k in range(n)]
         return [{"response": answer_at_once(model, tokenizer, some, rows[0]["prompt"],
-                                            run.get("max_new_tokens") or ANSWER)}]
+                                            longest_answer(run))}]
     settings = settings_of(model, tokenizer, prompt, run)
     if "record" in rows[0]:
         return [streamed(model, tokenizer, seen, rows[0]["record"], settings, run["fps"])]

@@ -195,14 +195,14 @@ def judged(rows, path):
     given, marks = judged_lines(path), {}
     for row in rows:
         if row["task"] in MARKS and vispeak_hit(row):
-            keys = (row["id"], vispeak_case(row)), (row["id"], None)    # a line may have no case
-            line, marks[row["id"]] = next((given[key] for key in keys if key in given), {}), 0
-            if not line and any(name == row["id"] for name, _ in given):
+            name, case, marks[row["id"]] = row["id"], vispeak_case(row), 0
+            line = given.get((name, case)) or given.get((name, None)) or {}     # or with no case
+            if not line and any(known == name for known, _ in given):
                 raise ValueError(f"{path}: item {row['id']}: its marks are of another answer")
-            for name, most in MARKS[row["task"]].items():
-                mark = line.get(name)
+            for what, most in MARKS[row["task"]].items():
+                mark = line.get(what)
                 if type(mark) not in (int, float) or not 0 <= mark <= most:
-                    raise ValueError(f"{path}: item {row['id']}: no {name} of 0 to {most}")
+                    raise ValueError(f"{path}: item {row['id']}: no {what} of 0 to {most}")
                 marks[row["id"]] += mark
     return marks
 
